@@ -1,0 +1,13 @@
+"""Turns a trained Keras model into a verified bundle; needs the ``[convert]`` extra.
+
+>>> from lepton_converters import export
+>>> result = export("cats.keras", "cats.bundle", calib="photos/")     # doctest: +SKIP
+>>> [record.file for record in result.manifest.artifacts]             # doctest: +SKIP
+['model.fp32.onnx', 'model.static-int8.onnx', …]
+
+Read :func:`export` for the pipeline; each room it calls has one job.
+"""
+
+from lepton_converters.export import ExportResult, LeftOut, Step, export
+
+__all__ = ["ExportResult", "LeftOut", "Step", "export"]

@@ -1,0 +1,179 @@
+"""A bundle on disk, whole or not at all."""
+
+import ctypes
+import hashlib
+import io
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from lepton_runtime.bundle import DIGEST_FILE, MANIFEST_FILE, digest_line
+from lepton_runtime.errors import OutputError
+from lepton_runtime.manifest import FileRecord, Manifest
+from lepton_runtime.tensors import Array
+
+GOLDEN_FILE = "golden.npz"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # <fcntl.h>, <linux/fs.h>
+
+
+def file_record(file: str, data: bytes) -> FileRecord:
+    """What the manifest says of a file."""
+    return FileRecord(file, len(data), hashlib.sha256(data).hexdigest())
+
+
+def pack_arrays(arrays: Mapping[str, Array]) -> bytes:
+    """The content of an ``.npz`` file: the same bytes for the same arrays."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # its stub takes the names for options
+    return buffer.getvalue()
+
+
+def check_output(path: Path, *, force: bool) -> None:
+    """Refuse an output that cannot be written, before any work is done.
+
+    Raises:
+        OutputError: Something is there, or its folder cannot be written to.
+    """
+    if path.exists() or path.is_symlink():
+        if not force:
+            raise OutputError(f"the output {str(path)!r} exists; add --force to replace it, or choose another with --output")
+        if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST_FILE).exists():
+            raise OutputError(f"--force replaces bundles only, the folder {str(path)!r} holds something else; choose another --output")
+    folder = _existing_parent(path)
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"the output's folder must be writable, {str(folder)!r} is not; choose another with --output")
+    _remove_stale(path)
+
+
+def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes], *, force: bool) -> None:
+    """Write a bundle: a folder, or one zip file if the name ends in ``.zip``.
+
+    Everything is written beside the output, flushed to the disk and only then renamed to it, so a full disk, an
+    interrupt or a power cut leaves either what was there or the whole bundle.
+
+    Args:
+        path: The folder or ``.zip`` file.
+        manifest: What the bundle says about itself.
+        files: Content by file name, as the manifest lists them.
+        force: Replace a bundle that is there.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    check_output(path, force=force)
+    data = manifest.to_json()
+    # The manifest comes last, so that a folder that holds one holds everything.
+    everything = {**files, DIGEST_FILE: digest_line(data), MANIFEST_FILE: data}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(path) as temporary:
+            if path.suffix == ".zip":
+                _write_file(temporary, _zipped(everything))
+                os.replace(temporary, path)
+            else:
+                temporary.mkdir()
+                for name, content in everything.items():
+                    _write_file(temporary / name, content)
+                _sync(temporary)
+                _put_folder(temporary, path)
+            _sync(path.parent)
+    except OSError as error:
+        raise OutputError(f"the output {str(path)!r} must be writable: {error.strerror}; nothing was left behind") from error
+
+
+def _zipped(files: Mapping[str, bytes]) -> bytes:
+    """A zip file that depends on its content only: stored, and dated 1980."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
+    return buffer.getvalue()
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    with path.open("xb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _put_folder(temporary: Path, path: Path) -> None:
+    """Rename a folder to a name that may be taken."""
+    if not path.exists():
+        os.rename(temporary, path)
+        return
+    if not _exchange(temporary, path):
+        # No system call for it here: for a moment neither is at its place, but both are on the disk.
+        aside = temporary.with_name(f"{temporary.name}-old")
+        os.rename(path, aside)
+        os.rename(temporary, path)
+        os.rename(aside, temporary)
+    # The temporary name now holds the old bundle, which is removed with it.
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step; False where the system cannot.
+
+    Source: renameat2(2), RENAME_EXCHANGE.
+    """
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    if renameat2 is None:
+        return False
+    return bool(renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A free name beside the output; whatever lies there at the end is removed."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what processes that were killed have left beside the output."""
+    if not path.parent.is_dir():
+        return
+    for stale in path.parent.glob(f".{path.name}.tmp-*"):
+        process = stale.name.rpartition("-")[2]
+        if process.isdigit() and not _is_alive(int(process)):
+            _remove(stale)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _existing_parent(path: Path) -> Path:
+    for folder in path.absolute().parents:
+        if folder.exists():
+            return folder
+    return Path("/")

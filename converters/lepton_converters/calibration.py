@@ -1,0 +1,113 @@
+"""Which samples calibrate and which verify: seeded, streamed, and never the same ones."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lepton_converters.dataset import Dataset, Sample
+from lepton_runtime.errors import InputError
+from lepton_runtime.preprocess import Preprocessing
+from lepton_runtime.tensors import Array, TensorSpec
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Samples that ranges are measured on.
+
+    Attributes:
+        dataset: Where they come from.
+        indices: Which of its samples.
+        batch: How many a model call takes.
+    """
+
+    dataset: Dataset
+    indices: tuple[int, ...]
+    batch: int
+    _digests: set[bytes] = field(default_factory=set)
+
+    def batches(self) -> Iterator[dict[str, Array]]:
+        """Model inputs, batch axis included; a last batch that is not full repeats its last sample."""
+        for samples in grouped(self.dataset.samples(self.indices), self.batch):
+            self._digests.update(map(_digest, samples))
+            yield stack(samples, self.batch)
+
+    def holds(self, sample: Sample) -> bool:
+        """Whether a sample's very values were calibrated on, wherever it was read from."""
+        return _digest(sample) in self._digests
+
+
+def split_samples(dataset: Dataset, *, samples: int, seed: int, batch: int) -> tuple[Calibration, tuple[int, ...]]:
+    """A calibration, and the samples held back from it for verification, in seeded random order.
+
+    At least a fifth of the data is held back.
+
+    Args:
+        dataset: Where both come from.
+        samples: How many to calibrate on, at most.
+        seed: Of the choice.
+        batch: How many a model call takes.
+
+    Raises:
+        InputError: There are fewer than two samples.
+    """
+    if dataset.count < 2:
+        raise InputError(f"calibration needs at least 2 samples, one of them held back to verify, found {dataset.count} in {dataset.path!r}")
+    order = np.random.default_rng(seed).permutation(dataset.count).tolist()
+    count = max(1, min(samples, dataset.count - max(1, dataset.count // 5)))
+    return Calibration(dataset, tuple(order[:count]), batch), tuple(order[count:])
+
+
+def random_samples(inputs: Sequence[TensorSpec], preprocessing: Preprocessing | None, *, count: int, seed: int) -> Iterator[Sample]:
+    """Seeded noise for a verification without data.
+
+    Images are noise in 0…255 that went through the recorded preprocessing. Where nothing is recorded, every
+    other sample is in 0…1 instead: which of the two a model expects cannot be known, and on the wrong one it
+    may answer the same to anything. Integers are 0 or 1.
+
+    Args:
+        inputs: The model's inputs.
+        preprocessing: Of its image input, or ``None``.
+        count: How many samples.
+        seed: Of the noise.
+    """
+    generator = np.random.default_rng(seed)
+    for number in range(count):
+        values: dict[str, Array] = {}
+        for spec in inputs:
+            shape = [axis or 1 for axis in spec.shape[1:]]
+            if np.dtype(spec.dtype).kind != "f":
+                values[spec.name] = generator.integers(0, 2, shape).astype(spec.dtype)
+            elif preprocessing is None or preprocessing.size is None:
+                values[spec.name] = generator.normal(size=shape).astype(spec.dtype)
+            else:
+                height, width = preprocessing.size
+                noise = generator.integers(0, 256, (height, width, preprocessing.channels or 1)).astype(np.float32)
+                values[spec.name] = preprocessing.apply(noise / 255 if preprocessing.is_identity and number % 2 else noise)
+        yield Sample(values, None)
+
+
+def grouped(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
+    """The samples in lists of ``size``, the last one perhaps shorter."""
+    group: list[Sample] = []
+    for sample in samples:
+        group.append(sample)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def stack(samples: Sequence[Sample], batch: int) -> dict[str, Array]:
+    """One array an input, ``(batch, …)``; missing samples repeat the last one."""
+    padded = [*samples, *[samples[-1]] * (batch - len(samples))]
+    return {name: np.stack([sample.inputs[name] for sample in padded]) for name in samples[0].inputs}
+
+
+def _digest(sample: Sample) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for value in sample.inputs.values():
+        digest.update(np.ascontiguousarray(value))
+    return digest.digest()

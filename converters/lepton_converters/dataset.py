@@ -1,0 +1,315 @@
+"""Sample inputs on disk, with or without classes: counted first, then streamed one by one."""
+
+import csv
+import importlib
+import os
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from lepton_runtime.errors import InputError
+from lepton_runtime.preprocess import IMAGE_SUFFIXES, Preprocessing
+from lepton_runtime.tensors import Array, TensorSpec
+
+_LABEL_COLUMNS = ("y", "label", "class", "target")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample, ready for the model.
+
+    Attributes:
+        inputs: One array an input, without the batch axis.
+        label: The number of its class, or ``None``.
+    """
+
+    inputs: Mapping[str, Array]
+    label: int | None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples that are read when they are asked for; never more than one in memory.
+
+    Attributes:
+        path: As it was given, for messages.
+        count: How many samples there are.
+        class_names: Of class folders, in label order.
+        is_labeled: Whether samples have labels.
+    """
+
+    path: str
+    count: int
+    class_names: tuple[str, ...] | None
+    is_labeled: bool
+    _read: Callable[[Sequence[int]], Iterator[Sample]]
+
+    def samples(self, indices: Sequence[int]) -> Iterator[Sample]:
+        """Those samples, in ascending order of ``indices``.
+
+        Raises:
+            InputError: One cannot be read or does not fit the model.
+        """
+        return self._read(indices)
+
+
+def open_dataset(
+    path: str, *, inputs: Sequence[TensorSpec], preprocessing: Preprocessing | None, labels: Sequence[str] | None = None
+) -> Dataset:
+    """The samples at ``path``, whatever form they have.
+
+    Args:
+        path: A folder of images (flat, or one folder a class); a ``.npz`` with ``x`` or one array an
+            input, and ``y``; a ``.npy``; a ``.csv`` with one row a sample; or ``module:function``,
+            where the function yields arrays, or mappings from input names to arrays, that are
+            already preprocessed and have no batch axis.
+        inputs: The model's inputs.
+        preprocessing: Applied to every sample but those of a function; ``None`` for several inputs.
+        labels: Class names in the order of the model's outputs, if they are known.
+
+    Raises:
+        InputError: Nothing there can be read as samples for this model.
+    """
+    location = Path(path)
+    if location.is_dir():
+        return _image_folder(location, inputs, preprocessing, labels)
+    if location.suffix in (".npz", ".npy", ".csv") and not location.exists():
+        raise InputError(f"sample inputs are needed, {path!r} does not exist")
+    if location.suffix == ".npz":
+        return _npz(location, inputs, preprocessing)
+    if location.suffix == ".npy":
+        rows = _load_npy(location)
+        return _arrays(path, {_only(inputs, path).name: lambda indices: (rows[index] for index in indices)}, len(rows), None, inputs, preprocessing)
+    if location.suffix == ".csv":
+        return _csv(location, inputs, preprocessing)
+    module, colon, function = path.partition(":")
+    if colon and all(part.isidentifier() for part in (*module.split("."), function)):
+        return _function(path, module, function, inputs)
+    raise InputError(
+        f"sample inputs are a folder of images, a .npz, .npy or .csv file, or module:function; {path!r} "
+        + ("is another kind of file" if location.exists() else "does not exist")
+    )
+
+
+def _only(inputs: Sequence[TensorSpec], path: str) -> TensorSpec:
+    if len(inputs) != 1:
+        names = ", ".join(spec.name for spec in inputs)
+        raise InputError(f"a model with {len(inputs)} inputs ({names}) needs a .npz with one array an input, or module:function; found {path!r}")
+    return inputs[0]
+
+
+def _ready(values: Mapping[str, Array], inputs: Sequence[TensorSpec], name: str) -> dict[str, Array]:
+    """The values in input order, each of its input's shape and finite."""
+    if set(values) != {spec.name for spec in inputs}:
+        raise InputError(f"{name} must hold the inputs {[spec.name for spec in inputs]}, found {list(values)}")
+    ready = {}
+    for spec in inputs:
+        value = np.asarray(values[spec.name])
+        if value.shape != spec.shape[1:]:
+            raise InputError(f"{name} must hold samples of shape {spec.shape[1:]} for {spec.name!r}, found {value.shape}")
+        if value.dtype.kind not in "biuf":
+            raise InputError(f"{name} must hold numbers for {spec.name!r}, found {value.dtype}")
+        value = value.astype(spec.dtype)
+        spec_of_one = TensorSpec(spec.name, value.shape, spec.dtype)
+        spec_of_one.check(value, finite=True)
+        ready[spec.name] = value
+    return ready
+
+
+def _image_folder(folder: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing | None, labels: Sequence[str] | None) -> Dataset:
+    spec = _only(inputs, str(folder))
+    if preprocessing is None or preprocessing.size is None:
+        raise InputError(f"a folder of images is for a model with an image input, this one takes {spec}; give a .npz, .npy or .csv file")
+    steps = preprocessing
+    folders = tuple(sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")))
+    if labels is not None and folders and set(folders) - set(labels):
+        unknown = sorted(set(folders) - set(labels))
+        raise InputError(f"the folders in {str(folder)!r} must be named after the labels, found {unknown[0]!r}; the labels are {', '.join(labels)}")
+    names = tuple(labels) if labels is not None else folders
+    files: list[tuple[Path, int | None]] = []
+    for child in folders:
+        files += [(file, names.index(child)) for file in _images(folder / child)]
+    if not folders:
+        files = [(file, None) for file in _images(folder)]
+    if not files:
+        raise InputError(f"a folder of images ({', '.join(sorted(IMAGE_SUFFIXES))}) is needed, {str(folder)!r} holds none")
+
+    def read(indices: Sequence[int]) -> Iterator[Sample]:
+        for index in sorted(indices):
+            file, label = files[index]
+            yield Sample(_ready({spec.name: steps.load(file)}, inputs, str(file)), label)
+
+    return Dataset(str(folder), len(files), names if folders else None, bool(folders), read)
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+
+
+Rows = Callable[[Sequence[int]], Iterator[Array]]
+
+
+def _arrays(
+    path: str, columns: Mapping[str, Rows], count: int, labels: Array | None, inputs: Sequence[TensorSpec], preprocessing: Preprocessing | None
+) -> Dataset:
+    """A data set of arrays, each with one row a sample."""
+    if count == 0:
+        raise InputError(f"{path!r} must hold at least one sample, it is empty")
+    if labels is not None and (labels.shape != (count,) or labels.dtype.kind not in "iu"):
+        raise InputError(f"the labels in {path!r} must be {count} whole class numbers, found {labels.dtype} of shape {labels.shape}")
+
+    def read(indices: Sequence[int]) -> Iterator[Sample]:
+        order = sorted(indices)
+        for index, *values in zip(order, *(rows(order) for rows in columns.values()), strict=True):
+            named = dict(zip(columns, values, strict=True))
+            if preprocessing is not None:
+                named = {name: preprocessing.apply(np.asarray(value)) for name, value in named.items()}
+            label = int(labels[index]) if labels is not None else None
+            yield Sample(_ready(named, inputs, repr(path)), label)
+
+    return Dataset(path, count, None, labels is not None, read)
+
+
+def _load_npy(path: Path) -> Array:
+    """The file's array, left on disk until a row is asked for."""
+    try:
+        rows: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{str(path)!r} must be a NumPy file of plain numbers: {error}") from error
+    if rows.ndim == 0:
+        raise InputError(f"{str(path)!r} must hold one row a sample, found a single number")
+    return rows
+
+
+def _npz(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing | None) -> Dataset:
+    headers = _npz_headers(path)
+    names = {spec.name: "x" if len(inputs) == 1 and "x" in headers else spec.name for spec in inputs}
+    missing = [name for name in names.values() if name not in headers]
+    if missing:
+        wanted = "'x'" if len(inputs) == 1 else ", ".join(map(repr, names.values()))
+        raise InputError(f"{str(path)!r} must hold {wanted} (and 'y' for classes), found {', '.join(map(repr, headers)) or 'nothing'}")
+    lengths = {headers[name][0][:1] for name in (*names.values(), *(["y"] if "y" in headers else []))}
+    if len(lengths) != 1 or () in lengths:
+        raise InputError(f"the arrays in {str(path)!r} must have the same number of rows, found {sorted(lengths)}")
+    labels = None
+    if "y" in headers:
+        labels = np.stack(list(_npz_rows(path, "y", range(headers["y"][0][0]))))
+    columns: dict[str, Rows] = {spec: lambda indices, name=name: _npz_rows(path, name, indices) for spec, name in names.items()}  # type: ignore[misc]
+    return _arrays(str(path), columns, lengths.pop()[0], labels, inputs, preprocessing)
+
+
+def _npz_headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape and number type of each array, without reading the arrays."""
+    headers = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                with archive.open(member) as stream:
+                    headers[member.removesuffix(".npy")] = _npy_header(stream)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{str(path)!r} must be a NumPy archive of plain numbers in C order: {error}") from error
+    return headers
+
+
+def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and number type; the stream is left at the first row.
+
+    Source: the NPY format, numpy.lib.format.
+    """
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    if fortran and len(shape) > 1:
+        raise ValueError("an array is in Fortran order; save numpy.ascontiguousarray(array)")
+    if dtype.hasobject:
+        raise ValueError("an array holds Python objects")
+    return shape, dtype
+
+
+def _npz_rows(path: Path, name: str, indices: Sequence[int]) -> Iterator[Array]:
+    """Rows in ascending order, one at a time: numpy would unpack the whole array."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
+        shape, dtype = _npy_header(stream)
+        row_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
+        position = 0
+        for index in indices:
+            while position < index:
+                stream.read(row_bytes)
+                position += 1
+            data = stream.read(row_bytes)
+            position += 1
+            yield np.frombuffer(data, dtype).reshape(shape[1:])
+
+
+def _csv(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing | None) -> Dataset:
+    spec = _only(inputs, str(path))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            first = next(csv.reader(stream), [])
+            header = [name.strip().lower() for name in first] if any(not _is_number(cell) for cell in first) else None
+            label_column = next((header.index(name) for name in _LABEL_COLUMNS if name in header), None) if header else None
+            stream.seek(0)
+            rows = csv.reader(stream)
+            if header:
+                next(rows)
+            count, labels = 0, []
+            for row in filter(None, rows):
+                count += 1
+                if label_column is not None:
+                    labels.append(int(row[label_column]))
+    except (OSError, ValueError, IndexError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{str(path)!r} must be a CSV file of numbers, one row a sample: {error}") from error
+
+    def read(indices: Sequence[int]) -> Iterator[Array]:
+        wanted = set(indices)
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            lines = filter(None, csv.reader(stream))
+            if header:
+                next(lines)
+            for index, row in enumerate(lines):
+                if index in wanted:
+                    cells = [cell for column, cell in enumerate(row) if column != label_column]
+                    yield _csv_row(cells, spec, f"row {index + 1} of {str(path)!r}")
+
+    return _arrays(str(path), {spec.name: read}, count, np.array(labels) if labels else None, inputs, preprocessing)
+
+
+def _csv_row(cells: Sequence[str], spec: TensorSpec, name: str) -> Array:
+    try:
+        return np.array([float(cell) for cell in cells]).reshape([axis or -1 for axis in spec.shape[1:]])
+    except ValueError as error:
+        raise InputError(f"{name} must hold the numbers of one sample of shape {spec.shape[1:]}: {error}") from error
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _function(path: str, module: str, name: str, inputs: Sequence[TensorSpec]) -> Dataset:
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        make = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{path!r} must be module:function of a module that can be imported from here: {error}") from error
+
+    def read(indices: Sequence[int]) -> Iterator[Sample]:
+        wanted = set(indices)
+        for index, value in enumerate(make()):
+            if index in wanted:
+                values = value if isinstance(value, Mapping) else {_only(inputs, path).name: value}
+                yield Sample(_ready(values, inputs, repr(path)), None)
+
+    count = sum(1 for _ in make())
+    if count == 0:
+        raise InputError(f"{path!r} must yield at least one sample, it yielded none")
+    return Dataset(path, count, None, False, read)

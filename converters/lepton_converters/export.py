@@ -1,0 +1,344 @@
+"""The pipeline: from a trained Keras model to a verified bundle."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lepton_converters.artifact import Artifact
+from lepton_converters.bundle_writer import GOLDEN_FILE, check_output, file_record, pack_arrays, write_bundle
+from lepton_converters.calibration import Calibration, random_samples, split_samples
+from lepton_converters.dataset import Dataset, Sample, open_dataset
+from lepton_converters.keras_source import KerasSource, check_file, import_keras
+from lepton_converters.recipe import IntegerIo, Recipe, plan_recipe
+from lepton_runtime.errors import InputError, ParityError, UnsupportedError
+from lepton_runtime.formats import Format, Precision
+from lepton_runtime.manifest import ArtifactRecord, Evaluation, Manifest
+from lepton_runtime.preprocess import Preprocessing
+
+if TYPE_CHECKING:
+    import keras
+
+_VERIFICATION_SAMPLES = 200  # without --eval
+_RANDOM_SAMPLES = 32  # without any data
+_TOOLCHAIN = ("lepton-edge", "tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "ai-edge-litert", "numpy")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of an export, told to whoever shows progress.
+
+    Attributes:
+        name: ``read``, ``convert``, ``verify`` or ``write``.
+        subject: The file it works on.
+        detail: What came out, in words; empty while it is under way.
+        fraction: How much of it is done, 0 to 1.
+    """
+
+    name: str
+    subject: str
+    detail: str = ""
+    fraction: float = 0.0
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A target that is not in the bundle.
+
+    Attributes:
+        format: The file format.
+        precision: The numeric precision.
+        reason: Why, in words.
+    """
+
+    format: Format
+    precision: Precision
+    reason: str
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export made.
+
+    Attributes:
+        path: Where the bundle lies.
+        manifest: What it says about itself.
+        verified: Every artifact that was verified, those that failed included.
+        left_out: What the bundle lacks, and why.
+        failed: Precisions that were asked for by name and failed.
+    """
+
+    path: Path
+    manifest: Manifest
+    verified: tuple[ArtifactRecord, ...]
+    left_out: tuple[LeftOut, ...]
+    failed: tuple[Precision, ...]
+
+
+def export(
+    model: "str | Path | keras.Model",
+    output: str | Path,
+    *,
+    formats: Sequence[Format] | None = None,
+    precisions: Sequence[Precision] | None = None,
+    io: IntegerIo = "float",
+    batch: int | None = 1,
+    calib: str | None = None,
+    calib_samples: int = 200,
+    seed: int = 0,
+    evaluate: str | None = None,
+    max_drop: str | None = None,
+    keep_failed: bool = False,
+    preprocessing: Mapping[str, Any] | None = None,
+    labels: Sequence[str] | None = None,
+    license_: str | None = None,
+    trust_code: bool = False,
+    force: bool = False,
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> ExportResult:
+    """A verified bundle of everything that was asked for and keeps to the budget.
+
+    Args:
+        model: A ``.keras`` or ``.h5`` file, or a built ``keras.Model``.
+        output: The bundle's folder, or a ``.zip`` file.
+        formats: Of the artifacts; all by default.
+        precisions: Of the artifacts; by default all that can be made.
+        io: ``int8`` or ``uint8`` for integers at the doors of ``static-int8`` artifacts.
+        batch: The length of the batch axis; ``None`` leaves it free.
+        calib: Sample inputs; see :func:`lepton_converters.dataset.open_dataset`.
+        calib_samples: How many of them to calibrate on, at most.
+        seed: Of everything that is chosen at random.
+        evaluate: Labelled samples to measure the task's accuracy on.
+        max_drop: How much accuracy may be lost, ``0.5pp`` or ``1%``; 1pp by default.
+        keep_failed: Keep artifacts that break the budget, marked.
+        preprocessing: Settings of :class:`lepton_runtime.Preprocessing`; size, channels and number type
+            come from the model.
+        labels: Class names in the order of the outputs; by default those of class folders.
+        license_: Recorded in the manifest.
+        trust_code: Load Lambda layers.
+        force: Replace a bundle that is there.
+        on_step: Told what is happening.
+
+    Raises:
+        InputError: A file or an option does not fit.
+        OutputError: The bundle cannot be written.
+        UnsupportedError: The model cannot be converted.
+        ParityError: Nothing that was made keeps to the budget.
+        MissingExtraError: TensorFlow is not installed.
+    """
+    from lepton_converters.parity import Budget
+
+    path = Path(output)
+    check_output(path, force=force)
+    recipe = plan_recipe(formats=formats, precisions=precisions, io=io, has_calibration=calib is not None)
+    if max_drop is not None and evaluate is None:
+        raise InputError(f"--max-drop {max_drop} needs labelled data to measure the accuracy on; give --eval PATH")
+    budget = Budget.parse(max_drop or "1pp") if evaluate else None
+    if batch is not None and batch < 1 or calib_samples < 1:
+        raise InputError(f"batch and calibration samples must be at least 1, found {batch} and {calib_samples}")
+    if isinstance(model, str | Path):
+        check_file(Path(model), trust_code=trust_code)
+    on_step(Step("read", "TensorFlow"))
+    import_keras()
+    source = KerasSource.open(model, batch=batch, trust_code=trust_code)
+    on_step(Step("read", source.file or "model", f"{source.model.name}, {source.parameters:,} parameters", 1))
+
+    steps = _preprocessing(source, preprocessing or {})
+    data = _Data.open(source, steps, calib=calib, calib_samples=calib_samples, evaluate=evaluate, seed=seed, labels=labels)
+    artifacts, left_out = _convert(source, recipe, data.calibration, on_step)
+    records, golden, evaluation = _verify(source, artifacts, data, budget, on_step)
+    kept = [record for record in records if record.passed or keep_failed]
+    failed = {record.precision for record in records if not record.passed}
+    left_out += [LeftOut(record.format, record.precision, record.verdict) for record in records if record not in kept]
+    if not kept:
+        raise ParityError(
+            "at least one artifact must keep to the budget, none did: "
+            + "; ".join(f"{record.file} {record.verdict}" for record in records)
+            + "; nothing was written"
+        )
+
+    names = {record.file for record in kept}
+    dropped = {artifact.file for artifact in artifacts} - names
+    arrays = pack_arrays({name: array for name, array in golden.items() if name.rpartition("/")[0] not in dropped})
+    manifest = Manifest(
+        source={"file": source.file, "sha256": source.sha256},
+        inputs=source.inputs,
+        outputs=source.outputs,
+        preprocessing=steps,
+        labels=data.labels,
+        artifacts=tuple(kept),
+        golden=file_record(GOLDEN_FILE, arrays),
+        evaluation=evaluation,
+        license=license_,
+        settings={"batch": batch, "calib_samples": len(data.calibration.indices) if data.calibration else None, "seed": seed, "io": io},
+        versions=_versions(),
+        removed_layers=source.removed_layers,
+    )
+    files = {artifact.file: artifact.model for artifact in artifacts if artifact.file in names}
+    write_bundle(path, manifest, {**files, GOLDEN_FILE: arrays}, force=force)
+    size = sum(record.size_bytes for record in manifest.files)
+    on_step(Step("write", str(path), f"{len(manifest.files) + 2} files, {size / 1000:,.0f} kB", 1))
+    return ExportResult(path, manifest, tuple(records), tuple(left_out), tuple(sorted(failed & recipe.named)))
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The samples of one export: what to calibrate on, what to verify on, and the names of the classes."""
+
+    calibration: Calibration | None
+    labels: tuple[str, ...] | None
+    verification: Callable[[], tuple[int, Iterator[Sample]]]
+
+    @classmethod
+    def open(
+        cls,
+        source: KerasSource,
+        steps: Preprocessing | None,
+        *,
+        calib: str | None,
+        calib_samples: int,
+        evaluate: str | None,
+        seed: int,
+        labels: Sequence[str] | None,
+    ) -> "_Data":
+        calibrated = evaluated = calibration = None
+        held_back: tuple[int, ...] = ()
+        if evaluate is not None:
+            evaluated = open_dataset(evaluate, inputs=source.inputs, preprocessing=steps, labels=labels)
+            if not evaluated.is_labeled:
+                raise InputError(f"--eval needs classes: one folder a class, or 'y' in a .npz; found none in {evaluate!r}")
+        if calib is not None:
+            # The classes of calibration samples are not used.
+            calibrated = open_dataset(calib, inputs=source.inputs, preprocessing=steps)
+            calibration, held_back = split_samples(calibrated, samples=calib_samples, seed=seed, batch=source.inputs[0].shape[0] or 1)
+        names = _labels(source, labels, evaluated, calibrated)
+
+        def verification() -> tuple[int, Iterator[Sample]]:
+            if evaluated is not None:
+                return evaluated.count, _unseen(evaluated.samples(range(evaluated.count)), calibration)
+            if calibrated is not None:
+                indices = held_back[:_VERIFICATION_SAMPLES]
+                return len(indices), _unseen(calibrated.samples(indices), calibration)
+            return _RANDOM_SAMPLES, random_samples(source.inputs, steps, count=_RANDOM_SAMPLES, seed=seed)
+
+        return cls(calibration, names, verification)
+
+
+def _unseen(samples: Iterator[Sample], calibration: Calibration | None) -> Iterator[Sample]:
+    return (sample for sample in samples if calibration is None or not calibration.holds(sample))
+
+
+def _preprocessing(source: KerasSource, settings: Mapping[str, Any]) -> Preprocessing | None:
+    """The specification for the model's one input: what was asked for, and what the model's shape says."""
+    if len(source.inputs) != 1:
+        if settings:
+            raise InputError(f"preprocessing is for models with one input, this one has {len(source.inputs)}; give preprocessed arrays")
+        return None
+    spec = source.inputs[0]
+    shape = spec.shape[1:]
+    settings = {"dtype": spec.dtype, **settings}
+    if len(shape) == 3:
+        is_channels_first = settings.setdefault("layout", "nchw" if shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4) else "nhwc") == "nchw"
+        channels, *size = shape if is_channels_first else (shape[2], *shape[:2])
+        if channels in (1, 3, 4):
+            settings = {"size": size, "channels": channels, **settings}
+    return Preprocessing.from_dict(settings)
+
+
+def _labels(source: KerasSource, labels: Sequence[str] | None, *datasets: Dataset | None) -> tuple[str, ...] | None:
+    """Class names that fit the model's outputs."""
+    folders = next((dataset for dataset in datasets if dataset and dataset.class_names), None)
+    names = tuple(labels) if labels is not None else folders.class_names if folders else None
+    if names is None:
+        return None
+    shape = source.outputs[0].shape
+    classes = {1: 2}.get(shape[-1] or 0, shape[-1])
+    if len(shape) != 2 or classes != len(names):
+        where = f"{folders.path!r} holds {len(names)} class folders" if labels is None and folders else f"{len(names)} labels are given"
+        raise InputError(f"there must be one class an output, {where} ({', '.join(names[:12])}) and the model has output {source.outputs[0]}")
+    return names
+
+
+def _convert(
+    source: KerasSource, recipe: Recipe, calibration: Calibration | None, on_step: Callable[[Step], None]
+) -> tuple[list[Artifact], list[LeftOut]]:
+    """One artifact a target; a target that cannot be made is left out, unless it was asked for by name."""
+    from lepton_converters.frozen_graph import freeze
+    from lepton_converters.onnx_export import export_onnx, make_onnx
+    from lepton_converters.tflite_export import make_tflite
+
+    on_step(Step("convert", "graph"))
+    graph = freeze(source)
+    artifacts: list[Artifact] = []
+    left_out: list[LeftOut] = []
+    base = None
+    for position, (format_, precision) in enumerate(recipe.targets):
+        on_step(Step("convert", f"model.{precision}.{format_}", fraction=position / len(recipe.targets)))
+        try:
+            if format_ == Format.ONNX:
+                base = base or export_onnx(source, graph)
+                artifact = make_onnx(source, base, precision, calibration=calibration, io=recipe.io)
+            else:
+                artifact = make_tflite(source, graph, precision, calibration=calibration, io=recipe.io)
+        except UnsupportedError as error:
+            if precision in recipe.named:
+                raise
+            left_out.append(LeftOut(format_, precision, f"not converted: {error}"))
+            continue
+        artifacts.append(artifact)
+        on_step(Step("convert", artifact.file, f"{len(artifact.model) / 1000:,.0f} kB", (position + 1) / len(recipe.targets)))
+    if not artifacts:
+        raise UnsupportedError("; ".join(dict.fromkeys(f"{entry.format}: {entry.reason}" for entry in left_out)))
+    return artifacts, left_out
+
+
+def _verify(
+    source: KerasSource, artifacts: Sequence[Artifact], data: _Data, budget: Any, on_step: Callable[[Step], None]
+) -> tuple[list[ArtifactRecord], Mapping[str, Any], Evaluation | None]:
+    from lepton_converters.parity import judge, verify
+
+    total, samples = data.verification()
+    subject = f"{len(artifacts)} artifacts"
+    verification = verify(
+        source, artifacts, samples, on_progress=lambda count: on_step(Step("verify", subject, fraction=min(1.0, count / total)))
+    )
+    on_step(Step("verify", subject, f"against Keras on {verification.samples:,} samples", 1))
+    records = []
+    for artifact, report in zip(artifacts, verification.reports, strict=True):
+        verdict = judge(artifact.precision, report, budget=budget, source_accuracy=verification.accuracy)
+        entry = file_record(artifact.file, artifact.model)
+        records.append(
+            ArtifactRecord(
+                file=entry.file,
+                size_bytes=entry.size_bytes,
+                sha256=entry.sha256,
+                format=artifact.format,
+                precision=artifact.precision,
+                inputs=artifact.inputs,
+                outputs=artifact.outputs,
+                requires=artifact.requires,
+                parity=report.parity,
+                accuracy=report.accuracy,
+                verdict=verdict.text,
+                passed=verdict.passed,
+            )
+        )
+    evaluation = None
+    if verification.accuracy is not None and budget is not None:
+        evaluation = Evaluation(verification.accuracy, verification.samples, budget.text)
+    return records, verification.golden, evaluation
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError
+
+    versions = {}
+    for name in _TOOLCHAIN:
+        for distribution in (name, f"{name}-cpu"):
+            try:
+                versions[name] = version(distribution)
+                break
+            except PackageNotFoundError:
+                continue
+    return versions

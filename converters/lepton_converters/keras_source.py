@@ -1,0 +1,285 @@
+"""The trained Keras model: loaded with care, its inputs and outputs known, its answers at hand."""
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lepton_converters.quiet import quiet_tensorflow
+from lepton_runtime.errors import InputError, MissingExtraError, UnsupportedError
+from lepton_runtime.tensors import Array, TensorSpec
+
+if TYPE_CHECKING:
+    import keras
+
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_ZIP_MAGIC = b"PK\x03\x04"
+_MAX_CONFIG_BYTES = 64 * 2**20
+_TRAINING_ONLY = (
+    *("Dropout", "SpatialDropout", "GaussianDropout", "AlphaDropout", "GaussianNoise", "ActivityRegularization"),
+    *("Random", "RandAugment", "AugMix", "CutMix", "MixUp"),
+)
+# What Keras' loaders were seen to raise for files that do not hold what they should.
+_LOAD_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, OSError, EOFError, RuntimeError, ImportError)
+
+
+def import_keras() -> Any:  # Any: Keras has no type hints
+    """Keras on TensorFlow, imported without its chatter.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    try:
+        with quiet_tensorflow():
+            import keras
+            import tensorflow  # noqa: F401
+            import tf2onnx  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(
+            f"exporting needs TensorFlow, Keras and tf2onnx ({error.name} is not installed here); "
+            'on a workstation: pip install "lepton-edge[convert]", then copy the bundle to the device'
+        ) from error
+    return keras
+
+
+@dataclass(frozen=True)
+class KerasSource:
+    """A trained model and what it takes and gives.
+
+    Attributes:
+        model: The Keras model.
+        file: The name of the file it came from, or ``None`` for a model given in memory.
+        sha256: The digest of that file.
+        inputs: One spec an input, in the model's order, with the batch axis that was asked for.
+        outputs: One spec an output, in the model's order.
+        removed_layers: Names of layers that work in training only and are not converted.
+    """
+
+    model: "keras.Model"
+    file: str | None
+    sha256: str | None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    removed_layers: tuple[str, ...]
+
+    @classmethod
+    def open(cls, model: "str | Path | keras.Model", *, batch: int | None = 1, trust_code: bool = False) -> "KerasSource":
+        """The model in a file, or one in memory.
+
+        Args:
+            model: A ``.keras`` or ``.h5`` file of any Keras generation, or a built ``keras.Model``.
+            batch: The length of the batch axis that is written; ``None`` leaves it free.
+            trust_code: Load Lambda layers, which run code that came with the file.
+
+        Raises:
+            InputError: The file is missing, damaged or no Keras model, or a weight is not finite.
+            UnsupportedError: The model holds code that is not trusted, or has no fixed inputs.
+            MissingExtraError: TensorFlow is not installed.
+        """
+        file = sha256 = None
+        if isinstance(model, str | Path):
+            path = Path(model)
+            check_file(path, trust_code=trust_code)
+            file, sha256 = path.name, _digest(path)
+            model = _load(path, trust_code=trust_code)
+        _check_weights(model)
+        inputs = _specs(_named(model, "input"), batch=batch, kind="input")
+        outputs = _specs(_named(model, "output"), batch=batch, kind="output")
+        removed = tuple(layer.name for layer in _layers(model) if type(layer).__name__.startswith(_TRAINING_ONLY))
+        return cls(model, file, sha256, inputs, outputs, removed)
+
+    @property
+    def parameters(self) -> int:
+        """How many weights the model has."""
+        return int(self.model.count_params())
+
+    def call(self, tensors: list[Any]) -> list[Any]:  # Any: TensorFlow has no type hints
+        """The model's flat outputs for its flat inputs, in inference mode."""
+        keras = import_keras()
+        structured = keras.tree.pack_sequence_as(self.model.input, tensors)
+        return list(keras.tree.flatten(self.model(structured, training=False)))
+
+    def predict(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The Keras model's own answers.
+
+        Args:
+            inputs: One array an input, ``(samples, …)``, already preprocessed.
+
+        Returns:
+            One array an output, ``(samples, …)``.
+        """
+        keras = import_keras()
+        outputs = self.call([keras.ops.convert_to_tensor(inputs[spec.name], spec.dtype) for spec in self.inputs])
+        return {spec.name: np.asarray(output) for spec, output in zip(self.outputs, outputs, strict=True)}
+
+
+def check_file(path: Path, *, trust_code: bool = False) -> None:
+    """Look into a model file without TensorFlow, before anything heavy starts.
+
+    Raises:
+        InputError: It is missing, damaged or no Keras model.
+        UnsupportedError: It holds a Lambda layer and its code is not trusted, or is a SavedModel.
+    """
+    if path.is_dir():
+        raise UnsupportedError(f"a model is a .keras or .h5 file, found the folder {str(path)!r}; save it with model.save('model.keras')")
+    try:
+        with path.open("rb") as stream:
+            magic = stream.read(8)
+    except OSError as error:
+        raise InputError(f"a .keras or .h5 file is needed, {str(path)!r} cannot be read: {error.strerror}") from error
+    if magic.startswith(_ZIP_MAGIC):
+        config = _zip_config(path)
+    elif magic == _HDF5_MAGIC:
+        config = _hdf5_config(path)
+    else:
+        raise InputError(f"{str(path)!r} must be a .keras or .h5 file, its content is neither; save it with model.save('model.keras')")
+    names = [layer for layer in _find_lambda_layers(config)]
+    if names and not trust_code:
+        raise UnsupportedError(
+            f"{str(path)!r} holds code in the Lambda layer {names[0]!r}, which would run on this machine; "
+            "if you trust whoever made the file, add --trust-code"
+        )
+
+
+def _zip_config(path: Path) -> Any:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.getinfo("config.json").file_size > _MAX_CONFIG_BYTES:
+                raise InputError(f"{str(path)!r} must have a config.json under 64 MiB; it is not a usual Keras model")
+            damaged = archive.testzip()
+            if damaged:
+                raise InputError(f"{str(path)!r} is damaged: the checksum of {damaged!r} in it does not match; copy it again")
+            return json.loads(archive.read("config.json"))
+    except KeyError as error:
+        raise InputError(f"{str(path)!r} must be a .keras file, it is another zip file: {error.args[0]}") from error
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+        raise InputError(f"{str(path)!r} must be a whole .keras file, it is damaged or cut short ({error}); copy it again") from error
+
+
+def _hdf5_config(path: Path) -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        raise MissingExtraError('reading .h5 files needs h5py: pip install "lepton-edge[convert]"') from error
+    try:
+        with h5py.File(path, "r") as file:
+            config = file.attrs.get("model_config")
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{str(path)!r} must be a whole .h5 file, it is damaged or cut short ({error}); copy it again") from error
+    if config is None:
+        raise InputError(f"{str(path)!r} must hold a whole model, it holds weights only; save it with model.save, not save_weights")
+    try:
+        return json.loads(config)
+    except ValueError as error:
+        raise InputError(f"{str(path)!r} must hold a readable model configuration: {error}; copy it again") from error
+
+
+def _find_lambda_layers(config: Any) -> Iterator[str]:
+    """Names of Lambda layers anywhere in a nested configuration."""
+    pending = [config]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            if value.get("class_name") == "Lambda":
+                settings = value.get("config")
+                yield str(settings.get("name", "Lambda") if isinstance(settings, dict) else "Lambda")
+            pending.extend(value.values())
+        elif isinstance(value, list):
+            pending.extend(value)
+
+
+def _load(path: Path, *, trust_code: bool) -> "keras.Model":
+    keras = import_keras()
+
+    class DepthwiseConv2D(keras.layers.DepthwiseConv2D):  # type: ignore[misc]
+        """Files of Keras 1 and 2 carry a ``groups`` key that Keras 3 refuses.
+
+        Source: keras issue 19441.
+        """
+
+        def __init__(self, *args: Any, groups: int = 1, **settings: Any) -> None:
+            super().__init__(*args, **settings)
+
+    try:
+        with quiet_tensorflow():
+            return keras.saving.load_model(
+                path, compile=False, safe_mode=not trust_code, custom_objects={"DepthwiseConv2D": DepthwiseConv2D}
+            )
+    except _LOAD_ERRORS as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"Keras {keras.__version__} must be able to load {str(path)!r}: {reason[:300]}") from error
+
+
+def _check_weights(model: "keras.Model") -> None:
+    for weight in model.weights:
+        values = np.asarray(weight)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise InputError(
+                f"every weight must be finite, {weight.path!r} holds {int((~np.isfinite(values)).sum())} NaN or infinite values "
+                f"of {values.size}; train it again"
+            )
+
+
+def _named(model: "keras.Model", kind: str) -> list[tuple[str, Any]]:
+    """Names and symbolic tensors of the model's inputs or outputs, in its own order."""
+    keras = import_keras()
+    try:
+        structure = getattr(model, kind)
+    except (AttributeError, ValueError) as error:
+        raise UnsupportedError(
+            "a functional or built sequential model is needed, this one has no fixed inputs; "
+            "wrap it: keras.Model(inputs, model(inputs))"
+        ) from error
+    tensors = keras.tree.flatten(structure)
+    if isinstance(structure, dict):
+        names = list(keras.tree.flatten({name: name for name in structure}))
+    elif kind == "input":
+        names = [tensor.name for tensor in tensors]
+    else:
+        names = list(model.output_names)
+    return list(zip(_unique(names), tensors, strict=True))
+
+
+def _unique(names: list[str]) -> list[str]:
+    """One layer called twice gives two outputs of one name: the later ones are numbered."""
+    found: list[str] = []
+    for name in names:
+        number, candidate = 1, name
+        while candidate in found:
+            candidate, number = f"{name}_{number}", number + 1
+        found.append(candidate)
+    return found
+
+
+def _specs(named: list[tuple[str, Any]], *, batch: int | None, kind: str) -> tuple[TensorSpec, ...]:
+    specs = []
+    for name, tensor in named:
+        axes = tuple(tensor.shape)[1:]
+        if kind == "input" and None in axes:
+            raise UnsupportedError(
+                f"inputs must have fixed sizes, {name!r} is {tuple(tensor.shape)}; build the model for one size: "
+                "keras.Input((224, 224, 3)), and load the weights into it"
+            )
+        if tensor.dtype == "string":
+            raise UnsupportedError(f"inputs and outputs must be numbers, {name!r} is text; export the part behind the text layers")
+        specs.append(TensorSpec(name, (batch, *axes), str(tensor.dtype)))
+    return tuple(specs)
+
+
+def _layers(model: "keras.Model") -> Iterator[Any]:
+    for layer in model.layers:
+        yield layer
+        if hasattr(layer, "layers"):
+            yield from _layers(layer)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,231 @@
+"""Rewrites of ONNX graphs (NCHW inside) that keep their meaning, and the one canonical form of a graph."""
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from lepton_runtime.tensors import Array
+
+_LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with batch normalization folded into what stands before it, and each Dense layer as one Gemm.
+
+    tf2onnx leaves a BatchNormalization as Mul and Add; quantized on their own, they cost accuracy and time.
+    The arithmetic is done in float64 and rounded once.
+    """
+    rewritten = ir.from_proto(onnx.shape_inference.infer_shapes(model))
+    while any(_fold(rewritten.graph, node) for node in list(rewritten.graph)):
+        pass
+    return ir.to_proto(rewritten)
+
+
+def _fold(graph: ir.Graph, node: ir.Node) -> bool:
+    """Fold one Mul or Add of constants into the linear operator before it; whether it was done."""
+    if node.op_type not in ("Mul", "Add") or node.domain not in ("", "ai.onnx"):
+        return False
+    for value, other in (tuple(node.inputs), tuple(reversed(node.inputs))):
+        if value is None or other is None or other.const_value is None:
+            continue
+        linear = value.producer()
+        if linear is None or linear.op_type not in _LINEAR or len(value.uses()) != 1 or value.is_graph_output():
+            continue
+        folded = _folded_weights(node.op_type, linear, other.const_value.numpy())
+        if folded is None:
+            continue
+        weights, bias = folded
+        _replace(graph, linear, node, weights, bias)
+        return True
+    return False
+
+
+def _folded_weights(op_type: str, linear: ir.Node, constant: Array) -> tuple[Array, Array | None] | None:
+    """The linear operator's new weights and bias, or ``None`` if the constant is not one number a channel."""
+    if len(linear.inputs) < 2 or linear.inputs[1] is None or linear.inputs[1].const_value is None:
+        return None
+    weights = linear.inputs[1].const_value.numpy()
+    bias_value = linear.inputs[2] if len(linear.inputs) > 2 else None
+    if bias_value is not None and bias_value.const_value is None:
+        return None
+    bias = bias_value.const_value.numpy() if bias_value is not None and bias_value.const_value is not None else None
+    axis = _channel_axis(linear, weights)
+    rank = linear.outputs[0].shape.rank() if linear.outputs[0].shape is not None else None
+    if axis is None or rank is None or weights.dtype != np.float32 or constant.dtype != np.float32:
+        return None
+    groups = linear.attributes["group"].as_int() if linear.op_type == "ConvTranspose" and "group" in linear.attributes else 1
+    channels = weights.shape[axis]
+    channel_axis_of_output = 1 if linear.op_type.startswith("Conv") else rank - 1
+    per_channel = _per_channel(constant, rank, channel_axis_of_output, channels)
+    if per_channel is None or groups != 1:
+        return None
+    if op_type == "Mul":
+        shape = [-1 if position == axis else 1 for position in range(weights.ndim)]
+        scaled = (weights.astype(np.float64) * per_channel.reshape(shape)).astype(np.float32)
+        return scaled, None if bias is None else (bias * per_channel).astype(np.float32)
+    if linear.op_type == "MatMul" and rank != 2:
+        return None  # Gemm takes matrices only
+    return weights, ((0.0 if bias is None else bias) + per_channel).astype(np.float32)
+
+
+def _channel_axis(linear: ir.Node, weights: Array) -> int | None:
+    """The axis of the weights that runs over the output channels."""
+    if linear.op_type == "Conv":
+        return 0
+    if linear.op_type == "ConvTranspose":
+        return 1
+    if weights.ndim != 2:
+        return None
+    attributes = linear.attributes
+    if linear.op_type == "Gemm" and any(attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta")):
+        return None
+    return 0 if linear.op_type == "Gemm" and attributes.get_int("transB", 0) else 1
+
+
+def _per_channel(constant: Array, rank: int, axis: int, channels: int) -> Array | None:
+    """The constant as float64 ``(channels,)`` if it broadcasts along the channel axis alone."""
+    if constant.ndim > rank:
+        return None
+    shape = (1,) * (rank - constant.ndim) + constant.shape
+    if any(length != 1 for position, length in enumerate(shape) if position != axis) or shape[axis] not in (1, channels):
+        return None
+    return np.broadcast_to(constant.astype(np.float64).reshape(-1), (channels,))
+
+
+def _replace(graph: ir.Graph, linear: ir.Node, node: ir.Node, weights: Array, bias: Array | None) -> None:
+    """Put one linear operator in the place of two nodes."""
+
+    def constant(values: Array, kind: str) -> ir.Value:
+        # Named after the node's output, which nothing else is named after.
+        value = ir.Value(name=f"{node.outputs[0].name}/{kind}", const_value=ir.tensor(values))
+        value.const_value.name = value.name  # type: ignore[union-attr]
+        value.shape, value.dtype = ir.Shape(values.shape), ir.DataType.FLOAT
+        graph.register_initializer(value)
+        return value
+
+    inputs = [linear.inputs[0], constant(weights, "weight")]
+    if bias is not None:
+        inputs.append(constant(bias, "bias"))
+    op_type = "Gemm" if linear.op_type == "MatMul" and bias is not None else linear.op_type
+    merged = ir.Node("", op_type, inputs, linear.attributes.values(), name=linear.name)
+    old, new = node.outputs[0], merged.outputs[0]
+    new.shape, new.type = old.shape, old.type
+    graph.insert_before(node, merged)
+    name = old.name
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    graph.remove([node, linear], safe=True)
+    new.name = name
+
+
+def canonicalize(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph in one order and with one set of names, and nothing in it that is not used.
+
+    tf2onnx and the quantizer number and order things by hash and by what ran before; here the order is that of
+    a walk from the outputs, and names are numbered along it. Input and output names stay.
+    """
+    names = _Names({value.name: value.name for value in (*model.graph.input, *model.graph.output)}, set())
+    graph = _canonical_graph(model.graph, names)
+    domains = {node.domain for node in _all_nodes(graph)}
+    opsets = [opset for opset in model.opset_import if opset.domain in domains or opset.domain == ""]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version, producer_name="lepton-edge")
+
+
+class _Names:
+    """Old names to new ones; an inner graph sees the outer one's names."""
+
+    def __init__(self, known: dict[str, str], taken: set[str]) -> None:
+        self._known = known
+        self._taken = taken | set(known.values())
+
+    def rename(self, name: str) -> str:
+        if not name:
+            return ""
+        if name not in self._known:
+            stem = re.sub(r"(__\d+)+(?=$|[:_/])|:\d+$", "", name)
+            number, candidate = 1, stem
+            while candidate in self._taken:
+                candidate, number = f"{stem}_{number}", number + 1
+            self._known[name] = candidate
+            self._taken.add(candidate)
+        return self._known[name]
+
+    def inner(self) -> "_Names":
+        return _Names(dict(self._known), self._taken)
+
+
+def _canonical_graph(graph: onnx.GraphProto, names: _Names) -> onnx.GraphProto:
+    initializers = {tensor.name: tensor for tensor in graph.initializer}
+    inputs = [_renamed(value, names) for value in graph.input]
+    used: dict[str, onnx.TensorProto] = {}
+    nodes = []
+    for node in _walk(graph):
+        for name in (*node.input, *_names_inside(node)):
+            if name in initializers:
+                used.setdefault(names.rename(name), initializers[name])
+        nodes.append(_canonical_node(node, names))
+    for value in graph.output:  # an output may be an initializer itself
+        if value.name in initializers:
+            used.setdefault(names.rename(value.name), initializers[value.name])
+    tensors = [onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), name) for name, tensor in used.items()]
+    outputs = [_renamed(value, names) for value in graph.output]
+    return onnx.helper.make_graph(nodes, "model", inputs, outputs, tensors)
+
+
+def _canonical_node(node: onnx.NodeProto, names: _Names) -> onnx.NodeProto:
+    inputs = [names.rename(name) for name in node.input]
+    outputs = [names.rename(name) for name in node.output]
+    copy = onnx.helper.make_node(node.op_type, inputs, outputs, name=next(filter(None, outputs)), domain=node.domain)
+    for attribute in sorted(node.attribute, key=lambda attribute: attribute.name):
+        added = copy.attribute.add()
+        added.CopyFrom(attribute)
+        added.doc_string = ""
+        if added.type == onnx.AttributeProto.GRAPH:
+            added.g.CopyFrom(_canonical_graph(attribute.g, names.inner()))
+    return copy
+
+
+def _renamed(value: onnx.ValueInfoProto, names: _Names) -> onnx.ValueInfoProto:
+    copy = onnx.ValueInfoProto()
+    copy.CopyFrom(value)
+    copy.name, copy.doc_string = names.rename(value.name), ""
+    return copy
+
+
+def _walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes that the outputs need, each behind those that it needs."""
+    nodes = list(graph.node)
+    producer = {name: position for position, node in enumerate(nodes) for name in node.output if name}
+    done: set[int] = set()
+    stack = [(producer[value.name], False) for value in reversed(graph.output) if value.name in producer]
+    while stack:
+        position, is_ready = stack.pop()
+        if position in done:
+            continue
+        if is_ready:
+            done.add(position)
+            yield nodes[position]
+            continue
+        stack.append((position, True))
+        needed = [producer[name] for name in (*nodes[position].input, *_names_inside(nodes[position])) if name in producer]
+        stack.extend((before, False) for before in reversed(needed))
+
+
+def _names_inside(node: onnx.NodeProto) -> Iterator[str]:
+    """Names that the subgraphs of a node read."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            for inner in attribute.g.node:
+                yield from inner.input
+                yield from _names_inside(inner)
+            yield from (value.name for value in attribute.g.output)
+
+
+def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _all_nodes(attribute.g)

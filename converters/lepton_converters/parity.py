@@ -1,0 +1,255 @@
+"""How far artifacts are from the Keras model: numerically, and on the task."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lepton_converters.artifact import Artifact
+from lepton_converters.calibration import grouped, stack
+from lepton_converters.dataset import Sample
+from lepton_converters.keras_source import KerasSource
+from lepton_runtime.engines import ENGINE_OF_FORMAT, Engine, open_engine
+from lepton_runtime.errors import InputError
+from lepton_runtime.formats import Precision
+from lepton_runtime.labels import class_scores
+from lepton_runtime.manifest import Parity
+from lepton_runtime.tensors import Array, TensorSpec
+
+GOLDEN_SAMPLES = 4
+_GROUP = 32  # samples that Keras answers at once
+_FLOAT_TOLERANCE = {Precision.FP32: 1e-4, Precision.FP16: 2e-2}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much accuracy an artifact may lose.
+
+    Attributes:
+        text: As it was given: ``0.5pp`` (percentage points) or ``1%`` (of the source model's accuracy).
+        value: The number in it, as a share.
+        is_relative: Whether it is of the source model's accuracy.
+    """
+
+    text: str
+    value: float
+    is_relative: bool
+
+    @classmethod
+    def parse(cls, text: str) -> "Budget":
+        """The budget that ``text`` says.
+
+        Raises:
+            InputError: It is neither a percentage nor percentage points.
+
+        >>> Budget.parse("0.5pp")
+        Budget(text='0.5pp', value=0.005, is_relative=False)
+        """
+        number, is_relative = (text.removesuffix("%"), True) if text.endswith("%") else (text.removesuffix("pp"), False)
+        try:
+            value = float(number) / 100
+        except ValueError:
+            value = -1.0
+        if number == text or not 0 <= value <= 1:
+            raise InputError(f"a budget is in percentage points such as 0.5pp, or relative such as 1%, found {text!r}")
+        return cls(text, value, is_relative)
+
+    def allows(self, accuracy: float, *, source_accuracy: float) -> bool:
+        """Whether that accuracy is near enough to the source model's."""
+        limit = self.value * (source_accuracy if self.is_relative else 1)
+        return source_accuracy - accuracy <= limit + 1e-12  # so that 1pp allows 0.80 against 0.81
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """What the verification of one artifact found.
+
+    Attributes:
+        parity: Against the Keras model.
+        accuracy: On the labelled samples, or ``None`` without any.
+        reference_range: Largest absolute value among the Keras model's outputs.
+        is_finite: Whether every output is a finite number.
+    """
+
+    parity: Parity
+    accuracy: float | None
+    reference_range: float
+    is_finite: bool
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What one pass over the verification samples found.
+
+    Attributes:
+        reports: One an artifact, in their order.
+        accuracy: Of the Keras model, or ``None`` without labels.
+        samples: How many there were.
+        golden: Arrays for ``golden.npz``.
+    """
+
+    reports: tuple[ParityReport, ...]
+    accuracy: float | None
+    samples: int
+    golden: Mapping[str, Array]
+
+
+@dataclass
+class _Tally:
+    """Sums over samples; nothing grows with their number."""
+
+    max_abs: float = 0.0
+    products: float = 0.0
+    squares: float = 0.0
+    reference_squares: float = 0.0
+    reference_range: float = 0.0
+    agreeing: int = 0
+    right: int = 0
+    is_finite: bool = True
+
+    def add(self, outputs: Mapping[str, Array], reference: Mapping[str, Array]) -> None:
+        for name, expected in reference.items():
+            wanted, found = expected.astype(np.float64), outputs[name].astype(np.float64)
+            if not np.isfinite(found).all():
+                self.is_finite = False
+                continue
+            self.max_abs = max(self.max_abs, float(np.abs(found - wanted).max(initial=0)))
+            self.reference_range = max(self.reference_range, float(np.abs(wanted).max(initial=0)))
+            self.products += float((found * wanted).sum())
+            self.squares += float((found * found).sum())
+            self.reference_squares += float((wanted * wanted).sum())
+
+    def report(self, *, samples: int, labeled: int, has_classes: bool) -> ParityReport:
+        norm = (self.squares * self.reference_squares) ** 0.5
+        both_zero = self.squares == self.reference_squares == 0
+        cosine = 1.0 if both_zero else self.products / norm if norm else 0.0
+        parity = Parity(self.max_abs, min(1.0, cosine), self.agreeing / samples if has_classes else None, samples)
+        return ParityReport(parity, self.right / labeled if labeled else None, self.reference_range, self.is_finite)
+
+
+def verify(
+    source: KerasSource, artifacts: Sequence[Artifact], samples: Iterator[Sample], *, on_progress: Callable[[int], None] = lambda count: None
+) -> Verification:
+    """Each artifact on its own engine, and the Keras model, on the same samples, in one streamed pass.
+
+    Args:
+        source: The trained model.
+        artifacts: What was made of it.
+        samples: That no artifact was calibrated on.
+        on_progress: Told how many samples are done.
+
+    Raises:
+        InputError: There are no samples, or labels do not fit the outputs.
+        BundleError: An engine cannot load what was made for it.
+    """
+    runners = [_Runner(artifact) for artifact in artifacts]
+    tallies = [_Tally() for _ in artifacts]
+    batch = source.inputs[0].shape[0] or 1
+    classes = next((spec for spec in source.outputs if len(spec.shape) == 2), None)
+    width = (classes.shape[1] or 0) if classes else 0
+    golden: dict[str, Array] = {}
+    right = labeled = count = 0
+    for group in grouped(samples, -(-_GROUP // batch) * batch):
+        reference = source.predict(stack(group, len(group)))
+        labels = np.array([-1 if sample.label is None else sample.label for sample in group])
+        if labels.max() >= max(width, 2):
+            raise InputError(f"labels must be class numbers below {max(width, 2)}, as the model's outputs, found {labels.max()}")
+        expected = _best(reference, classes)
+        right += int((expected == labels).sum())
+        labeled += int((labels >= 0).sum())
+        for runner, tally in zip(runners, tallies, strict=True):
+            outputs = runner.answers(group, batch)
+            tally.add(outputs, reference)
+            found = _best(outputs, classes)
+            tally.agreeing += int((found == expected).sum())
+            tally.right += int((found == labels).sum())
+        if not golden:
+            golden = _golden(source, runners, group[:GOLDEN_SAMPLES], batch)
+        count += len(group)
+        on_progress(count)
+    if count == 0:
+        raise InputError("verification needs samples that were not calibrated on, found none; give other data with --eval")
+    reports = tuple(tally.report(samples=count, labeled=labeled, has_classes=width > 1) for tally in tallies)
+    return Verification(reports, right / labeled if labeled else None, count, golden)
+
+
+class _Runner:
+    """An artifact on its own engine, from samples to real numbers."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+        self.engine: Engine = open_engine(
+            ENGINE_OF_FORMAT[artifact.format],
+            artifact.model,
+            inputs=artifact.inputs,
+            outputs=artifact.outputs,
+            threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        )
+
+    def raw(self, samples: Sequence[Sample], batch: int) -> dict[str, Array]:
+        """Outputs as the file gives them, one row a sample."""
+        rows: list[list[Array]] = []
+        for group in grouped(iter(samples), batch):
+            inputs = stack(group, batch)
+            outputs = self.engine.run([spec.quantize(inputs[spec.name]) for spec in self.artifact.inputs])
+            rows.append([output[: len(group)] for output in outputs])
+        columns = zip(*rows, strict=True)
+        return {spec.name: np.concatenate(parts) for spec, parts in zip(self.artifact.outputs, columns, strict=True)}
+
+    def answers(self, samples: Sequence[Sample], batch: int) -> dict[str, Array]:
+        """Outputs as real numbers, one row a sample."""
+        raw = self.raw(samples, batch)
+        return {spec.name: spec.dequantize(raw[spec.name]) for spec in self.artifact.outputs}
+
+
+def _best(outputs: Mapping[str, Array], classes: TensorSpec | None) -> Array:
+    """The number of the best class of each sample; -2 where no output holds class scores."""
+    if classes is None:
+        return np.full(len(next(iter(outputs.values()))), -2)
+    return class_scores(outputs[classes.name]).argmax(axis=1)
+
+
+def _golden(source: KerasSource, runners: Sequence[_Runner], samples: Sequence[Sample], batch: int) -> dict[str, Array]:
+    """A few inputs, the Keras model's outputs, and each artifact's as its file gives them."""
+    inputs = stack(samples, -(-len(samples) // batch) * batch)
+    arrays = {f"input/{name}": values for name, values in inputs.items()}
+    repeated = [Sample({name: values[row] for name, values in inputs.items()}, None) for row in range(len(next(iter(inputs.values()))))]
+    arrays |= {f"output/{name}": values for name, values in source.predict(inputs).items()}
+    for runner in runners:
+        arrays |= {f"{runner.artifact.file}/{name}": values for name, values in runner.raw(repeated, batch).items()}
+    return arrays
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an artifact may be used, and why, in the words of the table and the manifest."""
+
+    text: str
+    passed: bool
+
+
+def judge(precision: Precision, report: ParityReport, *, budget: Budget | None, source_accuracy: float | None) -> Verdict:
+    """The verdict on one artifact.
+
+    A float artifact must give the Keras model's numbers; with labelled data every artifact must keep to the
+    accuracy budget. Without it, an 8-bit artifact is measured but not judged.
+
+    Args:
+        precision: Of the artifact.
+        report: What was found.
+        budget: How much accuracy may be lost.
+        source_accuracy: Of the Keras model.
+    """
+    parity = report.parity
+    if not report.is_finite:
+        return Verdict("REFUSED: outputs are not finite", False)
+    tolerance = _FLOAT_TOLERANCE.get(precision)
+    if tolerance is not None and parity.max_abs > tolerance * max(1.0, report.reference_range):
+        return Verdict(f"REFUSED: differs from Keras by {parity.max_abs:.2g}", False)
+    if budget is None or report.accuracy is None or source_accuracy is None:
+        return Verdict("same as Keras" if precision == Precision.FP32 else "measured, no budget", True)
+    if not budget.allows(report.accuracy, source_accuracy=source_accuracy):
+        drop = 100 * (source_accuracy - report.accuracy)
+        return Verdict(f"REFUSED: drop of {drop:.2f}pp is over the budget of {budget.text}", False)
+    return Verdict("same as Keras" if precision == Precision.FP32 else f"within budget ({budget.text})", True)

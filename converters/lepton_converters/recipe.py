@@ -1,0 +1,58 @@
+"""Which artifacts an export makes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lepton_runtime.errors import InputError
+from lepton_runtime.formats import PRECISIONS, Format, Precision
+
+IntegerIo = Literal["float", "int8", "uint8"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Which artifacts an export makes.
+
+    Attributes:
+        targets: Format and precision of each.
+        named: The precisions that were asked for by name, which must not fail.
+        io: The number type at the doors of ``static-int8`` artifacts.
+    """
+
+    targets: tuple[tuple[Format, Precision], ...]
+    named: frozenset[Precision]
+    io: IntegerIo
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether one of the targets is made with calibration data."""
+        return any(precision.needs_calibration for _, precision in self.targets)
+
+
+def plan_recipe(
+    *,
+    formats: Sequence[Format] | None = None,
+    precisions: Sequence[Precision] | None = None,
+    io: IntegerIo = "float",
+    has_calibration: bool,
+) -> Recipe:
+    """The artifacts to make: what was asked for, or else everything that can be made.
+
+    Raises:
+        InputError: A precision is asked for that has no format or no calibration data.
+    """
+    formats = list(dict.fromkeys(formats or Format))
+    wanted = list(dict.fromkeys(precisions or Precision))
+    if not precisions and not has_calibration:
+        wanted = [precision for precision in wanted if not precision.needs_calibration]
+    for precision in wanted:
+        if precision.needs_calibration and not has_calibration:
+            raise InputError(f"{precision} needs sample inputs to measure its ranges on, found none; give --calib PATH")
+        if precisions and not any(precision in PRECISIONS[format_] for format_ in formats):
+            able = [str(format_) for format_ in Format if precision in PRECISIONS[format_]]
+            raise InputError(f"{precision} can be made as {', '.join(able)}, found --format {', '.join(formats)}")
+    if io != "float" and Precision.STATIC_INT8 not in wanted:
+        raise InputError(f"--io {io} is for static-int8, which is not among what is made: {', '.join(wanted)}; give --calib PATH")
+    targets = [(format_, precision) for format_ in formats for precision in wanted if precision in PRECISIONS[format_]]
+    return Recipe(tuple(targets), frozenset(precisions or ()), io)

@@ -1,0 +1,45 @@
+"""Runs a bundle on the device, with numpy and onnxruntime only.
+
+>>> from lepton_runtime import Session
+>>> session = Session.open("cats.bundle")                  # doctest: +SKIP
+>>> session.predict("cat.jpg")[0]                          # doctest: +SKIP
+Prediction(label='cat', score=0.97)
+
+Read :class:`Session` for a loaded model, :class:`Bundle` for what lies on disk, :class:`Manifest` for what
+a bundle says about itself, and :mod:`lepton_runtime.errors` for what can go wrong.
+"""
+
+from lepton_runtime.bundle import Bundle
+from lepton_runtime.errors import (
+    BundleError,
+    InputError,
+    LeptonError,
+    MissingExtraError,
+    OutputError,
+    ParityError,
+    UnsupportedError,
+)
+from lepton_runtime.formats import Format, Precision
+from lepton_runtime.labels import Prediction
+from lepton_runtime.manifest import Manifest
+from lepton_runtime.preprocess import Preprocessing
+from lepton_runtime.session import Session
+from lepton_runtime.tensors import TensorSpec
+
+__all__ = [
+    "Bundle",
+    "BundleError",
+    "Format",
+    "InputError",
+    "LeptonError",
+    "Manifest",
+    "MissingExtraError",
+    "OutputError",
+    "ParityError",
+    "Precision",
+    "Prediction",
+    "Preprocessing",
+    "Session",
+    "TensorSpec",
+    "UnsupportedError",
+]

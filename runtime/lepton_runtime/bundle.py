@@ -1,0 +1,100 @@
+"""A bundle on disk, a folder or the same folder zipped: opened, checked, its files handed out."""
+
+import hashlib
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from lepton_runtime.errors import BundleError
+from lepton_runtime.manifest import MAX_MANIFEST_BYTES, ArtifactRecord, FileRecord, Manifest
+
+MANIFEST_FILE = "manifest.json"
+DIGEST_FILE = "manifest.sha256"
+
+
+def digest_line(manifest: bytes) -> bytes:
+    """The content of ``manifest.sha256``, in the form that ``sha256sum --check`` reads."""
+    return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST_FILE}\n".encode()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle.
+
+    Attributes:
+        path: The folder or ``.zip`` file.
+        manifest: What it says about itself, already checked against ``manifest.sha256``.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Bundle":
+        """The bundle at ``path``; reads its manifest only.
+
+        Raises:
+            BundleError: There is none, or its manifest is damaged or too new.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise BundleError(f"a bundle folder or .zip is needed, {str(path)!r} does not exist")
+        data = _read(path, MANIFEST_FILE, MAX_MANIFEST_BYTES)
+        if _read(path, DIGEST_FILE, MAX_MANIFEST_BYTES) != digest_line(data):
+            raise BundleError(
+                f"{str(path / MANIFEST_FILE)!r} must match {DIGEST_FILE}, its checksum does not; "
+                "it is damaged or was changed: copy the bundle again"
+            )
+        return cls(path, Manifest.from_json(data))
+
+    def read(self, record: FileRecord) -> bytes:
+        """The bytes of one file, checked against the manifest before anyone parses them.
+
+        Raises:
+            BundleError: The file is missing or its size or digest differs.
+        """
+        data = _read(self.path, record.file, record.size_bytes)
+        if len(data) != record.size_bytes or hashlib.sha256(data).hexdigest() != record.sha256:
+            raise BundleError(
+                f"{str(self.path / record.file)!r} must be {record.size_bytes} bytes with the manifest's checksum, "
+                f"found {'another size' if len(data) != record.size_bytes else 'another checksum'}; "
+                "it is damaged or was changed: copy the bundle again"
+            )
+        return data
+
+    def check(self) -> None:
+        """Read every file against its digest.
+
+        Raises:
+            BundleError: One is missing or damaged.
+        """
+        for record in self.manifest.files:
+            self.read(record)
+
+    def artifact(self, file: str) -> ArtifactRecord:
+        """The artifact with that file name.
+
+        Raises:
+            BundleError: There is none; the text lists those there are.
+        """
+        for record in self.manifest.artifacts:
+            if record.file == file:
+                return record
+        names = ", ".join(record.file for record in self.manifest.artifacts)
+        raise BundleError(f"{str(self.path)!r} has {names}, found no {file!r}")
+
+
+def _read(path: Path, file: str, limit_bytes: int) -> bytes:
+    """At most one byte more than the limit, so that a swollen file is noticed and not swallowed."""
+    try:
+        if path.is_dir():
+            # O_NOFOLLOW: a link could lead out of the bundle.
+            descriptor = os.open(path / file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+            with open(descriptor, "rb") as stream:
+                return stream.read(limit_bytes + 1)
+        with zipfile.ZipFile(path) as archive, archive.open(file) as member:
+            return member.read(limit_bytes + 1)
+    except (OSError, KeyError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).strip("'\"")
+        raise BundleError(f"{str(path)!r} must be a bundle with a readable {file}: {reason}; export or copy it again") from error

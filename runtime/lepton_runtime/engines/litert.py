@@ -1,0 +1,57 @@
+"""TFLite files on LiteRT, an optional engine."""
+
+import threading
+from collections.abc import Sequence
+
+from lepton_runtime.errors import BundleError, MissingExtraError
+from lepton_runtime.tensors import Array, TensorSpec
+
+
+class LitertEngine:
+    """A LiteRT interpreter behind a lock: it holds one call's tensors and must not be shared."""
+
+    def __init__(self, model: bytes, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], threads: int) -> None:
+        """Load a model.
+
+        Args:
+            model: The file's content.
+            inputs: What it takes, in order.
+            outputs: What it gives, in order.
+            threads: How many one call may use.
+
+        Raises:
+            MissingExtraError: LiteRT is not installed.
+            BundleError: LiteRT refuses the model.
+        """
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError:
+            raise MissingExtraError('TFLite files need LiteRT: pip install "lepton-edge[litert]"') from None
+        try:
+            self._interpreter = Interpreter(model_content=model, num_threads=threads)
+            self._interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            raise BundleError(f"LiteRT must be able to load the model: {str(error).splitlines()[0]}") from error
+        self._inputs = [detail["index"] for detail in self._interpreter.get_input_details()]
+        self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
+        self._shapes = [tuple(detail["shape"]) for detail in self._interpreter.get_input_details()]
+        if len(self._inputs) != len(inputs) or len(self._outputs) != len(outputs):
+            raise BundleError(
+                f"the TFLite file must have {len(inputs)} inputs and {len(outputs)} outputs, "
+                f"found {len(self._inputs)} and {len(self._outputs)}; export the bundle again"
+            )
+        self._lock = threading.Lock()
+
+    def run(self, arrays: Sequence[Array]) -> list[Array]:
+        """The outputs, in order, for the inputs, in order."""
+        shapes = [array.shape for array in arrays]
+        with self._lock:
+            if shapes != self._shapes:
+                for index, shape in zip(self._inputs, shapes, strict=True):
+                    self._interpreter.resize_tensor_input(index, shape)
+                self._interpreter.allocate_tensors()
+                self._shapes = shapes
+            for index, array in zip(self._inputs, arrays, strict=True):
+                self._interpreter.set_tensor(index, array)
+            self._interpreter.invoke()
+            return [self._interpreter.get_tensor(index) for index in self._outputs]

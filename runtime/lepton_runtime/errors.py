@@ -1,0 +1,48 @@
+"""Every error that lepton-edge raises on purpose, with the exit code its commands end with.
+
+::
+
+    LeptonError (1)
+      - BundleError (1)        a bundle is missing, damaged, or too new
+      - InputError (1)         an array or a file does not fit
+      - OutputError (1)        a result cannot be written
+      - MissingExtraError (1)  an optional package is not installed
+      - ParityError (3)        outputs, or accuracy, differ more than allowed
+      - UnsupportedError (6)   a model, layer or op cannot be converted
+
+Exit code 0 is success, 2 is wrong usage of a command, 130 is interrupted.
+"""
+
+
+class LeptonError(Exception):
+    """Base of the tree; its text says what must hold, what was found and what to do."""
+
+    exit_code = 1
+
+
+class BundleError(LeptonError):
+    """A bundle is missing, damaged, or too new for this version."""
+
+
+class InputError(LeptonError):
+    """An array or a file does not fit what takes it."""
+
+
+class OutputError(LeptonError):
+    """A result cannot be written where it was asked for."""
+
+
+class MissingExtraError(LeptonError):
+    """An optional package is needed; the text names the command that installs it."""
+
+
+class ParityError(LeptonError):
+    """An artifact's outputs, or its accuracy, differ from the source model's more than allowed."""
+
+    exit_code = 3
+
+
+class UnsupportedError(LeptonError):
+    """A model, layer or op cannot be converted as it was asked for."""
+
+    exit_code = 6

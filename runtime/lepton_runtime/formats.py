@@ -1,0 +1,58 @@
+"""The file formats and numeric precisions that an artifact can have."""
+
+import difflib
+from enum import StrEnum
+
+from lepton_runtime.errors import InputError
+
+
+class Format(StrEnum):
+    """The file format of an artifact."""
+
+    ONNX = "onnx"
+    TFLITE = "tflite"
+
+
+class Precision(StrEnum):
+    """How an artifact stores its weights and computes.
+
+    ``fp32`` is the source model's own precision. ``fp16`` stores weights in 16 bits and computes in
+    float32. ``dynamic-int8`` stores 8-bit weights and needs no data. ``static-int8`` computes in 8 bits
+    with ranges measured on calibration data; ``int16x8`` does so with 16-bit activations.
+    """
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    DYNAMIC_INT8 = "dynamic-int8"
+    STATIC_INT8 = "static-int8"
+    INT16X8 = "int16x8"
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether this precision is made with calibration data."""
+        return self in (Precision.STATIC_INT8, Precision.INT16X8)
+
+    @classmethod
+    def parse(cls, text: str) -> "Precision":
+        """The precision of that name.
+
+        Raises:
+            InputError: There is none; the text lists them and the nearest one.
+
+        >>> Precision.parse("static-int8")
+        <Precision.STATIC_INT8: 'static-int8'>
+        """
+        try:
+            return cls(text)
+        except ValueError:
+            names = [str(precision) for precision in cls]
+            near = difflib.get_close_matches(text, names, n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"a precision is one of {', '.join(names)}, found {text!r}{hint}") from None
+
+
+PRECISIONS: dict[Format, tuple[Precision, ...]] = {
+    Format.ONNX: (Precision.FP32, Precision.FP16, Precision.DYNAMIC_INT8, Precision.STATIC_INT8),
+    Format.TFLITE: tuple(Precision),
+}
+"""What can be made in each format, the closest to the source model first."""

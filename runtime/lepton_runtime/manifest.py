@@ -1,0 +1,201 @@
+"""What a bundle says about itself: the one place that reads and writes a manifest key."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lepton_runtime.errors import BundleError, LeptonError
+from lepton_runtime.formats import Format, Precision
+from lepton_runtime.preprocess import Preprocessing
+from lepton_runtime.tensors import TensorSpec
+
+SCHEMA_VERSION = 1
+MAX_MANIFEST_BYTES = 16 * 2**20
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of the bundle.
+
+    Attributes:
+        file: A plain name inside the bundle.
+        size_bytes: Its exact length.
+        sha256: Its digest, in lower-case hexadecimal.
+    """
+
+    file: str
+    size_bytes: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.file, str) or not _FILE_NAME.fullmatch(self.file):
+            raise BundleError(f"a bundle's files have plain names inside its folder, found {self.file!r}; do not use this bundle")
+        if not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256) or not isinstance(self.size_bytes, int):
+            raise BundleError(f"{self.file!r} must have a size and a SHA-256 digest in the manifest; export the bundle again")
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far an artifact's outputs are from the source model's, on inputs it was not calibrated on.
+
+    Attributes:
+        max_abs: Largest absolute difference over all outputs.
+        cosine: Cosine similarity of all outputs taken as one vector, 0 to 1 for alike directions.
+        top1_agreement: Share of samples with the same best class; ``None`` if no output holds class scores.
+        samples: On how many samples.
+    """
+
+    max_abs: float
+    cosine: float
+    top1_agreement: float | None
+    samples: int
+
+
+@dataclass(frozen=True)
+class ArtifactRecord(FileRecord):
+    """One converted model of the bundle.
+
+    Attributes:
+        format: The file format.
+        precision: The numeric precision.
+        inputs: What the file takes, in the source model's order.
+        outputs: What it gives, in the source model's order.
+        requires: The oldest versions that can run it, such as ``{"onnxruntime": "1.7"}``.
+        parity: Against the source model.
+        accuracy: Share of right answers on the evaluation data, 0 to 1; ``None`` without such data.
+        verdict: What the verification found, in words.
+        passed: Whether it is within the budget; a bundle holds failed artifacts only on request.
+    """
+
+    format: Format
+    precision: Precision
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    requires: Mapping[str, str | int]
+    parity: Parity
+    accuracy: float | None
+    verdict: str
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The task's accuracy of the source model, and the budget that artifacts were held to.
+
+    Attributes:
+        accuracy: Share of right answers of the source model, 0 to 1.
+        samples: On how many samples.
+        max_drop: The budget as it was given, such as ``"1pp"``.
+    """
+
+    accuracy: float
+    samples: int
+    max_drop: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a bundle says about itself.
+
+    Attributes:
+        source: File name and digest of the source model; ``None`` values for a model given in memory.
+        inputs: The source model's inputs, in its order.
+        outputs: The source model's outputs, in its order.
+        preprocessing: From a raw sample to the input; ``None`` for a model with several inputs.
+        labels: One name a class, or ``None``.
+        artifacts: The converted models.
+        golden: A NumPy archive with a few inputs, the source model's outputs and each artifact's.
+        evaluation: ``None`` if no labelled data was given.
+        license: As given on export.
+        settings: What the export was asked for, to repeat it.
+        versions: Of the packages that made the bundle.
+        removed_layers: Names of layers that work in training only, which no artifact holds.
+    """
+
+    source: Mapping[str, str | None]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    preprocessing: Preprocessing | None
+    labels: tuple[str, ...] | None
+    artifacts: tuple[ArtifactRecord, ...]
+    golden: FileRecord
+    evaluation: Evaluation | None = None
+    license: str | None = None
+    settings: Mapping[str, str | int | None] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    removed_layers: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[FileRecord, ...]:
+        """Every file of the bundle but the manifest and its digest."""
+        return (*self.artifacts, self.golden)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest as JSON values, schema version first."""
+        values = asdict(self)
+        values["preprocessing"] = self.preprocessing.to_dict() if self.preprocessing else None
+        return {"schema_version": SCHEMA_VERSION, **values}
+
+    def to_json(self) -> bytes:
+        """The manifest's file: the same bytes for the same content."""
+        return (json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Manifest":
+        """The manifest that a file's bytes hold.
+
+        Raises:
+            BundleError: It is not JSON, of a newer schema, or lacks something.
+        """
+        try:
+            values = json.loads(data)
+            version = values.pop("schema_version")
+            if version != SCHEMA_VERSION:
+                raise BundleError(
+                    f"this version of lepton-edge reads bundles of schema {SCHEMA_VERSION}, found schema {version!r}; "
+                    "update with: pip install --upgrade lepton-edge"
+                )
+            return cls(
+                source=dict(values.pop("source")),
+                inputs=_specs(values.pop("inputs")),
+                outputs=_specs(values.pop("outputs")),
+                preprocessing=_optional(Preprocessing.from_dict, values.pop("preprocessing")),
+                labels=_optional(tuple, values.pop("labels")),
+                artifacts=tuple(map(_artifact, values.pop("artifacts"))),
+                golden=FileRecord(**values.pop("golden")),
+                evaluation=_optional(lambda found: Evaluation(**found), values.pop("evaluation")),
+                removed_layers=tuple(values.pop("removed_layers")),
+                **values,
+            )
+        except BundleError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, LeptonError) as error:
+            raise BundleError(
+                f"manifest.json must be a complete manifest of schema {SCHEMA_VERSION}, found a fault at {error}; "
+                "export the bundle again"
+            ) from error
+
+
+def _specs(values: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(**{**value, "shape": tuple(value["shape"])}) for value in values)
+
+
+def _artifact(values: dict[str, Any]) -> ArtifactRecord:
+    return ArtifactRecord(
+        **{
+            **values,
+            "format": Format(values["format"]),
+            "precision": Precision(values["precision"]),
+            "inputs": _specs(values["inputs"]),
+            "outputs": _specs(values["outputs"]),
+            "parity": Parity(**values["parity"]),
+        }
+    )
+
+
+def _optional(make: Any, value: Any) -> Any:  # Any: JSON in, a record out
+    return None if value is None else make(value)

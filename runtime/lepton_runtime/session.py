@@ -1,0 +1,194 @@
+"""One loaded model: arrays in, arrays out; or a picture in, named answers out."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import overload
+
+import numpy as np
+
+from lepton_runtime.bundle import Bundle
+from lepton_runtime.engines import ENGINE_OF_FORMAT, Engine, engine_of, open_engine
+from lepton_runtime.errors import InputError, LeptonError, UnsupportedError
+from lepton_runtime.formats import Precision
+from lepton_runtime.labels import Prediction, rank_labels
+from lepton_runtime.manifest import ArtifactRecord
+from lepton_runtime.tensors import Array
+
+
+class Session:
+    """One artifact of a bundle, loaded. Safe to call from many threads.
+
+    Attributes:
+        bundle: Where it comes from.
+        artifact: Which of the bundle's models it is.
+        engine: The name of what runs it.
+        threads: How many threads one call may use.
+    """
+
+    def __init__(self, bundle: Bundle, artifact: ArtifactRecord, *, threads: int = 1) -> None:
+        """Load one artifact; :meth:`open` chooses it for you.
+
+        Args:
+            bundle: Where it comes from.
+            artifact: Which of the bundle's models.
+            threads: How many threads one call may use.
+
+        Raises:
+            BundleError: The file is damaged, or the engine cannot load it.
+            MissingExtraError: The engine is not installed.
+        """
+        if threads < 1:
+            raise InputError(f"threads must be at least 1, found {threads}")
+        self.bundle = bundle
+        self.artifact = artifact
+        self.engine = engine_of(artifact)
+        self.threads = threads
+        self._engine: Engine | None = open_engine(
+            self.engine, bundle.read(artifact), inputs=artifact.inputs, outputs=artifact.outputs, threads=threads
+        )
+        self._spec = artifact.inputs[0]
+        self._dtype = np.dtype(self._spec.dtype)
+        self._is_simple = len(artifact.inputs) == len(artifact.outputs) == 1
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | Path | Bundle,
+        *,
+        precision: str | None = None,
+        engine: str | None = None,
+        threads: int = 1,
+    ) -> "Session":
+        """A session on one artifact of a bundle.
+
+        Without ``precision`` it is the one closest to the source model, ``fp32`` if there is one. Without
+        ``engine`` it is onnxruntime, or LiteRT for a bundle that holds TFLite files only.
+
+        Args:
+            bundle: A bundle folder, its ``.zip``, or an opened bundle.
+            precision: ``fp32``, ``fp16``, ``dynamic-int8``, ``static-int8`` or ``int16x8``.
+            engine: ``onnxruntime`` or ``litert``.
+            threads: How many threads one call may use.
+
+        Raises:
+            BundleError: The bundle is missing, damaged or too new.
+            InputError: It holds no such artifact, or ``threads`` is below 1.
+            MissingExtraError: The engine is not installed.
+        """
+        bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        return cls(bundle, choose_artifact(bundle, precision=precision, engine=engine), threads=threads)
+
+    @overload
+    def run(self, inputs: Array) -> Array: ...
+    @overload
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]: ...
+    def run(self, inputs: Array | Mapping[str, Array]) -> Array | dict[str, Array]:
+        """The model's answer: an array for an array, or named outputs for named inputs.
+
+        Values are taken as the model takes them: already preprocessed, batch axis included. NaN and
+        infinity pass; ask ``session.artifact.inputs[0].check(array, finite=True)`` where they must not.
+
+        Args:
+            inputs: An array for a model with one input and one output, such as
+                ``(batch, height, width, channels)`` float32; otherwise one array a name.
+
+        Raises:
+            InputError: Something does not fit the model.
+            LeptonError: The session is closed.
+        """
+        engine = self._engine
+        if engine is None:
+            raise LeptonError("the session must be open, it was closed; open a new one")
+        if type(inputs) is np.ndarray and self._is_simple:
+            if inputs.dtype != self._dtype or inputs.shape != self._spec.shape:
+                self._spec.check(inputs)
+            return engine.run((inputs,))[0]
+        return self._run_named(engine, inputs)
+
+    def _run_named(self, engine: Engine, inputs: Array | Mapping[str, Array]) -> dict[str, Array]:
+        wanted = [spec.name for spec in self.artifact.inputs]
+        if not isinstance(inputs, Mapping):
+            outputs = [spec.name for spec in self.artifact.outputs]
+            raise InputError(
+                f"run takes a numpy array for a model with one input and one output, else a mapping from input names to arrays; "
+                f"found {type(inputs).__name__} for inputs {wanted} and outputs {outputs}"
+            )
+        if set(inputs) != set(wanted):
+            raise InputError(f"the model's inputs are {wanted}, found {list(inputs)}")
+        for spec in self.artifact.inputs:
+            spec.check(inputs[spec.name])
+        outputs = engine.run([inputs[name] for name in wanted])
+        return {spec.name: output for spec, output in zip(self.artifact.outputs, outputs, strict=True)}
+
+    def preprocess(self, image: str | Path | Array) -> Array:
+        """The model's input for one picture or raw sample, batch axis included.
+
+        Raises:
+            InputError: It does not fit, or holds NaN or infinity.
+            UnsupportedError: The bundle records no preprocessing, or its batch is not 1.
+            MissingExtraError: Pillow is needed and not installed.
+        """
+        steps = self.bundle.manifest.preprocessing
+        if steps is None or self._spec.shape[0] not in (1, None):
+            raise UnsupportedError(
+                f"preprocessing one sample needs a model with one input and a batch of 1, found inputs "
+                f"{', '.join(map(str, self.artifact.inputs))}; prepare the arrays yourself and call run"
+            )
+        sample = steps.load(image) if isinstance(image, str | Path) else steps.apply(np.asarray(image))
+        batch = sample[None]
+        self.bundle.manifest.inputs[0].check(batch, finite=True)
+        return self._spec.quantize(batch)
+
+    def predict(self, image: str | Path | Array, *, count: int = 5) -> list[Prediction]:
+        """Named answers for one picture or raw sample, the best first.
+
+        Args:
+            image: An image file, or an array such as ``(height, width, channels)`` uint8 in RGB order.
+            count: How many answers at the most.
+
+        Raises:
+            InputError: It does not fit the model.
+            UnsupportedError: The model is not a classifier with one input.
+            MissingExtraError: Pillow is needed and not installed.
+        """
+        spec = self.artifact.outputs[0]
+        if not self._is_simple or len(spec.shape) != 2:
+            raise UnsupportedError(f"predict needs one input and one output of (batch, classes), found {spec}; call run")
+        scores = spec.dequantize(self.run(self.preprocess(image)))
+        return rank_labels(scores[0], self.bundle.manifest.labels, count=count)
+
+    def close(self) -> None:
+        """Free the model. Calls that are under way end normally; later ones are refused."""
+        self._engine = None
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def choose_artifact(bundle: Bundle, *, precision: str | None = None, engine: str | None = None) -> ArtifactRecord:
+    """The artifact that fits, the one closest to the source model first.
+
+    Raises:
+        InputError: None fits; the text lists what there is.
+    """
+    wanted = Precision.parse(precision) if precision else None
+    if engine is not None and engine not in ENGINE_OF_FORMAT.values():
+        raise InputError(f"an engine is one of {', '.join(ENGINE_OF_FORMAT.values())}, found {engine!r}")
+    order = list(Precision)
+    engines = list(ENGINE_OF_FORMAT.values())
+    fitting = [
+        record
+        for record in bundle.manifest.artifacts
+        if (record.precision == wanted if wanted else record.passed) and engine in (None, engine_of(record))
+    ]
+    if not fitting:
+        found = ", ".join(f"{record.precision} ({engine_of(record)})" for record in bundle.manifest.artifacts)
+        asked = " ".join(filter(None, (precision, engine)))
+        raise InputError(f"{str(bundle.path)!r} holds {found or 'nothing'}, found nothing for {asked or 'default use'}")
+    return min(fitting, key=lambda record: (engines.index(engine_of(record)), order.index(record.precision)))

@@ -1,0 +1,100 @@
+"""The name, shape and number type of one model input or output."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_runtime.errors import InputError
+
+# The number type differs from model to model and is checked at run time against the TensorSpec.
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What one input or output of a model looks like.
+
+    Attributes:
+        name: The Keras name.
+        shape: Axis lengths with the batch axis first; ``None`` is a free axis.
+        dtype: A numpy name such as ``"float32"`` or ``"uint8"``.
+        scale: For an integer tensor that stands for real numbers, ``real = scale * (integer - zero_point)``.
+        zero_point: See ``scale``. Both are ``None`` for other tensors.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+    scale: float | None = None
+    zero_point: int | None = None
+
+    def __str__(self) -> str:
+        axes = "×".join("?" if axis is None else str(axis) for axis in self.shape)
+        return f"{self.name} {axes} {self.dtype}"
+
+    def check(self, array: Array, *, finite: bool = False) -> None:
+        """Raise if ``array`` cannot be fed as it is.
+
+        Nothing is ever cast in silence: a byte-swapped or masked array would be misread by the engines
+        without a word.
+
+        Args:
+            array: The candidate, batch axis included.
+            finite: Also refuse NaN and infinity, at the cost of one pass over the array.
+
+        Raises:
+            InputError: Type, number type, rank, shape or (if asked) a value does not fit.
+        """
+        if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+            raise InputError(
+                f"input {self.name!r} must be a plain numpy array, found {type(array).__name__}; "
+                f"use numpy.asarray(values, {self.dtype!r})"
+            )
+        if array.dtype != np.dtype(self.dtype):
+            raise InputError(
+                f"input {self.name!r} must be {self.dtype}, found {array.dtype.str if not array.dtype.isnative else array.dtype}; "
+                f"convert it on purpose, for example array.astype({self.dtype!r})"
+            )
+        fits = len(array.shape) == len(self.shape) and all(
+            (found > 0) if wanted is None else found == wanted
+            for wanted, found in zip(self.shape, array.shape, strict=True)
+        )
+        if not fits:
+            raise InputError(
+                f"input {self.name!r} must have shape {_shape_text(self.shape)}, found {_shape_text(array.shape)}; {self._shape_hint(array)}"
+            )
+        if finite and array.dtype.kind == "f" and not np.isfinite(array).all():
+            count = int(array.size - np.isfinite(array).sum())
+            raise InputError(
+                f"input {self.name!r} must be finite, found {count} NaN or infinite of {array.size} values; clean the data first"
+            )
+
+    def _shape_hint(self, array: Array) -> str:
+        if array.shape == self.shape[1:]:
+            return "add the batch axis: array[None]"
+        if len(self.shape) == 4 and array.ndim == 4 and array.shape[1] == self.shape[3] != self.shape[1]:
+            return "channels come last (batch, height, width, channels): array.transpose(0, 2, 3, 1)"
+        return "resize or reshape it first"
+
+    def quantize(self, array: Array) -> Array:
+        """Real numbers as this tensor holds them: unchanged unless it is a scaled integer.
+
+        Source: ONNX operator QuantizeLinear: round half to even, then saturate.
+        """
+        if self.scale is None or self.zero_point is None:
+            return array
+        limits = np.iinfo(self.dtype)
+        steps = np.rint(np.asarray(array, np.float32) / np.float32(self.scale)) + self.zero_point
+        return np.clip(steps, limits.min, limits.max).astype(self.dtype)
+
+    def dequantize(self, array: Array) -> Array:
+        """The real numbers that this tensor's values stand for, float32 if it is a scaled integer."""
+        if self.scale is None or self.zero_point is None:
+            return array
+        return (array.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.scale)
+
+
+def _shape_text(shape: tuple[int | None, ...]) -> str:
+    return "(" + ", ".join("any" if axis is None else str(axis) for axis in shape) + ")"
