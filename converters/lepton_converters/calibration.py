@@ -59,21 +59,23 @@ def split_samples(dataset: Dataset, *, samples: int, seed: int, batch: int) -> t
     return Calibration(dataset, tuple(order[:count]), batch), tuple(order[count:])
 
 
-def random_samples(inputs: Sequence[TensorSpec], preprocessing: Preprocessing | None, *, count: int, seed: int) -> Iterator[Sample]:
+def random_samples(
+    inputs: Sequence[TensorSpec], preprocessing: Preprocessing | None, *, count: int, seed: int, raw_pixels: bool
+) -> Iterator[Sample]:
     """Seeded noise for a verification without data.
 
-    Images are noise in 0…255 that went through the recorded preprocessing. Where nothing is recorded, every
-    other sample is in 0…1 instead: which of the two a model expects cannot be known, and on the wrong one it
-    may answer the same to anything. Integers are 0 or 1.
+    Images are noise in 0…255 that goes through the recorded preprocessing; where none is recorded and the model
+    does not rescale its input itself, noise in 0…1. Other real inputs are normally distributed, integers are 0 or 1.
 
     Args:
         inputs: The model's inputs.
         preprocessing: Of its image input, or ``None``.
         count: How many samples.
         seed: Of the noise.
+        raw_pixels: Whether the model rescales its input itself.
     """
     generator = np.random.default_rng(seed)
-    for number in range(count):
+    for _ in range(count):
         values: dict[str, Array] = {}
         for spec in inputs:
             shape = [axis or 1 for axis in spec.shape[1:]]
@@ -82,9 +84,8 @@ def random_samples(inputs: Sequence[TensorSpec], preprocessing: Preprocessing | 
             elif preprocessing is None or preprocessing.size is None:
                 values[spec.name] = generator.normal(size=shape).astype(spec.dtype)
             else:
-                height, width = preprocessing.size
-                noise = generator.integers(0, 256, (height, width, preprocessing.channels or 1)).astype(np.float32)
-                values[spec.name] = preprocessing.apply(noise / 255 if preprocessing.is_identity and number % 2 else noise)
+                noise = generator.integers(0, 256, (*preprocessing.size, preprocessing.channels or 1)).astype(np.float32)
+                values[spec.name] = preprocessing.apply(noise / 255 if preprocessing.is_identity and not raw_pixels else noise)
         yield Sample(values, None)
 
 

@@ -209,7 +209,6 @@ class _Data:
             if not evaluated.is_labeled:
                 raise InputError(f"--eval needs classes: one folder a class, or 'y' in a .npz; found none in {evaluate!r}")
         if calib is not None:
-            # The classes of calibration samples are not used.
             calibrated = open_dataset(calib, inputs=source.inputs, preprocessing=steps)
             calibration, held_back = split_samples(calibrated, samples=calib_samples, seed=seed, batch=source.inputs[0].shape[0] or 1)
         names = _labels(source, labels, evaluated, calibrated)
@@ -219,8 +218,11 @@ class _Data:
                 return evaluated.count, _unseen(evaluated.samples(range(evaluated.count)), calibration)
             if calibrated is not None:
                 indices = held_back[:_VERIFICATION_SAMPLES]
-                return len(indices), _unseen(calibrated.samples(indices), calibration)
-            return _RANDOM_SAMPLES, random_samples(source.inputs, steps, count=_RANDOM_SAMPLES, seed=seed)
+                # Accuracy is measured on what --eval names, and on nothing else.
+                unlabeled = (Sample(sample.inputs, None) for sample in calibrated.samples(indices))
+                return len(indices), _unseen(unlabeled, calibration)
+            noise = random_samples(source.inputs, steps, count=_RANDOM_SAMPLES, seed=seed, raw_pixels=source.takes_raw_pixels)
+            return _RANDOM_SAMPLES, noise
 
         return cls(calibration, names, verification)
 

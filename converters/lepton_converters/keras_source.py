@@ -89,6 +89,7 @@ class KerasSource:
             check_file(path, trust_code=trust_code)
             file, sha256 = path.name, _digest(path)
             model = _load(path, trust_code=trust_code)
+        model = _functional(model)
         _check_weights(model)
         inputs = _specs(_named(model, "input"), batch=batch, kind="input")
         outputs = _specs(_named(model, "output"), batch=batch, kind="output")
@@ -99,6 +100,11 @@ class KerasSource:
     def parameters(self) -> int:
         """How many weights the model has."""
         return int(self.model.count_params())
+
+    @property
+    def takes_raw_pixels(self) -> bool:
+        """Whether the model rescales or normalizes its input itself."""
+        return any(type(layer).__name__ in ("Rescaling", "Normalization") for layer in _layers(self.model))
 
     def call(self, tensors: list[Any]) -> list[Any]:  # Any: TensorFlow has no type hints
         """The model's flat outputs for its flat inputs, in inference mode."""
@@ -227,16 +233,24 @@ def _check_weights(model: "keras.Model") -> None:
             )
 
 
+def _functional(model: "keras.Model") -> "keras.Model":
+    """The model as a functional one, which knows the structure, names and order of its inputs and outputs."""
+    keras = import_keras()
+    if isinstance(model, keras.Sequential) and model.inputs:
+        # Fresh from a file it has inputs and outputs, yet its .input raises that it has never been called.
+        return keras.Model(model.inputs, model.outputs, name=model.name)
+    if isinstance(model, keras.Model) and hasattr(model, "output_names") and model.inputs:
+        return model
+    raise UnsupportedError(
+        f"a functional or built sequential Keras model is needed, found {type(model).__name__} without fixed inputs; "
+        "wrap it: keras.Model(inputs, model(inputs))"
+    )
+
+
 def _named(model: "keras.Model", kind: str) -> list[tuple[str, Any]]:
     """Names and symbolic tensors of the model's inputs or outputs, in its own order."""
     keras = import_keras()
-    try:
-        structure = getattr(model, kind)
-    except (AttributeError, ValueError) as error:
-        raise UnsupportedError(
-            "a functional or built sequential model is needed, this one has no fixed inputs; "
-            "wrap it: keras.Model(inputs, model(inputs))"
-        ) from error
+    structure = getattr(model, kind)
     tensors = keras.tree.flatten(structure)
     if isinstance(structure, dict):
         names = list(keras.tree.flatten({name: name for name in structure}))

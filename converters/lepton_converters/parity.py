@@ -10,6 +10,7 @@ from lepton_converters.artifact import Artifact
 from lepton_converters.calibration import grouped, stack
 from lepton_converters.dataset import Sample
 from lepton_converters.keras_source import KerasSource
+from lepton_converters.quiet import quiet_tensorflow
 from lepton_runtime.engines import ENGINE_OF_FORMAT, Engine, open_engine
 from lepton_runtime.errors import InputError
 from lepton_runtime.formats import Precision
@@ -179,13 +180,14 @@ class _Runner:
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
-        self.engine: Engine = open_engine(
-            ENGINE_OF_FORMAT[artifact.format],
-            artifact.model,
-            inputs=artifact.inputs,
-            outputs=artifact.outputs,
-            threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        )
+        with quiet_tensorflow():  # LiteRT announces its delegate
+            self.engine: Engine = open_engine(
+                ENGINE_OF_FORMAT[artifact.format],
+                artifact.model,
+                inputs=artifact.inputs,
+                outputs=artifact.outputs,
+                threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            )
 
     def raw(self, samples: Sequence[Sample], batch: int) -> dict[str, Array]:
         """Outputs as the file gives them, one row a sample."""

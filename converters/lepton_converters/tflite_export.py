@@ -34,7 +34,8 @@ def make_tflite(
 
     # Without the model as second argument: with it the converter goes through a SavedModel, which renames the
     # inputs and outputs and does not keep their order.
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([graph])
+    with quiet_tensorflow():
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([graph])
     converter.target_spec.supported_ops = [_operators(tf.lite.OpsSet, precision)]
     if precision != Precision.FP32:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]

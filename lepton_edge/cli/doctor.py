@@ -1,0 +1,122 @@
+"""``lepton-edge doctor``."""
+
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from lepton_edge.cli.options import json_option
+from lepton_runtime.errors import LeptonError
+
+_TOLERANCE = 1e-4  # of golden answers, in the unit of the outputs, for float arithmetic of another CPU
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report.
+
+    Attributes:
+        area: ``device``, ``runtime``, ``export`` or ``bundle``.
+        state: ``ok``, ``info``, ``warn`` or ``FAIL``.
+        text: What was found.
+        fix: The command that helps, or an empty text.
+    """
+
+    area: str
+    state: str
+    text: str
+    fix: str = ""
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@json_option
+def doctor(bundle: Path | None, json_path: str | None) -> None:
+    """Say what is installed, what this CPU can do, what is missing and how to get it.
+
+    With BUNDLE, also check its files and run its golden inputs here.
+    """
+    from lepton_edge.report import write_json
+
+    checks = [*_check_device(), *_check_packages(), *(_check_bundle(bundle) if bundle else [])]
+    if json_path:
+        write_json({"checks": [asdict(check) for check in checks]}, json_path)
+    if json_path != "-":
+        area = ""
+        for check in checks:
+            if check.area != area:
+                area = check.area
+                click.echo(area)
+            click.echo(f"  {check.state:<4}  {check.text}")
+            if check.fix:
+                click.echo(f"        fix: {check.fix}")
+    problems = sum(check.state == "FAIL" for check in checks)
+    if problems:
+        raise LeptonError(f"every check must pass, {problems} did not; the lines marked FAIL say how to fix it")
+
+
+def _check_device() -> list[Check]:
+    from lepton_edge.device import read_device
+
+    device = read_device()
+    checks = [Check("device", "ok", f"{device}"), Check("device", "info", f"{device.system}, Python {device.python}")]
+    features = set(device.features)
+    if features & {"avx512_vnni", "avx_vnni", "asimddp", "i8mm"}:
+        checks.append(Check("device", "ok", f"8-bit dot product: {', '.join(device.features)}"))
+    else:
+        text = f"no 8-bit dot product ({', '.join(device.features) or 'no known features'}): int8 may be slower than fp32 here, measure it"
+        checks.append(Check("device", "info", text))
+    return checks
+
+
+def _check_packages() -> list[Check]:
+    from lepton_edge.device import read_versions
+
+    versions = read_versions()
+    checks = [Check("runtime", "ok", ", ".join(f"{name} {versions[name]}" for name in ("lepton-edge", "onnxruntime", "numpy")))]
+    for name, module, extra, use in (
+        ("LiteRT", "ai_edge_litert", "litert", "runs TFLite files"),
+        ("Pillow", "PIL", "image", "reads image files"),
+    ):
+        is_there = find_spec(module) is not None
+        state, fix = ("ok", "") if is_there else ("info", f'pip install "lepton-edge[{extra}]"')
+        checks.append(Check("runtime", state, f"{name} ({use}) is {'installed' if is_there else 'not installed, optional'}", fix))
+    missing = [name for name in ("tensorflow", "keras", "tf2onnx", "onnx", "onnx_ir") if find_spec(name) is None]
+    if missing:
+        text = f"exporting is for workstations and not possible here: {', '.join(missing)} not installed"
+        checks.append(Check("export", "info", text, 'pip install "lepton-edge[convert]"'))
+    else:
+        checks.append(Check("export", "ok", ", ".join(f"{name} {versions[name]}" for name in ("tensorflow", "keras", "tf2onnx"))))
+    return checks
+
+
+def _check_bundle(path: Path) -> list[Check]:
+    from lepton_runtime.bundle import Bundle
+    from lepton_runtime.engines import engine_of
+    from lepton_runtime.golden import Golden
+    from lepton_runtime.session import Session
+
+    area = f"bundle {path}"
+    try:
+        bundle = Bundle.open(path)
+        bundle.check()
+        golden = Golden.open(bundle)
+    except LeptonError as error:
+        return [Check(area, "FAIL", str(error), "copy the bundle again")]
+    checks = [Check(area, "ok", f"{len(bundle.manifest.files)} files match their checksums")]
+    for record in bundle.manifest.artifacts:
+        if engine_of(record) == "litert" and find_spec("ai_edge_litert") is None:
+            continue
+        try:
+            with Session(bundle, record) as session:
+                difference = golden.difference(session)
+        except LeptonError as error:
+            checks.append(Check(area, "FAIL", f"{record.file}: {error}", 'pip install --upgrade "onnxruntime"'))
+            continue
+        # An integer kernel may round one step differently on another CPU.
+        limit = _TOLERANCE if record.precision in ("fp32", "fp16") else 1 / 64
+        state = "ok" if difference <= limit else "FAIL"
+        fix = "" if state == "ok" else "this CPU computes differently: use another precision"
+        checks.append(Check(area, state, f"{record.file} gives its golden answers (largest difference {difference:.1e})", fix))
+    return checks

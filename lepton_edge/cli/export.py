@@ -1,0 +1,152 @@
+"""``lepton-edge export``."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lepton_edge.cli.options import comma_list, json_option
+from lepton_runtime.errors import InputError, MissingExtraError, ParityError
+from lepton_runtime.formats import Format, Precision
+
+if TYPE_CHECKING:
+    from lepton_converters import ExportResult, Step
+
+
+def _batch(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
+    if value == "dynamic":
+        return None
+    if not value.isdigit() or int(value) < 1:
+        raise click.BadParameter(f"a whole number from 1, or 'dynamic', found {value!r}")
+    return int(value)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle: a folder, or a .zip file. [default: MODEL.bundle]")
+@click.option("--format", "formats", multiple=True, callback=comma_list(Format), metavar="onnx|tflite", help="[default: both]")
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    callback=comma_list(Precision.parse),
+    metavar="NAME",
+    help="fp32, fp16, dynamic-int8, static-int8 or int16x8; repeat it or use commas. [default: all that can be made]",
+)
+@click.option("--calib", metavar="PATH", help="Sample inputs for static-int8 and int16x8: image folder, .npz, .npy, .csv, module:function.")
+@click.option("--calib-samples", type=click.IntRange(1), default=200, show_default=True, help="How many to calibrate on, at most.")
+@click.option("--eval", "evaluate", metavar="PATH", help="Labelled samples to measure accuracy on: class folders, or .npz with x and y.")
+@click.option("--max-drop", metavar="0.5pp|1%", help="Accuracy that may be lost, absolute or relative. [default: 1pp with --eval]")
+@click.option("--keep-failed", is_flag=True, help="Keep artifacts that break the budget, marked.")
+@click.option("--batch", default="1", callback=_batch, show_default=True, metavar="N|dynamic", help="Length of the batch axis.")
+@click.option("--io", type=click.Choice(["float", "int8", "uint8"]), default="float", show_default=True, help="Numbers at the doors of static-int8.")
+@click.option("--preprocess", "toml", type=click.Path(path_type=Path), help="TOML file with the preprocessing; options below override it.")
+@click.option("--resize", type=click.Choice(["none", "stretch", "crop", "pad"]), help="How images get the model's size. [default: none]")
+@click.option("--interpolation", type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos"]), help="Of the resize. [default: bilinear]")
+@click.option("--color", type=click.Choice(["keep", "rgb", "bgr", "gray"]), help="Convert images to this. [default: keep]")
+@click.option("--scale", metavar="1/255", help="Factor on raw values. [default: 1]")
+@click.option("--mean", callback=comma_list(str), metavar="A[,B,C]", help="Subtracted after the scale. [default: 0]")
+@click.option("--std", callback=comma_list(str), metavar="A[,B,C]", help="Divided by after that. [default: 1]")
+@click.option("--labels", type=click.Path(path_type=Path), help="Text file, one class name a line. [default: names of class folders]")
+@click.option("--license", "license_", help="Recorded in the bundle.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of everything chosen at random.")
+@click.option("--trust-code", is_flag=True, help="Load Lambda layers: runs code that came with the model.")
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@json_option
+def export(
+    model: Path,
+    output: Path | None,
+    toml: Path | None,
+    resize: str | None,
+    interpolation: str | None,
+    color: str | None,
+    scale: str | None,
+    mean: tuple[str, ...],
+    std: tuple[str, ...],
+    labels: Path | None,
+    json_path: str | None,
+    **options: Any,
+) -> None:
+    """Convert MODEL (.keras or .h5), verify every result against Keras, and write one bundle."""
+    try:
+        from lepton_converters import export as export_bundle
+    except ImportError as error:
+        raise MissingExtraError(
+            f"exporting needs TensorFlow, Keras and tf2onnx ({error.name} is not installed here); "
+            'on a workstation: pip install "lepton-edge[convert]", then copy the bundle to the device'
+        ) from error
+    given = {"resize": resize, "interpolation": interpolation, "color": color, "scale": scale, "mean": mean, "std": std}
+    preprocessing = {**_read_toml(toml), **{name: value for name, value in given.items() if value}}
+    started = monotonic()
+    with StepPrinter() as on_step:
+        result = export_bundle(
+            model,
+            output or model.with_suffix(".bundle"),
+            preprocessing=preprocessing,
+            labels=_read_labels(labels),
+            on_step=on_step,
+            **options,
+        )
+    report_export(result, json_path=json_path, seconds=monotonic() - started)
+    if result.failed:
+        raise ParityError(f"every precision asked for must keep to the budget, {', '.join(result.failed)} did not; the table says how far")
+
+
+def _read_toml(path: Path | None) -> dict[str, Any]:
+    from lepton_runtime.preprocess import Preprocessing
+
+    return Preprocessing.from_toml(path) if path else {}
+
+
+def _read_labels(path: Path | None) -> list[str] | None:
+    if path is None:
+        return None
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--labels must be a text file with one name a line, {str(path)!r} cannot be read: {error}") from error
+
+
+def report_export(result: "ExportResult", *, json_path: str | None, seconds: float) -> None:
+    """Print what an export made: the table, what was left out, the next command."""
+    from lepton_edge.report import ARTIFACT_HEADERS, artifact_rows, print_table, write_json
+
+    manifest = result.manifest
+    if json_path:
+        left_out = [asdict(entry) for entry in result.left_out]
+        write_json({**manifest.to_dict(), "path": str(result.path), "left_out": left_out}, json_path)
+    if json_path != "-":
+        accuracy = manifest.evaluation.accuracy if manifest.evaluation else None
+        print_table(ARTIFACT_HEADERS, artifact_rows(result.verified, source_accuracy=accuracy))
+        if manifest.evaluation:
+            click.echo(f"Keras: {100 * manifest.evaluation.accuracy:.2f} % on {manifest.evaluation.samples:,} samples.")
+    for entry in result.left_out:
+        click.echo(f"left out: {entry.precision} {entry.format}: {entry.reason}", err=True)
+    if manifest.removed_layers:
+        click.echo(f"taken out (they work in training only): {', '.join(manifest.removed_layers)}", err=True)
+    click.echo(f"Wrote {result.path} in {seconds:.1f} s.", err=True)
+    click.echo(f"Next: lepton-edge benchmark {result.path}", err=True)
+
+
+class StepPrinter:
+    """Says on stderr what an export is doing: a line a result, and on a terminal how far it is."""
+
+    def __enter__(self) -> Callable[["Step"], None]:
+        self._started = monotonic()
+        self._is_terminal = sys.stderr.isatty()
+        return self._show
+
+    def __exit__(self, *error: object) -> None:
+        if self._is_terminal:
+            click.echo("\r\033[K", nl=False, err=True)
+
+    def _show(self, step: "Step") -> None:
+        line = f"  {step.name:<8} {step.subject:<28} {step.detail or f'{100 * step.fraction:3.0f} %':<40} {monotonic() - self._started:6.1f} s"
+        if step.detail:
+            click.echo(("\r\033[K" if self._is_terminal else "") + line, err=True)
+        elif self._is_terminal:
+            click.echo(f"\r\033[K{line}", nl=False, err=True)

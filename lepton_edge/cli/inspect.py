@@ -1,0 +1,38 @@
+"""``lepton-edge inspect``."""
+
+from pathlib import Path
+
+import click
+
+from lepton_edge.cli.options import json_option
+from lepton_runtime.bundle import Bundle
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@json_option
+def inspect(bundle: Path, json_path: str | None) -> None:
+    """Say what is in BUNDLE, after every file's checksum was compared."""
+    from lepton_edge.report import ARTIFACT_HEADERS, artifact_rows, print_table, write_json
+
+    opened = Bundle.open(bundle)
+    opened.check()
+    manifest = opened.manifest
+    if json_path:
+        write_json(manifest.to_dict(), json_path)
+    if json_path == "-":
+        return
+    digest = manifest.source["sha256"]
+    click.echo(f"source         {manifest.source['file'] or 'a model in memory'}" + (f"  sha256 {digest[:16]}…" if digest else ""))
+    for name, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
+        click.echo(f"{name:<14} {'; '.join(map(str, specs))}")
+    steps = manifest.preprocessing
+    if steps:
+        settings = ", ".join(f"{name} {value}" for name, value in steps.to_dict().items() if value is not None)
+        click.echo(f"preprocessing  {'none' if steps.is_identity else settings}")
+    if manifest.labels:
+        click.echo(f"labels         {len(manifest.labels)}: {', '.join(manifest.labels[:8])}{'…' if len(manifest.labels) > 8 else ''}")
+    accuracy = manifest.evaluation.accuracy if manifest.evaluation else None
+    if manifest.evaluation:
+        click.echo(f"Keras          {100 * manifest.evaluation.accuracy:.2f} % on {manifest.evaluation.samples:,} samples")
+    print_table(ARTIFACT_HEADERS, artifact_rows(manifest.artifacts, source_accuracy=accuracy))

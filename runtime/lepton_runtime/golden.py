@@ -1,0 +1,58 @@
+"""The golden arrays of a bundle: a few inputs, and what the source model and each artifact answered."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+
+from lepton_runtime.bundle import Bundle
+from lepton_runtime.errors import BundleError
+from lepton_runtime.manifest import ArtifactRecord
+from lepton_runtime.session import Session
+from lepton_runtime.tensors import Array
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The arrays of ``golden.npz``, by ``input/NAME``, ``output/NAME`` and ``FILE/NAME``."""
+
+    arrays: dict[str, Array]
+
+    @classmethod
+    def open(cls, bundle: Bundle) -> "Golden":
+        """The bundle's golden arrays.
+
+        Raises:
+            BundleError: The file is damaged or lacks an array.
+        """
+        try:
+            with np.load(io.BytesIO(bundle.read(bundle.manifest.golden)), allow_pickle=False) as archive:
+                arrays = dict(archive)
+        except (ValueError, OSError) as error:
+            raise BundleError(f"{bundle.manifest.golden.file!r} must be a NumPy archive of plain numbers: {error}") from error
+        wanted = {f"input/{spec.name}" for spec in bundle.manifest.inputs}
+        wanted |= {f"{record.file}/{spec.name}" for record in bundle.manifest.artifacts for spec in record.outputs}
+        if wanted - set(arrays):
+            raise BundleError(f"{bundle.manifest.golden.file!r} must hold {min(wanted - set(arrays))!r}; export the bundle again")
+        return cls(arrays)
+
+    def batches(self, artifact: ArtifactRecord) -> list[dict[str, Array]]:
+        """The inputs as that artifact takes them, one mapping a call."""
+        inputs = {spec.name: spec.quantize(self.arrays[f"input/{spec.name}"]) for spec in artifact.inputs}
+        batch = artifact.inputs[0].shape[0] or 1
+        rows = len(next(iter(inputs.values())))
+        return [{name: values[row : row + batch] for name, values in inputs.items()} for row in range(0, rows, batch)]
+
+    def difference(self, session: Session) -> float:
+        """Largest absolute difference between what a session answers here and what its file answered on export.
+
+        Real numbers are compared in the unit of the source model's outputs.
+        """
+        largest = 0.0
+        answers = [session.run(inputs) for inputs in self.batches(session.artifact)]
+        for spec in session.artifact.outputs:
+            found = np.concatenate([answer[spec.name] for answer in answers])
+            expected = self.arrays[f"{session.artifact.file}/{spec.name}"]
+            steps = np.abs(found.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0)
+            largest = max(largest, float(steps) * (spec.scale or 1.0))
+        return largest
