@@ -110,9 +110,7 @@ def measure_here(path: Path, file: str, threads: int, settings: LatencySettings)
     first_run_ns = _measure(session, argument, runs=1, seconds=0)[0]
     _measure(session, argument, runs=settings.warmup_runs, seconds=settings.warmup_seconds)
     samples = _measure(session, argument, runs=settings.runs, seconds=settings.seconds)
-    return LatencyResult(
-        file, session.engine, str(artifact.precision), threads, load_ns, first_run_ns, _peak_rss_bytes(), tuple(samples)
-    )
+    return LatencyResult(file, session.engine, str(artifact.precision), threads, load_ns, first_run_ns, _peak_rss_bytes(), tuple(samples))
 
 
 def measure_fresh(path: Path, artifact: ArtifactRecord, threads: int, settings: LatencySettings) -> LatencyResult:
@@ -125,19 +123,22 @@ def measure_fresh(path: Path, artifact: ArtifactRecord, threads: int, settings: 
     done = subprocess.run([sys.executable, "-m", "lepton_edge.latency", request], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise LeptonError(f"{artifact.file} on {engine_of(artifact)} must run to the end, its process ended with {done.returncode}: {reason}")
+        raise LeptonError(
+            f"{artifact.file} on {engine_of(artifact)} must run to the end, its process ended with {done.returncode}: {reason}"
+        )
     values = json.loads(done.stdout.splitlines()[-1])
     return LatencyResult(**{**values, "samples_ns": tuple(values["samples_ns"])})
 
 
 def _measure(session: Session, argument: Any, *, runs: int, seconds: float) -> list[int]:
     samples: list[int] = []
-    end = perf_counter_ns() + int(seconds * 1e9)
-    while len(samples) < runs or samples_end < end:
+    now = perf_counter_ns()
+    end = now + int(seconds * 1e9)
+    while len(samples) < runs or now < end:
         started = perf_counter_ns()
         session.run(argument)
-        samples_end = perf_counter_ns()
-        samples.append(samples_end - started)
+        now = perf_counter_ns()
+        samples.append(now - started)
     return samples
 
 

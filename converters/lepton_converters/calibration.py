@@ -1,7 +1,7 @@
 """Which samples calibrate and which verify: seeded, streamed, and never the same ones."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,7 +53,9 @@ def split_samples(dataset: Dataset, *, samples: int, seed: int, batch: int) -> t
         InputError: There are fewer than two samples.
     """
     if dataset.count < 2:
-        raise InputError(f"calibration needs at least 2 samples, one of them held back to verify, found {dataset.count} in {dataset.path!r}")
+        raise InputError(
+            f"calibration needs at least 2 samples, one of them held back to verify, found {dataset.count} in {dataset.path!r}"
+        )
     order = np.random.default_rng(seed).permutation(dataset.count).tolist()
     count = max(1, min(samples, dataset.count - max(1, dataset.count // 5)))
     return Calibration(dataset, tuple(order[:count]), batch), tuple(order[count:])
@@ -110,5 +112,5 @@ def stack(samples: Sequence[Sample], batch: int) -> dict[str, Array]:
 def _digest(sample: Sample) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for value in sample.inputs.values():
-        digest.update(np.ascontiguousarray(value))
+        digest.update(value.tobytes())
     return digest.digest()

@@ -84,7 +84,9 @@ def open_dataset(
         return _npz(location, inputs, preprocessing)
     if location.suffix == ".npy":
         rows = _load_npy(location)
-        return _arrays(path, {_only(inputs, path).name: lambda indices: (rows[index] for index in indices)}, len(rows), None, inputs, preprocessing)
+        return _arrays(
+            path, {_only(inputs, path).name: lambda indices: (rows[index] for index in indices)}, len(rows), None, inputs, preprocessing
+        )
     if location.suffix == ".csv":
         return _csv(location, inputs, preprocessing)
     module, colon, function = path.partition(":")
@@ -99,7 +101,9 @@ def open_dataset(
 def _only(inputs: Sequence[TensorSpec], path: str) -> TensorSpec:
     if len(inputs) != 1:
         names = ", ".join(spec.name for spec in inputs)
-        raise InputError(f"a model with {len(inputs)} inputs ({names}) needs a .npz with one array an input, or module:function; found {path!r}")
+        raise InputError(
+            f"a model with {len(inputs)} inputs ({names}) needs a .npz with one array an input, or module:function; found {path!r}"
+        )
     return inputs[0]
 
 
@@ -129,7 +133,9 @@ def _image_folder(folder: Path, inputs: Sequence[TensorSpec], preprocessing: Pre
     folders = tuple(sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")))
     if labels is not None and folders and set(folders) - set(labels):
         unknown = sorted(set(folders) - set(labels))
-        raise InputError(f"the folders in {str(folder)!r} must be named after the labels, found {unknown[0]!r}; the labels are {', '.join(labels)}")
+        raise InputError(
+            f"the folders in {str(folder)!r} must be named after the labels, found {unknown[0]!r}; the labels are {', '.join(labels)}"
+        )
     names = tuple(labels) if labels is not None else folders
     files: list[tuple[Path, int | None]] = []
     for child in folders:
@@ -155,7 +161,12 @@ Rows = Callable[[Sequence[int]], Iterator[Array]]
 
 
 def _arrays(
-    path: str, columns: Mapping[str, Rows], count: int, labels: Array | None, inputs: Sequence[TensorSpec], preprocessing: Preprocessing | None
+    path: str,
+    columns: Mapping[str, Rows],
+    count: int,
+    labels: Array | None,
+    inputs: Sequence[TensorSpec],
+    preprocessing: Preprocessing | None,
 ) -> Dataset:
     """A data set of arrays, each with one row a sample."""
     if count == 0:

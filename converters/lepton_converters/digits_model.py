@@ -47,10 +47,12 @@ def train_digits(
             ],
             name="digits",
         )
-        model.compile(keras.optimizers.Adam(), "categorical_crossentropy", metrics=["accuracy"])
-    batches = EPOCHS * -(-len(images) // _BATCH)
+        batches = EPOCHS * -(-len(images) // _BATCH)
+        # At a constant rate the last epoch decides by luck: 96.0 to 97.4 % over seeds, against 97.5 to 98.0 %.
+        optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(2e-3, batches))
+        model.compile(optimizer, "categorical_crossentropy", metrics=["accuracy"])
 
-    class Progress(keras.callbacks.Callback):  # type: ignore[misc]
+    class Progress(keras.callbacks.Callback):  # type: ignore[misc, name-defined]
         """Counts batches over all epochs."""
 
         done = 0
@@ -63,3 +65,10 @@ def train_digits(
     targets = keras.utils.to_categorical(labels, 10)
     model.fit(images[..., None].astype(np.float32), targets, batch_size=_BATCH, epochs=EPOCHS, verbose=0, callbacks=[Progress()])
     return model
+
+
+def answer_digits(model: "keras.Model", images: Array) -> Array:
+    """The class that the network gives each image: ``(n,)`` for ``(n, 28, 28)`` uint8."""
+    scores = np.asarray(model.predict(images[..., None].astype(np.float32), verbose=0))  # pyright: ignore[reportArgumentType]
+    answers: Array = scores.argmax(axis=1)
+    return answers

@@ -135,7 +135,7 @@ def export(
     if max_drop is not None and evaluate is None:
         raise InputError(f"--max-drop {max_drop} needs labelled data to measure the accuracy on; give --eval PATH")
     budget = Budget.parse(max_drop or "1pp") if evaluate else None
-    if batch is not None and batch < 1 or calib_samples < 1:
+    if (batch is not None and batch < 1) or calib_samples < 1:
         raise InputError(f"batch and calibration samples must be at least 1, found {batch} and {calib_samples}")
     if isinstance(model, str | Path):
         check_file(Path(model), trust_code=trust_code)
@@ -241,7 +241,9 @@ def _preprocessing(source: KerasSource, settings: Mapping[str, Any]) -> Preproce
     shape = spec.shape[1:]
     settings = {"dtype": spec.dtype, **settings}
     if len(shape) == 3:
-        is_channels_first = settings.setdefault("layout", "nchw" if shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4) else "nhwc") == "nchw"
+        is_channels_first = (
+            settings.setdefault("layout", "nchw" if shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4) else "nhwc") == "nchw"
+        )
         channels, *size = shape if is_channels_first else (shape[2], *shape[:2])
         if channels in (1, 3, 4):
             settings = {"size": size, "channels": channels, **settings}
@@ -258,7 +260,9 @@ def _labels(source: KerasSource, labels: Sequence[str] | None, *datasets: Datase
     classes = {1: 2}.get(shape[-1] or 0, shape[-1])
     if len(shape) != 2 or classes != len(names):
         where = f"{folders.path!r} holds {len(names)} class folders" if labels is None and folders else f"{len(names)} labels are given"
-        raise InputError(f"there must be one class an output, {where} ({', '.join(names[:12])}) and the model has output {source.outputs[0]}")
+        raise InputError(
+            f"there must be one class an output, {where} ({', '.join(names[:12])}) and the model has output {source.outputs[0]}"
+        )
     return names
 
 

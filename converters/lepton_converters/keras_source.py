@@ -146,7 +146,7 @@ def check_file(path: Path, *, trust_code: bool = False) -> None:
         config = _hdf5_config(path)
     else:
         raise InputError(f"{str(path)!r} must be a .keras or .h5 file, its content is neither; save it with model.save('model.keras')")
-    names = [layer for layer in _find_lambda_layers(config)]
+    names = list(_find_lambda_layers(config))
     if names and not trust_code:
         raise UnsupportedError(
             f"{str(path)!r} holds code in the Lambda layer {names[0]!r}, which would run on this machine; "
@@ -204,7 +204,7 @@ def _find_lambda_layers(config: Any) -> Iterator[str]:
 def _load(path: Path, *, trust_code: bool) -> "keras.Model":
     keras = import_keras()
 
-    class DepthwiseConv2D(keras.layers.DepthwiseConv2D):  # type: ignore[misc]
+    class DepthwiseConv2D(keras.layers.DepthwiseConv2D):  # type: ignore[misc, name-defined]
         """Files of Keras 1 and 2 carry a ``groups`` key that Keras 3 refuses.
 
         Source: keras issue 19441.

@@ -82,7 +82,7 @@ def _channel_axis(linear: ir.Node, weights: Array) -> int | None:
     attributes = linear.attributes
     if linear.op_type == "Gemm" and any(attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta")):
         return None
-    return 0 if linear.op_type == "Gemm" and attributes.get_int("transB", 0) else 1
+    return 0 if linear.op_type == "Gemm" and attributes.get_int("transB", False) else 1
 
 
 def _per_channel(constant: Array, rank: int, axis: int, channels: int) -> Array | None:

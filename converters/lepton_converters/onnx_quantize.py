@@ -76,7 +76,7 @@ def quantize_static(
         def __init__(self) -> None:
             self._batches = calibration.batches()
 
-        def get_next(self) -> dict[str, Array] | None:
+        def get_next(self) -> dict[str, Array] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
             return next(self._batches, None)
 
     with _quiet_quantizer() as folder:
@@ -163,8 +163,8 @@ def _quantization(graph: onnx.GraphProto, node: onnx.NodeProto) -> tuple[float, 
 
 def _scale_node(graph: onnx.GraphProto, op_type: str, given: str, made: str, scale: float, zero_point: np.int8) -> onnx.NodeProto:
     names = [f"{made}/scale", f"{made}/zero_point"]
-    values = [np.array(scale, np.float32), np.array(zero_point, np.int8)]
-    graph.initializer.extend(map(onnx.numpy_helper.from_array, values, names))
+    values: list[Array] = [np.array(scale, np.float32), np.array(zero_point, np.int8)]
+    graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for value, name in zip(values, names, strict=True))
     return onnx.helper.make_node(op_type, [given, *names], [made])
 
 

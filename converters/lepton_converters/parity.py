@@ -130,7 +130,11 @@ class _Tally:
 
 
 def verify(
-    source: KerasSource, artifacts: Sequence[Artifact], samples: Iterator[Sample], *, on_progress: Callable[[int], None] = lambda count: None
+    source: KerasSource,
+    artifacts: Sequence[Artifact],
+    samples: Iterator[Sample],
+    *,
+    on_progress: Callable[[int], None] = lambda count: None,
 ) -> Verification:
     """Each artifact on its own engine, and the Keras model, on the same samples, in one streamed pass.
 
@@ -209,7 +213,8 @@ def _best(outputs: Mapping[str, Array], classes: TensorSpec | None) -> Array:
     """The number of the best class of each sample; -2 where no output holds class scores."""
     if classes is None:
         return np.full(len(next(iter(outputs.values()))), -2)
-    return class_scores(outputs[classes.name]).argmax(axis=1)
+    best: Array = class_scores(outputs[classes.name]).argmax(axis=1)
+    return best
 
 
 def _golden(source: KerasSource, runners: Sequence[_Runner], samples: Sequence[Sample], batch: int) -> dict[str, Array]:

@@ -15,9 +15,7 @@ from lepton_runtime.formats import Format, Precision
 from lepton_runtime.tensors import Array, TensorSpec
 
 
-def make_tflite(
-    source: KerasSource, graph: Any, precision: Precision, *, calibration: Calibration | None, io: IntegerIo
-) -> Artifact:
+def make_tflite(source: KerasSource, graph: Any, precision: Precision, *, calibration: Calibration | None, io: IntegerIo) -> Artifact:
     """One TFLite artifact.
 
     Args:
@@ -79,7 +77,9 @@ def _doors(model: bytes, source: KerasSource) -> tuple[tuple[TensorSpec, ...], t
     found = []
     for specs, details in ((source.inputs, interpreter.get_input_details()), (source.outputs, interpreter.get_output_details())):
         if len(specs) != len(details):
-            raise UnsupportedError(f"the TFLite file must keep {[spec.name for spec in specs]}, found {[detail['name'] for detail in details]}")
+            raise UnsupportedError(
+                f"the TFLite file must keep {[spec.name for spec in specs]}, found {[detail['name'] for detail in details]}"
+            )
         found.append(tuple(_door(spec, detail) for spec, detail in zip(specs, details, strict=True)))
     return found[0], found[1]
 

@@ -24,14 +24,22 @@ def _thread_count(text: str) -> int:
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--precision", "precisions", multiple=True, callback=comma_list(Precision.parse), metavar="NAME", help="[default: every artifact]")
+@click.option(
+    "--precision", "precisions", multiple=True, callback=comma_list(Precision.parse), metavar="NAME", help="[default: every artifact]"
+)
 @click.option("--engine", metavar="NAME", help="onnxruntime or litert. [default: every installed one]")
 @click.option("--threads", multiple=True, default=("1",), callback=comma_list(_thread_count), show_default=True, metavar="N[,N]")
 @click.option("--runs", type=click.IntRange(1), default=200, show_default=True, help="Measured calls, at least.")
 @click.option("--seconds", type=click.FloatRange(0), default=2.0, show_default=True, help="And how long they take, at least.")
 @json_option
 def benchmark(
-    bundle: Path, precisions: tuple[Precision, ...], engine: str | None, threads: tuple[int, ...], runs: int, seconds: float, json_path: str | None
+    bundle: Path,
+    precisions: tuple[Precision, ...],
+    engine: str | None,
+    threads: tuple[int, ...],
+    runs: int,
+    seconds: float,
+    json_path: str | None,
 ) -> None:
     """Measure the latency of BUNDLE's artifacts on this machine, each in a process of its own."""
     from lepton_edge.device import read_device, read_versions
@@ -59,7 +67,8 @@ def benchmark(
     click.echo(f"{device}")
     accuracies = {record.file: record.accuracy for record in opened.manifest.artifacts}
     count = min(len(result.samples_ns) for result in results)
-    note = f"* lowest p50. At least {count:,} calls each, after a warm-up; batch {opened.manifest.inputs[0].shape[0] or 1}; MB of the whole process."
+    batch = opened.manifest.inputs[0].shape[0] or 1
+    note = f"* lowest p50. At least {count:,} calls each, after a warm-up; batch {batch}; memory of the whole process."
     print_table(LATENCY_HEADERS, latency_rows(results, accuracies), note=note)
 
 

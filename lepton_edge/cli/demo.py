@@ -15,7 +15,9 @@ from lepton_runtime.errors import OutputError
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("lepton-demo"), show_default=True, help="Folder for what is made.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("lepton-demo"), show_default=True, help="Folder for what is made."
+)
 @click.option("--force", is_flag=True, help="Replace what an earlier demo made.")
 @json_option
 def demo(output: Path, force: bool, json_path: str | None) -> None:
@@ -61,18 +63,19 @@ def demo(output: Path, force: bool, json_path: str | None) -> None:
 def _train_and_export(digits: Digits, output: Path, *, force: bool) -> Path:
     """Train the network and export it in every format and precision; the bundle's path."""
     from lepton_converters import export
-    from lepton_converters.digits_model import EPOCHS, train_digits
+    from lepton_converters.digits_model import EPOCHS, answer_digits, train_digits
     from lepton_edge.cli.export import StepPrinter, report_export
 
     if output.exists() and not force:
         raise OutputError(f"the folder {str(output)!r} exists; add --force to replace what is in it, or choose another with --output")
     started = monotonic()
     count = len(digits.train_labels)
-    click.echo(f"data: {count:,} digits to train on, {len(digits.test_labels):,} to test; {digits.removed} removed as blank or repeated", err=True)
+    click.echo(
+        f"data: {count:,} digits to train on, {len(digits.test_labels):,} to test; {digits.removed} removed as blank or repeated", err=True
+    )
     click.echo("loading TensorFlow", err=True)
     model = train_digits(digits.train_images, digits.train_labels, on_batch=_Bar(EPOCHS).show)
-    scores = np.asarray(model.predict(digits.test_images[..., None].astype(np.float32), verbose=0))
-    answers = scores.argmax(axis=1)
+    answers = answer_digits(model, digits.test_images)
     accuracy = float((answers == digits.test_labels).mean())
     click.echo(f"trained: {100 * accuracy:.2f} % of the test digits are right, in {monotonic() - started:.0f} s", err=True)
     recalls = recall_by_class(digits.test_labels, answers, 10)
@@ -120,7 +123,8 @@ class _Bar:
     def show(self, done: float, accuracy: float) -> None:
         epoch = int(done * self._epochs)
         is_new = epoch > self._shown
-        text = f"training  epoch {min(epoch + (not is_new), self._epochs)}/{self._epochs}  {100 * done:3.0f} %  accuracy {100 * accuracy:.1f} %"
+        number = min(epoch + (not is_new), self._epochs)
+        text = f"training  epoch {number}/{self._epochs}  {100 * done:3.0f} %  accuracy {100 * accuracy:.1f} %"
         if sys.stderr.isatty():
             click.echo(f"\r\033[K{text}", nl=epoch == self._epochs, err=True)
         elif is_new:

@@ -43,10 +43,14 @@ def _batch(context: click.Context, parameter: click.Parameter, value: str) -> in
 @click.option("--max-drop", metavar="0.5pp|1%", help="Accuracy that may be lost, absolute or relative. [default: 1pp with --eval]")
 @click.option("--keep-failed", is_flag=True, help="Keep artifacts that break the budget, marked.")
 @click.option("--batch", default="1", callback=_batch, show_default=True, metavar="N|dynamic", help="Length of the batch axis.")
-@click.option("--io", type=click.Choice(["float", "int8", "uint8"]), default="float", show_default=True, help="Numbers at the doors of static-int8.")
+@click.option(
+    "--io", type=click.Choice(["float", "int8", "uint8"]), default="float", show_default=True, help="Numbers at the doors of static-int8."
+)
 @click.option("--preprocess", "toml", type=click.Path(path_type=Path), help="TOML file with the preprocessing; options below override it.")
 @click.option("--resize", type=click.Choice(["none", "stretch", "crop", "pad"]), help="How images get the model's size. [default: none]")
-@click.option("--interpolation", type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos"]), help="Of the resize. [default: bilinear]")
+@click.option(
+    "--interpolation", type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos"]), help="Of the resize. [default: bilinear]"
+)
 @click.option("--color", type=click.Choice(["keep", "rgb", "bgr", "gray"]), help="Convert images to this. [default: keep]")
 @click.option("--scale", metavar="1/255", help="Factor on raw values. [default: 1]")
 @click.option("--mean", callback=comma_list(str), metavar="A[,B,C]", help="Subtracted after the scale. [default: 0]")
@@ -145,7 +149,9 @@ class StepPrinter:
             click.echo("\r\033[K", nl=False, err=True)
 
     def _show(self, step: "Step") -> None:
-        line = f"  {step.name:<8} {step.subject:<28} {step.detail or f'{100 * step.fraction:3.0f} %':<40} {monotonic() - self._started:6.1f} s"
+        line = (
+            f"  {step.name:<8} {step.subject:<28} {step.detail or f'{100 * step.fraction:3.0f} %':<40} {monotonic() - self._started:6.1f} s"
+        )
         if step.detail:
             click.echo(("\r\033[K" if self._is_terminal else "") + line, err=True)
         elif self._is_terminal:

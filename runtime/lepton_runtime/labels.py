@@ -38,4 +38,4 @@ def rank_labels(scores: Array, labels: Sequence[str] | None, *, count: int = 5) 
     """
     scores = class_scores(scores[None])[0]
     best = np.argsort(-scores, kind="stable")[:count]
-    return [Prediction(labels[index] if labels else str(index), float(scores[index])) for index in best]
+    return [Prediction(str(labels[index]) if labels else str(index), float(scores[index])) for index in best]

@@ -175,8 +175,7 @@ class Manifest:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError, LeptonError) as error:
             raise BundleError(
-                f"manifest.json must be a complete manifest of schema {SCHEMA_VERSION}, found a fault at {error}; "
-                "export the bundle again"
+                f"manifest.json must be a complete manifest of schema {SCHEMA_VERSION}, found a fault at {error}; export the bundle again"
             ) from error
 
 

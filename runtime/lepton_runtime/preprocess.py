@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -209,8 +209,8 @@ class Preprocessing:
     def _normalized(self, values: Array) -> Array:
         if self._is_unscaled:
             return values.astype(self.dtype)
-        scaled = values.astype(np.float32) * np.float32(self.scale)
-        return ((scaled - np.float32(self.mean)) / np.float32(self.std)).astype(self.dtype)
+        scaled: Array = values.astype(np.float32) * np.float32(self.scale)
+        return ((scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)).astype(self.dtype)
 
     def _wanted_text(self) -> str:
         return _shape_text((*(self.size or ()), self.channels or 0))

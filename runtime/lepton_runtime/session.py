@@ -118,8 +118,8 @@ class Session:
             raise InputError(f"the model's inputs are {wanted}, found {list(inputs)}")
         for spec in self.artifact.inputs:
             spec.check(inputs[spec.name])
-        outputs = engine.run([inputs[name] for name in wanted])
-        return {spec.name: output for spec, output in zip(self.artifact.outputs, outputs, strict=True)}
+        answers = engine.run([inputs[name] for name in wanted])
+        return {spec.name: answer for spec, answer in zip(self.artifact.outputs, answers, strict=True)}
 
     def preprocess(self, image: str | Path | Array) -> Array:
         """The model's input for one picture or raw sample, batch axis included.
@@ -165,9 +165,7 @@ class Session:
     def __enter__(self) -> "Session":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
 

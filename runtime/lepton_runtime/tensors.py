@@ -49,17 +49,15 @@ class TensorSpec:
         """
         if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
             raise InputError(
-                f"input {self.name!r} must be a plain numpy array, found {type(array).__name__}; "
-                f"use numpy.asarray(values, {self.dtype!r})"
+                f"input {self.name!r} must be a plain numpy array, found {type(array).__name__}; use numpy.asarray(values, {self.dtype!r})"
             )
         if array.dtype != np.dtype(self.dtype):
+            found = array.dtype if array.dtype.isnative else array.dtype.str
             raise InputError(
-                f"input {self.name!r} must be {self.dtype}, found {array.dtype.str if not array.dtype.isnative else array.dtype}; "
-                f"convert it on purpose, for example array.astype({self.dtype!r})"
+                f"input {self.name!r} must be {self.dtype}, found {found}; convert it on purpose, for example array.astype({self.dtype!r})"
             )
         fits = len(array.shape) == len(self.shape) and all(
-            (found > 0) if wanted is None else found == wanted
-            for wanted, found in zip(self.shape, array.shape, strict=True)
+            (found > 0) if wanted is None else found == wanted for wanted, found in zip(self.shape, array.shape, strict=True)
         )
         if not fits:
             raise InputError(
@@ -68,7 +66,7 @@ class TensorSpec:
         if finite and array.dtype.kind == "f" and not np.isfinite(array).all():
             count = int(array.size - np.isfinite(array).sum())
             raise InputError(
-                f"input {self.name!r} must be finite, found {count} NaN or infinite of {array.size} values; clean the data first"
+                f"input {self.name!r} must be finite, found {count} of {array.size} NaN or infinite; clean the data first"
             )
 
     def _shape_hint(self, array: Array) -> str:
@@ -86,14 +84,15 @@ class TensorSpec:
         if self.scale is None or self.zero_point is None:
             return array
         limits = np.iinfo(self.dtype)
-        steps = np.rint(np.asarray(array, np.float32) / np.float32(self.scale)) + self.zero_point
+        steps: Array = np.rint(np.asarray(array, np.float32) / np.float32(self.scale)) + self.zero_point
         return np.clip(steps, limits.min, limits.max).astype(self.dtype)
 
     def dequantize(self, array: Array) -> Array:
         """The real numbers that this tensor's values stand for, float32 if it is a scaled integer."""
         if self.scale is None or self.zero_point is None:
             return array
-        return (array.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.scale)
+        real: Array = (array.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.scale)
+        return real
 
 
 def _shape_text(shape: tuple[int | None, ...]) -> str:

@@ -19,9 +19,7 @@ class Engine(Protocol):
         ...
 
 
-def open_engine(
-    name: str, model: bytes, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], threads: int
-) -> Engine:
+def open_engine(name: str, model: bytes, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], threads: int) -> Engine:
     """A loaded model, ready to run.
 
     Args:

@@ -1,0 +1,107 @@
+"""What ``Session.run`` adds to a bare onnxruntime call, both alternating (A B B A) in one run.
+
+python benchmarks/overhead.py [ROUNDS]
+
+The bare call is ``InferenceSession.run(None, {name: array})`` on the session that ``Session.run`` uses. Figures are
+the medians of the round medians; the machine and the versions stand above them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+from time import perf_counter_ns
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from lepton_converters.bundle_writer import GOLDEN_FILE, file_record, pack_arrays, write_bundle
+from lepton_edge.device import read_device
+from lepton_edge.digits import shipped_bundle
+from lepton_runtime import Bundle, Format, Manifest, Precision, Session, TensorSpec
+from lepton_runtime.manifest import ArtifactRecord, Parity
+
+CALLS = 100  # a round and candidate
+
+
+def one_node_bundle(folder: Path) -> Path:
+    """A bundle whose model is one Relu on ``(1, 4)`` float32."""
+    spec, answer = TensorSpec("x", (1, 4), "float32"), TensorSpec("y", (1, 4), "float32")
+    doors = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 4]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "one", doors[:1], doors[1:])
+    data = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=7).SerializeToString()
+    zeros = np.zeros((1, 4), np.float32)
+    golden = pack_arrays({"input/x": zeros, "output/y": zeros, "model.onnx/y": zeros})
+    record = ArtifactRecord(
+        file="model.onnx",
+        size_bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        format=Format.ONNX,
+        precision=Precision.FP32,
+        inputs=(spec,),
+        outputs=(answer,),
+        requires={},
+        parity=Parity(0, 1, None, 1),
+        accuracy=None,
+        verdict="same as Keras",
+        passed=True,
+    )
+    manifest = Manifest({"file": None, "sha256": None}, (spec,), (answer,), None, None, (record,), file_record(GOLDEN_FILE, golden))
+    write_bundle(folder / "one.bundle", manifest, {"model.onnx": data, GOLDEN_FILE: golden}, force=False)
+    return folder / "one.bundle"
+
+
+def compare(name: str, path: Path, rounds: int) -> None:
+    """Print one row."""
+    bundle = Bundle.open(path)
+    session = Session.open(bundle, precision="fp32")
+    # The very same onnxruntime session: a second one has its weights elsewhere in memory, which moved medians by 6 %.
+    bare: onnxruntime.InferenceSession = session._engine._session
+    spec = session.artifact.inputs[0]
+    array = np.random.default_rng(0).uniform(0, 255, [axis or 1 for axis in spec.shape]).astype(spec.dtype)
+    key = spec.name
+
+    def call_bare() -> list[int]:
+        samples = []
+        for _ in range(CALLS):
+            started = perf_counter_ns()
+            bare.run(None, {key: array})[0]
+            samples.append(perf_counter_ns() - started)
+        return samples
+
+    def call_session() -> list[int]:
+        samples = []
+        for _ in range(CALLS):
+            started = perf_counter_ns()
+            session.run(array)
+            samples.append(perf_counter_ns() - started)
+        return samples
+
+    call_bare(), call_session()
+    medians: dict[str, list[float]] = {"bare": [], "ours": []}
+    for _ in range(rounds):
+        for label, call in (("bare", call_bare), ("ours", call_session), ("ours", call_session), ("bare", call_bare)):
+            medians[label].append(statistics.median(call()) / 1e3)
+    ours, theirs = statistics.median(medians["ours"]), statistics.median(medians["bare"])
+    fastest_ours, fastest_theirs = min(medians["ours"]), min(medians["bare"])
+    print(
+        f"{name:<10} bare {theirs:8.2f} µs  Session.run {ours:8.2f} µs  added {ours - theirs:+6.2f} µs  ratio {ours / theirs:.3f}"
+        f"  fastest rounds {fastest_theirs:.2f} and {fastest_ours:.2f} µs"
+    )
+
+
+def main(rounds: int) -> None:
+    """Print the table."""
+    print(f"{date.today()}  {read_device()}  onnxruntime {onnxruntime.__version__}  numpy {np.__version__}  {rounds} rounds of {CALLS}")
+    with tempfile.TemporaryDirectory() as folder:
+        compare("one node", one_node_bundle(Path(folder)), rounds)
+    compare("digits", shipped_bundle(), rounds)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200)
