@@ -44,6 +44,7 @@ _STATIC_OPTIONS = {
     "CalibMovingAverage": False,
     "CalibTensorRangeSymmetric": False,
 }
+_MOVING_OPS = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 _INTEGER_TYPES = {"int8": onnx.TensorProto.INT8, "uint8": onnx.TensorProto.UINT8}
 _SMALLEST_STORED = 32  # values; below that a cast node is larger than what it saves
 
@@ -107,26 +108,31 @@ def quantize_static(
 
 
 def _integer_input(graph: onnx.GraphProto, spec: TensorSpec, io: IntegerIo) -> TensorSpec:
-    """Let a graph input be what its QuantizeLinear made of it."""
+    """Let a graph input be what its QuantizeLinear makes of it; operators between that only move values stay."""
     if np.dtype(spec.dtype).kind != "f":
         return spec
-    readers = [node for node in graph.node if spec.name in node.input]
-    quantize = next((node for node in readers if node.op_type == "QuantizeLinear"), None)
-    if quantize is None or len(readers) != 1:
+    name = spec.name
+    while True:
+        readers = [node for node in graph.node if name in node.input]
+        if len(readers) != 1 or readers[0].op_type not in _MOVING_OPS:
+            break
+        name = readers[0].output[0]
+    if len(readers) != 1 or readers[0].op_type != "QuantizeLinear":
         raise UnsupportedError(
             f"--io {io} needs an input that is quantized first, {spec.name!r} goes into {', '.join(node.op_type for node in readers)}; "
             "move rescaling and normalization out of the model into --scale, --mean and --std"
         )
+    quantize = readers[0]
     scale, zero_point = _quantization(graph, quantize)
     value = next(value for value in graph.input if value.name == spec.name)
     value.type.tensor_type.elem_type = _INTEGER_TYPES[io]
     if io == "uint8":
         for node in graph.node:
-            node.input[:] = [spec.name if name == quantize.output[0] else name for name in node.input]
+            node.input[:] = [name if given == quantize.output[0] else given for given in node.input]
         graph.node.remove(quantize)
         return TensorSpec(spec.name, spec.shape, io, scale, zero_point)
     real = f"{spec.name}/real"
-    graph.node.insert(0, _scale_node(graph, "DequantizeLinear", spec.name, real, scale, np.int8(zero_point - 128)))
+    graph.node.append(_scale_node(graph, "DequantizeLinear", name, real, scale, np.int8(zero_point - 128)))
     quantize.input[0] = real
     return TensorSpec(spec.name, spec.shape, io, scale, zero_point - 128)
 

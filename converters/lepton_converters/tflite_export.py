@@ -29,6 +29,7 @@ def make_tflite(source: KerasSource, graph: Any, precision: Precision, *, calibr
         UnsupportedError: It cannot be made at this precision with built-in operators.
     """
     import tensorflow as tf
+    from tensorflow.lite.python.convert_phase import ConverterError
 
     # Without the model as second argument: with it the converter goes through a SavedModel, which renames the
     # inputs and outputs and does not keep their order.
@@ -54,8 +55,9 @@ def make_tflite(source: KerasSource, graph: Any, precision: Precision, *, calibr
     try:
         with quiet_tensorflow():
             model: bytes = converter.convert()
-    except (tf.lite.python.convert.ConverterError, ValueError, RuntimeError) as error:
-        lines = [line for line in str(error).splitlines() if "error:" in line] or str(error).splitlines() or [""]
+    except (ConverterError, ValueError, RuntimeError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        lines = [line for word in (" ops: ", "error: ") for line in lines if word in line] or lines
         raise UnsupportedError(f"every operator must have a built-in TFLite form at {precision}: {lines[0].strip()[:300]}") from error
     inputs, outputs = _doors(model, source)
     return Artifact(Format.TFLITE, precision, model, inputs, outputs, {"ai-edge-litert": "1.0"})

@@ -100,8 +100,8 @@ class Session:
         engine = self._engine
         if engine is None:
             raise LeptonError("the session must be open, it was closed; open a new one")
-        if type(inputs) is np.ndarray and self._is_simple:
-            if inputs.dtype != self._dtype or inputs.shape != self._spec.shape:
+        if self._is_simple and isinstance(inputs, np.ndarray):
+            if inputs.dtype != self._dtype or inputs.shape != self._spec.shape or type(inputs) is not np.ndarray:
                 self._spec.check(inputs)
             return engine.run((inputs,))[0]
         return self._run_named(engine, inputs)

@@ -1,0 +1,103 @@
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from lepton_edge.digits import shipped_bundle
+from lepton_runtime import Bundle, BundleError, Session
+
+FILES = sorted(path.name for path in shipped_bundle().iterdir())
+
+
+def flip_byte(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.37, 0.999999])
+@pytest.mark.parametrize("file", FILES)
+def test_one_flipped_bit_in_any_file_is_a_clean_error(digits_bundle: Path, file: str, share: float) -> None:
+    flip_byte(digits_bundle / file, int(share * (digits_bundle / file).stat().st_size))
+    with pytest.raises(BundleError, match="checksum"):
+        Bundle.open(digits_bundle).check()
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("change", ["shorter", "longer", "missing"])
+def test_a_file_of_another_size_is_a_clean_error(digits_bundle: Path, file: str, change: str) -> None:
+    path = digits_bundle / file
+    if change == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1] if change == "shorter" else path.read_bytes() + b"\n")
+    with pytest.raises(BundleError, match=r"checksum|another size|No such file"):
+        Bundle.open(digits_bundle).check()
+
+
+def test_a_session_refuses_the_damaged_file_that_it_would_load(digits_bundle: Path) -> None:
+    flip_byte(digits_bundle / "model.static-int8.onnx", 5000)
+    with pytest.raises(BundleError, match=r"model\.static-int8\.onnx.*checksum.*copy the bundle again"):
+        Session.open(digits_bundle, precision="static-int8")
+    assert Session.open(digits_bundle, precision="fp32").artifact.precision == "fp32"
+
+
+def test_a_newer_schema_says_how_to_update(digits_bundle: Path, rewrite_manifest) -> None:
+    rewrite_manifest(digits_bundle, lambda values: values.update(schema_version=2))
+    with pytest.raises(BundleError, match=r"reads bundles of schema 1, found schema 2; update with: pip install --upgrade"):
+        Bundle.open(digits_bundle)
+
+
+@pytest.mark.parametrize("name", ["../outside.onnx", "/etc/passwd", "a/b.onnx", "..", "", ".hidden", "a\\b", "a\0b"])
+def test_a_path_that_escapes_the_bundle_is_refused(digits_bundle: Path, rewrite_manifest, name: str) -> None:
+    rewrite_manifest(digits_bundle, lambda values: values["artifacts"][0].update(file=name))
+    with pytest.raises(BundleError, match="plain names inside its folder"):
+        Bundle.open(digits_bundle)
+
+
+def test_a_link_out_of_the_bundle_is_refused(digits_bundle: Path) -> None:
+    file = digits_bundle / "model.fp32.onnx"
+    moved = file.rename(digits_bundle.parent / "elsewhere.onnx")
+    file.symlink_to(moved)
+    with pytest.raises(BundleError, match=r"model\.fp32\.onnx"):
+        Bundle.open(digits_bundle).check()
+
+
+@pytest.mark.parametrize("key", ["source", "inputs", "outputs", "preprocessing", "labels", "artifacts", "golden", "removed_layers"])
+def test_a_manifest_that_lacks_a_key_is_refused(digits_bundle: Path, rewrite_manifest, key: str) -> None:
+    rewrite_manifest(digits_bundle, lambda values: values.pop(key))
+    with pytest.raises(BundleError, match=f"complete manifest of schema 1, found a fault at '{key}'"):
+        Bundle.open(digits_bundle)
+
+
+def test_a_manifest_with_an_unknown_key_is_refused(digits_bundle: Path, rewrite_manifest) -> None:
+    rewrite_manifest(digits_bundle, lambda values: values.update(surprise=1))
+    with pytest.raises(BundleError, match="surprise"):
+        Bundle.open(digits_bundle)
+
+
+def test_a_zipped_bundle_gives_the_same_files(digits_bundle: Path, tmp_path: Path) -> None:
+    zipped = tmp_path / "digits.zip"
+    with zipfile.ZipFile(zipped, "w") as archive:
+        for path in digits_bundle.iterdir():
+            archive.write(path, path.name)
+    folder, archived = Bundle.open(digits_bundle), Bundle.open(zipped)
+    assert folder.manifest == archived.manifest
+    assert [folder.read(record) for record in folder.manifest.files] == [archived.read(record) for record in archived.manifest.files]
+
+
+def test_a_missing_bundle_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"nothing.bundle' does not exist"):
+        Bundle.open(tmp_path / "nothing.bundle")
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"readable manifest\.json: No such file"):
+        Bundle.open(tmp_path)
+
+
+def test_a_file_that_is_no_zip_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(os.urandom(100))
+    with pytest.raises(BundleError, match="File is not a zip file"):
+        Bundle.open(tmp_path / "photo.png")
