@@ -1,0 +1,113 @@
+"""An ARM64 Debian userland with Python, run by qemu-aarch64: the stand-in for a 64-bit Raspberry Pi OS.
+
+Everything lies in one folder and nothing outside it is touched: a private apt resolves and fetches the packages,
+which are unpacked and not installed; no chroot, no mount, no binfmt. Needs an amd64 Debian with apt.
+
+QEMU is Debian trixie's: version 7.2 shows the guest an x86 ``/proc/cpuinfo``, on which onnxruntime crashes.
+"""
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+CPUS = {"pi4": "cortex-a72", "pi5": "cortex-a76"}
+_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_PYTHON = "3.11"  # of Debian bookworm, as of Raspberry Pi OS
+_VERSION = "1"
+_WHEEL_TAGS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
+
+
+def why_not() -> str:
+    """Why the userland cannot be set up on this machine, or an empty text."""
+    missing = [name for name in ("apt-get", "dpkg-deb", "tar") if shutil.which(name) is None]
+    if missing:
+        return f"needs Debian's {', '.join(missing)}"
+    if os.uname().machine != "x86_64":
+        return f"is for x86-64 machines, this one is {os.uname().machine}: run the tests as they are"
+    return "" if _KEYRING.exists() else f"needs {_KEYRING}"
+
+
+def set_up(folder: Path) -> None:
+    """Make the userland, or keep the one that is there."""
+    mark = folder / "made"
+    if mark.exists() and mark.read_text() == f"{_VERSION} {folder}":
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        mirror = _mirror()
+        for package in _fetch(Path(work) / "qemu", mirror, "amd64", "trixie", ["qemu-user"], only="qemu-user_"):
+            _unpack(package, folder / "qemu", "./usr/bin/qemu-aarch64")
+        root = folder / "root"
+        for name in ("bin", "sbin", "lib", "lib64"):
+            (root / "usr" / name).mkdir(parents=True)
+            (root / name).symlink_to(f"usr/{name}")
+        for package in _fetch(Path(work) / "root", mirror, "arm64", "bookworm", [f"python{_PYTHON}", "libstdc++6"]):
+            _unpack(package, root, "--exclude=./usr/share/doc/*", "--exclude=./usr/share/locale/*")
+    mark.write_text(f"{_VERSION} {folder}")
+
+
+def install(folder: Path, wheel: Path, constraints: Path) -> None:
+    """Put a wheel and what it needs beside the ARM64 Python, by the pip of this machine."""
+    target = folder / "site-packages"
+    shutil.rmtree(target, ignore_errors=True)
+    tags = [word for tag in _WHEEL_TAGS for word in ("--platform", tag)]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:"]
+    command += ["--target", str(target), "--implementation", "cp", "--python-version", _PYTHON, *tags, "-c", str(constraints), str(wheel)]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+def run(folder: Path, cpu: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run the ARM64 Python as that board's processor."""
+    qemu, root = folder / "qemu/usr/bin/qemu-aarch64", folder / "root"
+    qemu.chmod(qemu.stat().st_mode | stat.S_IXUSR)
+    command = [str(qemu), "-cpu", CPUS[cpu], "-L", str(root), str(root / f"usr/bin/python{_PYTHON}"), *arguments]
+    environment = {"PATH": "/usr/bin", "PYTHONHOME": str(root / "usr"), "PYTHONPATH": str(folder / "site-packages"), "HOME": str(folder)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+
+def _mirror() -> str:
+    """The Debian mirror that this machine's own apt uses."""
+    for attempt in (1, 2):
+        listing = subprocess.run(
+            ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages"], capture_output=True, text=True, check=True
+        )
+        for line in listing.stdout.splitlines():
+            release, _, address = line.partition(" ")
+            if release in ("bookworm", "trixie", "stable", "oldstable", "testing", "forky", "sid"):
+                return address
+        if attempt == 1:
+            subprocess.run(["apt-get", "update", "-qq"], check=True, capture_output=True)
+    raise RuntimeError("apt must have a Debian mirror, `apt-get indextargets` lists none")
+
+
+def _fetch(work: Path, mirror: str, architecture: str, suite: str, names: list[str], *, only: str = "") -> list[Path]:
+    """The packages and all that they depend on, downloaded by an apt that knows no installed package."""
+    for name in ("state/lists/partial", "cache/archives/partial", "parts"):
+        (work / name).mkdir(parents=True)
+    (work / "status").touch()
+    (work / "sources.list").write_text(f"deb [signed-by={_KEYRING}] {mirror} {suite} main\n")
+    (work / "apt.conf").write_text(
+        f'Dir::State "{work}/state"; Dir::State::status "{work}/status"; Dir::Cache "{work}/cache";\n'
+        f'Dir::Etc::sourcelist "{work}/sources.list"; Dir::Etc::sourceparts "{work}/parts";\n'
+        f'APT::Architecture "{architecture}"; APT::Architectures {{ "{architecture}"; }};\n'
+        'APT::Install-Recommends "false"; Acquire::Languages "none"; Acquire::Retries "3"; APT::Sandbox::User "";\n'
+    )
+    environment = {**os.environ, "APT_CONFIG": str(work / "apt.conf")}
+    subprocess.run(["apt-get", "update", "-qq"], env=environment, check=True, capture_output=True)
+    if only:
+        subprocess.run(["apt-get", "download", "-qq", *names], env=environment, check=True, capture_output=True, cwd=work / "cache/archives")
+    else:
+        subprocess.run(["apt-get", "install", "-y", "-qq", "--download-only", *names], env=environment, check=True, capture_output=True)
+    return sorted((work / "cache/archives").glob(f"{only}*.deb"))
+
+
+def _unpack(package: Path, target: Path, *options: str) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    unpacked = subprocess.run(["dpkg-deb", "--fsys-tarfile", str(package)], check=True, capture_output=True)
+    command = ["tar", "-x", "-C", str(target), "--keep-directory-symlink", "--no-same-owner", *options]
+    subprocess.run(command, input=unpacked.stdout, check=True, capture_output=True)

@@ -1,0 +1,140 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lepton_edge.device import read_device
+from lepton_edge.digits import Digits, load_digits, shipped_bundle
+from lepton_edge.latency import LatencyResult
+
+
+def test_inspect_prints_the_promised_keys(lepton_edge) -> None:
+    document = json.loads(lepton_edge("inspect", shipped_bundle(), "--json", "-").out)
+    assert {"schema_version", "source", "inputs", "outputs", "preprocessing", "labels", "artifacts"} <= set(document)
+    assert set(document["source"]) == {"file", "sha256"}
+    assert document["inputs"][0]["name"] == "image"
+    assert document["inputs"][0]["shape"] == [1, 28, 28, 1]
+    for artifact in document["artifacts"]:
+        assert {"file", "format", "precision", "size_bytes", "sha256", "parity", "accuracy"} <= set(artifact)
+        assert set(artifact["parity"]) == {"max_abs", "cosine", "top1_agreement", "samples"}
+        assert (shipped_bundle() / artifact["file"]).stat().st_size == artifact["size_bytes"]
+
+
+def test_inspect_shows_a_table(lepton_edge) -> None:
+    outcome = lepton_edge("inspect", shipped_bundle())
+    assert outcome.code == 0
+    assert "model.static-int8.onnx" in outcome.out
+    assert "same as Keras" in outcome.out
+
+
+def test_run_names_the_digit_in_a_picture(lepton_edge, digits: Digits, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image", reason="images need Pillow, which is not installed")
+    image.fromarray(digits.test_images[0]).save(tmp_path / "digit.png")
+    document = json.loads(lepton_edge("run", shipped_bundle(), tmp_path / "digit.png", "--json", "-").out)
+    assert document["top"][0]["label"] == str(digits.test_labels[0])
+    assert np.array(document["outputs"]["scores"]).shape == (1, 10)
+    shown = lepton_edge("run", shipped_bundle(), tmp_path / "digit.png", "--precision", "static-int8")
+    assert shown.out.split()[0] == str(digits.test_labels[0])
+    assert "model.static-int8.onnx on onnxruntime, 1 thread" in shown.err
+
+
+def test_run_takes_arrays_as_the_model_does(lepton_edge, digits: Digits, tmp_path: Path) -> None:
+    np.savez(tmp_path / "digit.npz", image=digits.test_images[:1, ..., None].astype(np.float32))
+    document = json.loads(lepton_edge("run", shipped_bundle(), tmp_path / "digit.npz", "--json", "-").out)
+    assert document["top"][0]["label"] == str(digits.test_labels[0])
+
+
+def test_benchmark_prints_the_promised_keys(lepton_edge) -> None:
+    outcome = lepton_edge("benchmark", shipped_bundle(), "--runs", 20, "--seconds", 0, "--threads", "1,2", "--json", "-")
+    document = json.loads(outcome.out)
+    assert {"device", "versions", "settings", "results"} <= set(document)
+    assert [(result["file"], result["threads"]) for result in document["results"]] == [
+        (file, threads) for file in ("model.fp32.onnx", "model.static-int8.onnx") for threads in (1, 2)
+    ]
+    for result in document["results"]:
+        assert {"engine", "precision", "p50_ms", "p90_ms", "p99_ms", "load_ms"} <= set(result)
+        assert len(result["samples_ns"]) == 20
+        assert all(isinstance(sample, int) for sample in result["samples_ns"])
+        assert result["p50_ms"] <= result["p90_ms"] <= result["p99_ms"]
+        assert result["peak_rss_bytes"] > 20e6
+
+
+def test_benchmark_shows_a_table_with_the_fastest_marked(lepton_edge) -> None:
+    outcome = lepton_edge("benchmark", shipped_bundle(), "--runs", 5, "--seconds", 0)
+    assert outcome.code == 0
+    assert outcome.out.count("* model.") == 1
+
+
+def test_percentiles_come_from_the_raw_samples() -> None:
+    result = LatencyResult("f", "onnxruntime", "fp32", 1, 1, 1, None, tuple(range(1_000_000, 102_000_000, 1_000_000)))
+    assert result.percentile_ms(50) == 51
+    assert result.to_dict()["p90_ms"] == 91
+    assert result.per_second == pytest.approx(1000 / 51)
+
+
+def test_doctor_checks_device_packages_and_bundle(lepton_edge) -> None:
+    document = json.loads(lepton_edge("doctor", shipped_bundle(), "--json", "-").out)
+    assert {check["state"] for check in document["checks"]} <= {"ok", "info"}
+    assert sum("gives its golden answers" in check["text"] for check in document["checks"]) == 2
+    assert "onnxruntime" in lepton_edge("doctor").out
+
+
+def test_a_device_is_read_from_its_own_files(tmp_path: Path) -> None:
+    (tmp_path / "proc/device-tree").mkdir(parents=True)
+    (tmp_path / "proc/device-tree/model").write_bytes(b"Raspberry Pi 4 Model B Rev 1.4\0")
+    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nFeatures\t: fp asimd evtstrm crc32 cpuid\nCPU part\t: 0xd08\n")
+    (tmp_path / "proc/meminfo").write_text("MemTotal:        3885000 kB\n")
+    device = read_device(tmp_path)
+    assert device.board == "Raspberry Pi 4 Model B Rev 1.4"
+    assert device.cpu == "Cortex-A72"
+    assert device.features == ("asimd",)
+    assert device.memory_bytes == 3885000 * 1024
+
+
+def test_what_a_device_does_not_tell_is_none(tmp_path: Path) -> None:
+    device = read_device(tmp_path)
+    assert (device.board, device.cpu, device.memory_bytes, device.features) == (None, None, None, ())
+
+
+def test_the_module_and_its_help_load_nothing_heavy() -> None:
+    script = "import sys, runpy; sys.argv = ['lepton-edge', '--help']\ntry: runpy.run_module('lepton_edge', run_name='__main__')\n"
+    script += "except SystemExit: print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "export" in done.stdout
+    loaded = set(done.stderr.split())
+    assert "click" in loaded
+    assert not loaded & {"tensorflow", "keras", "onnx", "tf2onnx", "onnxruntime", "rich", "PIL"}
+
+
+def test_the_shipped_digits_are_clean() -> None:
+    digits = load_digits()
+    assert len(digits.train_labels) == 8000
+    assert len(digits.test_labels) == 2000
+    assert digits.train_images.any(axis=(1, 2)).all()
+    both = np.concatenate([digits.train_images, digits.test_images]).reshape(10000, -1)
+    assert len(np.unique(both, axis=0)) == 10000
+
+
+def test_the_demo_without_convert_runs_the_shipped_bundle(lepton_edge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys.modules["lepton_edge.cli.demo"], "find_spec", lambda name: None)
+    outcome = lepton_edge("demo")
+    assert outcome.code == 0
+    assert "running the shipped bundle" in outcome.err
+    assert f"The bundle lies in {shipped_bundle()}" in outcome.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_demo_trains_exports_and_measures(lepton_edge, tmp_path: Path) -> None:
+    outcome = lepton_edge("demo", "-o", tmp_path / "demo", "--json", tmp_path / "demo.json")
+    assert outcome.code == 0, outcome.err
+    document = json.loads((tmp_path / "demo.json").read_text())
+    assert len(document["artifacts"]) == len(document["results"]) == 9
+    assert document["evaluation"]["samples"] == 2000
+    assert document["evaluation"]["accuracy"] >= 0.965
+    assert document["removed_layers"] == ["random_translation"]
+    assert "recall by class: 0: " in outcome.err
+    lepton_edge("demo", "-o", tmp_path / "demo").refused(1, because="exists; add --force")
