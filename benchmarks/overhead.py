@@ -12,7 +12,7 @@ import hashlib
 import statistics
 import sys
 import tempfile
-from datetime import date
+from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter_ns
 
@@ -97,7 +97,9 @@ def compare(name: str, path: Path, rounds: int) -> None:
 
 def main(rounds: int) -> None:
     """Print the table."""
-    print(f"{date.today()}  {read_device()}  onnxruntime {onnxruntime.__version__}  numpy {np.__version__}  {rounds} rounds of {CALLS}")
+    print(
+        f"{datetime.now(UTC):%Y-%m-%d}  {read_device()}  onnxruntime {onnxruntime.__version__}  numpy {np.__version__}  {rounds} rounds of {CALLS}"
+    )
     with tempfile.TemporaryDirectory() as folder:
         compare("one node", one_node_bundle(Path(folder)), rounds)
     compare("digits", shipped_bundle(), rounds)

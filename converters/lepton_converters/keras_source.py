@@ -6,6 +6,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,9 @@ _TRAINING_ONLY = (
 _LOAD_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, OSError, EOFError, RuntimeError, ImportError)
 
 
+@cache
 def import_keras() -> Any:  # Any: Keras has no type hints
-    """Keras on TensorFlow, imported without its chatter.
+    """Keras on TensorFlow, imported without its chatter, and the rest of the ``[convert]`` extra checked.
 
     Raises:
         MissingExtraError: It is not installed.
@@ -38,12 +40,14 @@ def import_keras() -> Any:  # Any: Keras has no type hints
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     try:
         with quiet_tensorflow():
+            import ai_edge_litert  # noqa: F401
             import keras
+            import onnx_ir  # noqa: F401
             import tensorflow  # noqa: F401
             import tf2onnx  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(
-            f"exporting needs TensorFlow, Keras and tf2onnx ({error.name} is not installed here); "
+            f"exporting needs TensorFlow, Keras and tf2onnx ({error.name or error} is not installed here); "
             'on a workstation: pip install "lepton-edge[convert]", then copy the bundle to the device'
         ) from error
     return keras

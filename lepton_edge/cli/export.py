@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lepton_edge.cli.options import comma_list, json_option
-from lepton_runtime.errors import InputError, MissingExtraError, ParityError
+from lepton_runtime.errors import InputError, ParityError
 from lepton_runtime.formats import Format, Precision
 
 if TYPE_CHECKING:
@@ -76,13 +76,8 @@ def export(
     **options: Any,
 ) -> None:
     """Convert MODEL (.keras or .h5), verify every result against Keras, and write one bundle."""
-    try:
-        from lepton_converters import export as export_bundle
-    except ImportError as error:
-        raise MissingExtraError(
-            f"exporting needs TensorFlow, Keras and tf2onnx ({error.name} is not installed here); "
-            'on a workstation: pip install "lepton-edge[convert]", then copy the bundle to the device'
-        ) from error
+    from lepton_converters import export as export_bundle
+
     given = {"resize": resize, "interpolation": interpolation, "color": color, "scale": scale, "mean": mean, "std": std}
     preprocessing = {**_read_toml(toml), **{name: value for name, value in given.items() if value}}
     started = monotonic()

@@ -61,13 +61,12 @@ class TensorSpec:
         )
         if not fits:
             raise InputError(
-                f"input {self.name!r} must have shape {_shape_text(self.shape)}, found {_shape_text(array.shape)}; {self._shape_hint(array)}"
+                f"input {self.name!r} must have shape {_shape_text(self.shape)}, found {_shape_text(array.shape)}; "
+                f"{self._shape_hint(array)}"
             )
         if finite and array.dtype.kind == "f" and not np.isfinite(array).all():
             count = int(array.size - np.isfinite(array).sum())
-            raise InputError(
-                f"input {self.name!r} must be finite, found {count} of {array.size} NaN or infinite; clean the data first"
-            )
+            raise InputError(f"input {self.name!r} must be finite, found {count} of {array.size} NaN or infinite; clean the data first")
 
     def _shape_hint(self, array: Array) -> str:
         if array.shape == self.shape[1:]:

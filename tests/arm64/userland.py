@@ -74,7 +74,10 @@ def _mirror() -> str:
     """The Debian mirror that this machine's own apt uses."""
     for attempt in (1, 2):
         listing = subprocess.run(
-            ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages"], capture_output=True, text=True, check=True
+            ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages"],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         for line in listing.stdout.splitlines():
             release, _, address = line.partition(" ")
@@ -100,7 +103,9 @@ def _fetch(work: Path, mirror: str, architecture: str, suite: str, names: list[s
     environment = {**os.environ, "APT_CONFIG": str(work / "apt.conf")}
     subprocess.run(["apt-get", "update", "-qq"], env=environment, check=True, capture_output=True)
     if only:
-        subprocess.run(["apt-get", "download", "-qq", *names], env=environment, check=True, capture_output=True, cwd=work / "cache/archives")
+        subprocess.run(
+            ["apt-get", "download", "-qq", *names], env=environment, check=True, capture_output=True, cwd=work / "cache/archives"
+        )
     else:
         subprocess.run(["apt-get", "install", "-y", "-qq", "--download-only", *names], env=environment, check=True, capture_output=True)
     return sorted((work / "cache/archives").glob(f"{only}*.deb"))

@@ -82,7 +82,9 @@ def test_a_lambda_layer_needs_trust(lepton_edge) -> None:
     from lepton_converters.keras_source import import_keras
 
     keras = import_keras()
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Lambda(lambda x: x * 2, output_shape=(4,), name="twice"), keras.layers.Dense(2)])
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Lambda(lambda x: x * 2, output_shape=(4,), name="twice"), keras.layers.Dense(2)]
+    )
     model.save("lambda.keras")
     lepton_edge("export", "lambda.keras").refused(6, because=r"code in the Lambda layer 'twice'.* add --trust-code")
     assert not Path("lambda.bundle").exists()
@@ -127,7 +129,9 @@ def test_images_of_another_channel_count(lepton_edge, small_model: Path, images:
 
     shutil.copytree(images, "mixed")
     Image.new("L", (8, 8)).save("mixed/left/0.png")
-    lepton_edge("export", small_model, "-o", "b", "--calib", "mixed").refused(1, because=r"must have 3 channels, found mode 'L'; .* --color rgb")
+    lepton_edge("export", small_model, "-o", "b", "--calib", "mixed").refused(
+        1, because=r"must have 3 channels, found mode 'L'; .* --color rgb"
+    )
     assert lepton_edge("export", small_model, "-o", "b", "--calib", "mixed", "--color", "rgb").code == 0
 
 
@@ -187,7 +191,9 @@ def test_a_budget_without_data(lepton_edge, small_model: Path) -> None:
 
 
 def test_a_budget_without_a_unit(lepton_edge, small_model: Path, images: Path) -> None:
-    lepton_edge("export", small_model, "-o", "b", "--eval", images, "--max-drop", "1").refused(1, because="0.5pp, or relative such as 1%, found '1'")
+    lepton_edge("export", small_model, "-o", "b", "--eval", images, "--max-drop", "1").refused(
+        1, because="0.5pp, or relative such as 1%, found '1'"
+    )
 
 
 def test_a_broken_budget_is_exit_3(lepton_edge, small_model: Path) -> None:
@@ -245,7 +251,8 @@ def test_a_full_disk_leaves_nothing(small_model: Path, work: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 
     script = (
-        "from lepton_converters.bundle_writer import *; from lepton_runtime import Bundle, LeptonError; from pathlib import Path; import sys\n"
+        "import sys; from pathlib import Path; from lepton_converters.bundle_writer import write_bundle\n"
+        "from lepton_runtime import Bundle, LeptonError\n"
         f"bundle = Bundle.open({str(shipped_bundle())!r})\n"
         "files = {record.file: bundle.read(record) for record in bundle.manifest.files}\n"
         "try: write_bundle(Path(sys.argv[1]), bundle.manifest, files, force=False)\n"

@@ -1,6 +1,6 @@
 """ONNX files on onnxruntime, the default engine."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import onnxruntime
 
@@ -36,11 +36,10 @@ class OnnxruntimeEngine:
             raise BundleError(f"onnxruntime {onnxruntime.__version__} must be able to load the model: {text}") from error
         # The Python layer of ``InferenceSession.run`` checks again what a TensorSpec has checked, for 1 µs a call.
         # The C++ session below it takes the same arguments, and should that attribute go, so does the layer.
-        self._run = getattr(self._session, "_sess", self._session).run
+        self._run: Callable[..., list[Array]] = getattr(self._session, "_sess", self._session).run
         self._input_names = [spec.name for spec in inputs]
         self._output_names = [spec.name for spec in outputs]
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """The outputs, in order, for the inputs, in order."""
-        outputs: list[Array] = self._run(self._output_names, dict(zip(self._input_names, arrays, strict=True)), None)
-        return outputs
+        return self._run(self._output_names, dict(zip(self._input_names, arrays, strict=True)), None)
