@@ -97,9 +97,8 @@ def compare(name: str, path: Path, rounds: int) -> None:
 
 def main(rounds: int) -> None:
     """Print the table."""
-    print(
-        f"{datetime.now(UTC):%Y-%m-%d}  {read_device()}  onnxruntime {onnxruntime.__version__}  numpy {np.__version__}  {rounds} rounds of {CALLS}"
-    )
+    versions = f"onnxruntime {onnxruntime.__version__}  numpy {np.__version__}"
+    print(f"{datetime.now(UTC):%Y-%m-%d}  {read_device()}  {versions}  {2 * rounds} rounds of {CALLS}")
     with tempfile.TemporaryDirectory() as folder:
         compare("one node", one_node_bundle(Path(folder)), rounds)
     compare("digits", shipped_bundle(), rounds)

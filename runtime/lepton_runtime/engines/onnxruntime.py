@@ -1,6 +1,7 @@
 """ONNX files on onnxruntime, the default engine."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import onnxruntime
 
@@ -36,7 +37,8 @@ class OnnxruntimeEngine:
             raise BundleError(f"onnxruntime {onnxruntime.__version__} must be able to load the model: {text}") from error
         # The Python layer of ``InferenceSession.run`` checks again what a TensorSpec has checked, for 1 µs a call.
         # The C++ session below it takes the same arguments, and should that attribute go, so does the layer.
-        self._run: Callable[..., list[Array]] = getattr(self._session, "_sess", self._session).run
+        run: Any = getattr(self._session, "_sess", self._session).run  # Any: an extension without types
+        self._run: Callable[[list[str], dict[str, Array], None], list[Array]] = run
         self._input_names = [spec.name for spec in inputs]
         self._output_names = [spec.name for spec in outputs]
 
