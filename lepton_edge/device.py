@@ -4,7 +4,6 @@ import os
 import platform
 import re
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 # What decides how fast, and how exactly, 8-bit sums are computed.
@@ -63,19 +62,6 @@ def read_device(root: Path = Path("/")) -> Device:
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
     )
-
-
-def read_versions() -> dict[str, str]:
-    """The installed ones of the packages that matter here."""
-    versions = {}
-    for name in PACKAGES:
-        for distribution in (name, f"{name}-cpu"):
-            try:
-                versions[name] = version(distribution)
-                break
-            except PackageNotFoundError:
-                continue
-    return versions
 
 
 def _text(path: Path) -> str | None:

@@ -120,7 +120,7 @@ def measure_fresh(path: Path, artifact: ArtifactRecord, threads: int, settings: 
         LeptonError: The process ended early; the text says how.
     """
     request = json.dumps({"path": str(path), "file": artifact.file, "threads": threads, "settings": asdict(settings)})
-    done = subprocess.run([sys.executable, "-m", "lepton_edge.latency", request], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-P", "-m", "lepton_edge.latency", request], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise LeptonError(

@@ -1,6 +1,7 @@
 """Tables for people and JSON for machines."""
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ def write_json(value: Any, path: str) -> None:
     Raises:
         OutputError: The file cannot be written.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if path == "-":
         sys.stdout.write(text)
         return
@@ -25,6 +26,15 @@ def write_json(value: Any, path: str) -> None:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"--json needs a file that can be written, {path!r} cannot: {error.strerror}") from error
+
+
+def _without_nan(value: Any) -> Any:
+    """The value with ``None`` for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, note: str = "") -> None:

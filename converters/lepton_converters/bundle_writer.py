@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lepton_runtime.bundle import DIGEST_FILE, MANIFEST_FILE, digest_line
-from lepton_runtime.errors import OutputError
+from lepton_runtime.bundle import DIGEST_FILE, MANIFEST_FILE, Bundle, digest_line
+from lepton_runtime.errors import BundleError, OutputError
 from lepton_runtime.manifest import FileRecord, Manifest
 from lepton_runtime.tensors import Array
 
@@ -42,12 +42,28 @@ def check_output(path: Path, *, force: bool) -> None:
     if path.exists() or path.is_symlink():
         if not force:
             raise OutputError(f"the output {str(path)!r} exists; add --force to replace it, or choose another with --output")
-        if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST_FILE).exists():
-            raise OutputError(f"--force replaces bundles only, the folder {str(path)!r} holds something else; choose another --output")
+        if not _is_replaceable(path):
+            raise OutputError(
+                f"--force replaces whole bundles and nothing else, {str(path)!r} is or holds something else; choose another --output"
+            )
     folder = _existing_parent(path)
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"the output's folder must be writable, {str(folder)!r} is not; choose another with --output")
     _remove_stale(path)
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Whether nothing but a bundle of ours, or an empty folder, is there."""
+    if path.is_symlink():
+        return False
+    found = {entry.name for entry in path.iterdir()} if path.is_dir() else None
+    if found == set():
+        return True
+    try:
+        manifest = Bundle.open(path).manifest
+    except BundleError:
+        return False
+    return found is None or found <= {MANIFEST_FILE, DIGEST_FILE, *(record.file for record in manifest.files)}
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes], *, force: bool) -> None:
@@ -151,7 +167,7 @@ def _remove_stale(path: Path) -> None:
         return
     for stale in path.parent.glob(f".{path.name}.tmp-*"):
         process = stale.name.rpartition("-")[2]
-        if process.isdigit() and not _is_alive(int(process)):
+        if process.isdigit() and (int(process) == os.getpid() or not _is_alive(int(process))):
             _remove(stale)
 
 

@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from lepton_runtime.errors import InputError
 from lepton_runtime.preprocess import IMAGE_SUFFIXES, Preprocessing
 from lepton_runtime.tensors import Array, TensorSpec
 
+_MAX_YIELDED = 1_000_000
 _LABEL_COLUMNS = ("y", "label", "class", "target")
 
 
@@ -131,17 +133,20 @@ def _image_folder(folder: Path, inputs: Sequence[TensorSpec], preprocessing: Pre
         raise InputError(f"a folder of images is for a model with an image input, this one takes {spec}; give a .npz, .npy or .csv file")
     steps = preprocessing
     folders = tuple(sorted(child.name for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")))
-    if labels is not None and folders and set(folders) - set(labels):
-        unknown = sorted(set(folders) - set(labels))
+    nested = {child: _images(folder / child) for child in folders}
+    loose = [file for file in _images(folder) if file.parent == folder]
+    if loose and any(nested.values()):
+        raise InputError(f"images must be in class folders or side by side, {str(folder)!r} holds both, {loose[0].name!r} beside folders")
+    if loose:
+        folders = ()
+    if labels is not None and set(folders) - set(labels):
+        unknown = min(set(folders) - set(labels))
         raise InputError(
-            f"the folders in {str(folder)!r} must be named after the labels, found {unknown[0]!r}; the labels are {', '.join(labels)}"
+            f"the folders in {str(folder)!r} must be named after the labels, found {unknown!r}; the labels are {', '.join(labels)}"
         )
     names = tuple(labels) if labels is not None else folders
-    files: list[tuple[Path, int | None]] = []
-    for child in folders:
-        files += [(file, names.index(child)) for file in _images(folder / child)]
-    if not folders:
-        files = [(file, None) for file in _images(folder)]
+    files: list[tuple[Path, int | None]] = [(file, names.index(child)) for child in folders for file in nested[child]]
+    files = files or [(file, None) for file in loose]
     if not files:
         raise InputError(f"a folder of images ({', '.join(sorted(IMAGE_SUFFIXES))}) is needed, {str(folder)!r} holds none")
 
@@ -171,8 +176,8 @@ def _arrays(
     """A data set of arrays, each with one row a sample."""
     if count == 0:
         raise InputError(f"{path!r} must hold at least one sample, it is empty")
-    if labels is not None and (labels.shape != (count,) or labels.dtype.kind not in "iu"):
-        raise InputError(f"the labels in {path!r} must be {count} whole class numbers, found {labels.dtype} of shape {labels.shape}")
+    if labels is not None and (labels.shape != (count,) or labels.dtype.kind not in "iu" or labels.min() < 0):
+        raise InputError(f"the labels in {path!r} must be {count} class numbers from 0, found {labels.dtype} of shape {labels.shape}")
 
     def read(indices: Sequence[int]) -> Iterator[Sample]:
         order = sorted(indices)
@@ -222,7 +227,7 @@ def _npz_headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
             for member in archive.namelist():
                 with archive.open(member) as stream:
                     headers[member.removesuffix(".npy")] = _npy_header(stream)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{str(path)!r} must be a NumPy archive of plain numbers in C order: {error}") from error
     return headers
 
@@ -244,17 +249,20 @@ def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 def _npz_rows(path: Path, name: str, indices: Sequence[int]) -> Iterator[Array]:
     """Rows in ascending order, one at a time: numpy would unpack the whole array."""
-    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
-        shape, dtype = _npy_header(stream)
-        row_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
-        position = 0
-        for index in indices:
-            while position < index:
-                stream.read(row_bytes)
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
+            shape, dtype = _npy_header(stream)
+            row_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
+            position = 0
+            for index in indices:
+                while position < index:
+                    stream.read(row_bytes)
+                    position += 1
+                data = stream.read(row_bytes)
                 position += 1
-            data = stream.read(row_bytes)
-            position += 1
-            yield np.frombuffer(data, dtype).reshape(shape[1:])
+                yield np.frombuffer(data, dtype).reshape(shape[1:])
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{str(path)!r} must be a whole NumPy archive, {name!r} in it is damaged: {error}; copy it again") from error
 
 
 def _csv(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing | None) -> Dataset:
@@ -263,7 +271,9 @@ def _csv(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing 
         with path.open(newline="", encoding="utf-8-sig") as stream:
             first = next(csv.reader(stream), [])
             header = [name.strip().lower() for name in first] if any(not _is_number(cell) for cell in first) else None
-            label_column = next((header.index(name) for name in _LABEL_COLUMNS if name in header), None) if header else None
+            # A column is the label only if it is one more than the model takes: features are called y, too.
+            has_label = len(first) == int(np.prod([axis or 1 for axis in spec.shape[1:]])) + 1
+            label_column = next((header.index(name) for name in _LABEL_COLUMNS if name in header), None) if header and has_label else None
             stream.seek(0)
             rows = csv.reader(stream)
             if header:
@@ -308,19 +318,26 @@ def _is_number(cell: str) -> bool:
 def _function(path: str, module: str, name: str, inputs: Sequence[TensorSpec]) -> Dataset:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    try:
-        make = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"{path!r} must be module:function of a module that can be imported from here: {error}") from error
+
+    def values() -> Iterator[Any]:
+        try:
+            yield from getattr(importlib.import_module(module), name)()
+        except Exception as error:  # the user's own code may raise anything
+            kind = type(error).__name__
+            raise InputError(f"{path!r} must be module:function, which yields samples when called; it raised {kind}: {error}") from error
 
     def read(indices: Sequence[int]) -> Iterator[Sample]:
         wanted = set(indices)
-        for index, value in enumerate(make()):
+        for index, value in enumerate(values()):
             if index in wanted:
-                values = value if isinstance(value, Mapping) else {_only(inputs, path).name: value}
-                yield Sample(_ready(values, inputs, repr(path)), None)
+                named = value if isinstance(value, Mapping) else {_only(inputs, path).name: value}
+                yield Sample(_ready(named, inputs, repr(path)), None)
 
-    count = sum(1 for _ in make())
+    count = 0
+    for _ in values():
+        count += 1
+        if count > _MAX_YIELDED:
+            raise InputError(f"{path!r} must end, it yielded more than {_MAX_YIELDED:,} samples; stop after those to calibrate on")
     if count == 0:
         raise InputError(f"{path!r} must yield at least one sample, it yielded none")
     return Dataset(path, count, None, False, read)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +10,15 @@ from lepton_converters.bundle_writer import GOLDEN_FILE, check_output, file_reco
 from lepton_converters.calibration import Calibration, random_samples, split_samples
 from lepton_converters.dataset import Dataset, Sample, open_dataset
 from lepton_converters.keras_source import KerasSource, check_file, import_keras
+from lepton_converters.quiet import quiet_tensorflow
 from lepton_converters.recipe import IntegerIo, Recipe, plan_recipe
-from lepton_runtime.errors import InputError, ParityError, UnsupportedError
+from lepton_runtime.engines import ENGINE_OF_FORMAT, open_engine
+from lepton_runtime.errors import BundleError, InputError, ParityError, UnsupportedError
 from lepton_runtime.formats import Format, Precision
+from lepton_runtime.labels import class_output
 from lepton_runtime.manifest import ArtifactRecord, Evaluation, Manifest
 from lepton_runtime.preprocess import Preprocessing
+from lepton_runtime.versions import installed_versions
 
 if TYPE_CHECKING:
     import keras
@@ -171,8 +174,13 @@ def export(
         golden=file_record(GOLDEN_FILE, arrays),
         evaluation=evaluation,
         license=license_,
-        settings={"batch": batch, "calib_samples": len(data.calibration.indices) if data.calibration else None, "seed": seed, "io": io},
-        versions=_versions(),
+        settings={
+            "batch": batch,
+            "calib_samples": len(data.calibration.indices) if data.calibration and recipe.needs_calibration else None,
+            "seed": seed,
+            "io": io,
+        },
+        versions=installed_versions(_TOOLCHAIN),
         removed_layers=source.removed_layers,
     )
     files = {artifact.file: artifact.model for artifact in artifacts if artifact.file in names}
@@ -209,7 +217,7 @@ class _Data:
             if not evaluated.is_labeled:
                 raise InputError(f"--eval needs classes: one folder a class, or 'y' in a .npz; found none in {evaluate!r}")
         if calib is not None:
-            calibrated = open_dataset(calib, inputs=source.inputs, preprocessing=steps)
+            calibrated = open_dataset(calib, inputs=source.inputs, preprocessing=steps)  # its classes are of no matter
             calibration, held_back = split_samples(calibrated, samples=calib_samples, seed=seed, batch=source.inputs[0].shape[0] or 1)
         names = _labels(source, labels, evaluated, calibrated)
 
@@ -239,6 +247,9 @@ def _preprocessing(source: KerasSource, settings: Mapping[str, Any]) -> Preproce
         return None
     spec = source.inputs[0]
     shape = spec.shape[1:]
+    fixed = sorted({"size", "channels", "dtype"} & set(settings))
+    if fixed:
+        raise InputError(f"preprocessing {', '.join(map(repr, fixed))} come from the model ({spec}), found them given; leave them out")
     settings = {"dtype": spec.dtype, **settings}
     if len(shape) == 3:
         is_channels_first = (
@@ -247,21 +258,28 @@ def _preprocessing(source: KerasSource, settings: Mapping[str, Any]) -> Preproce
         channels, *size = shape if is_channels_first else (shape[2], *shape[:2])
         if channels in (1, 3, 4):
             settings = {"size": size, "channels": channels, **settings}
-    return Preprocessing.from_dict(settings)
+    steps = Preprocessing.from_dict(settings)
+    if steps.size is None and any(len(values) not in (1, shape[-1] if shape else 1) for values in (steps.mean, steps.std)):
+        raise InputError(
+            f"--mean and --std have one value or one for each of the last axis of {spec}, found {len(steps.mean)} and {len(steps.std)}"
+        )
+    return steps
 
 
 def _labels(source: KerasSource, labels: Sequence[str] | None, *datasets: Dataset | None) -> tuple[str, ...] | None:
     """Class names that fit the model's outputs."""
     folders = next((dataset for dataset in datasets if dataset and dataset.class_names), None)
     names = tuple(labels) if labels is not None else folders.class_names if folders else None
-    if names is None:
+    output = class_output(source.outputs)
+    if names is None or (output is None and labels is None):
         return None
-    shape = source.outputs[0].shape
-    classes = {1: 2}.get(shape[-1] or 0, shape[-1])
-    if len(shape) != 2 or classes != len(names):
+    classes = {1: 2}.get(output.shape[1] or 0, output.shape[1]) if output else 0
+    if classes != len(names):
         where = f"{folders.path!r} holds {len(names)} class folders" if labels is None and folders else f"{len(names)} labels are given"
+        found = ", ".join(map(str, [output] if output else source.outputs))
         raise InputError(
-            f"there must be one class an output, {where} ({', '.join(names[:12])}) and the model has output {source.outputs[0]}"
+            f"there must be one class an output, {where} ({', '.join(names[:12])}) and the model has output {found}; "
+            "name the classes with --labels, or calibrate on a folder without class folders"
         )
     return names
 
@@ -278,18 +296,23 @@ def _convert(
     graph = freeze(source)
     artifacts: list[Artifact] = []
     left_out: list[LeftOut] = []
-    base = None
+    base, onnx_fault = None, None
     for position, (format_, precision) in enumerate(recipe.targets):
         on_step(Step("convert", f"model.{precision}.{format_}", fraction=position / len(recipe.targets)))
         try:
             if format_ == Format.ONNX:
+                if onnx_fault is not None:
+                    raise onnx_fault
                 base = base or export_onnx(source, graph)
                 artifact = make_onnx(source, base, precision, calibration=calibration, io=recipe.io)
             else:
                 artifact = make_tflite(source, graph, precision, calibration=calibration, io=recipe.io)
+            _check_loads(artifact)
         except UnsupportedError as error:
             if precision in recipe.named:
                 raise
+            if format_ == Format.ONNX and base is None:
+                onnx_fault = error  # the same for every precision, and not worth another minute each
             left_out.append(LeftOut(format_, precision, f"not converted: {error}"))
             continue
         artifacts.append(artifact)
@@ -297,6 +320,16 @@ def _convert(
     if not artifacts:
         raise UnsupportedError("; ".join(dict.fromkeys(f"{entry.format}: {entry.reason}" for entry in left_out)))
     return artifacts, left_out
+
+
+def _check_loads(artifact: Artifact) -> None:
+    """Refuse an artifact that its own engine cannot load, before time goes into verifying the others."""
+    engine = ENGINE_OF_FORMAT[artifact.format]
+    try:
+        with quiet_tensorflow():  # LiteRT announces its delegate
+            open_engine(engine, artifact.model, inputs=artifact.inputs, outputs=artifact.outputs, threads=1)
+    except BundleError as error:
+        raise UnsupportedError(str(error)) from error
 
 
 def _verify(
@@ -334,17 +367,3 @@ def _verify(
     if verification.accuracy is not None and budget is not None:
         evaluation = Evaluation(verification.accuracy, verification.samples, budget.text)
     return records, verification.golden, evaluation
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError
-
-    versions = {}
-    for name in _TOOLCHAIN:
-        for distribution in (name, f"{name}-cpu"):
-            try:
-                versions[name] = version(distribution)
-                break
-            except PackageNotFoundError:
-                continue
-    return versions

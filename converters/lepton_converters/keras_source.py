@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -95,6 +96,7 @@ class KerasSource:
             model = _load(path, trust_code=trust_code)
         model = _functional(model)
         _check_weights(model)
+        _check_graph(model)
         inputs = _specs(_named(model, "input"), batch=batch, kind="input")
         outputs = _specs(_named(model, "output"), batch=batch, kind="output")
         removed = tuple(layer.name for layer in _layers(model) if type(layer).__name__.startswith(_TRAINING_ONLY))
@@ -169,7 +171,7 @@ def _zip_config(path: Path) -> Any:
             return json.loads(archive.read("config.json"))
     except KeyError as error:
         raise InputError(f"{str(path)!r} must be a .keras file, it is another zip file: {error.args[0]}") from error
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{str(path)!r} must be a whole .keras file, it is damaged or cut short ({error}); copy it again") from error
 
 
@@ -249,6 +251,19 @@ def _functional(model: "keras.Model") -> "keras.Model":
         f"a functional or built sequential Keras model is needed, found {type(model).__name__} without fixed inputs; "
         "wrap it: keras.Model(inputs, model(inputs))"
     )
+
+
+def _check_graph(model: "keras.Model") -> None:
+    """Refuse what would be converted to something else than it is."""
+    for layer in _layers(model):
+        if getattr(layer, "compute_dtype", "float32") in ("float16", "bfloat16", "float64"):
+            raise UnsupportedError(
+                f"layers must compute in float32, {layer.name!r} computes in {layer.compute_dtype}; build the model again under "
+                "keras.config.set_dtype_policy('float32') and load its weights"
+            )
+    given = {id(tensor) for tensor in model.inputs}
+    if any(id(tensor) in given for tensor in model.outputs):
+        raise UnsupportedError("an output must not be an input itself, this model hands one through; leave it out of the outputs")
 
 
 def _named(model: "keras.Model", kind: str) -> list[tuple[str, Any]]:

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import onnx
+import onnxruntime
 
 from lepton_converters.artifact import Artifact
 from lepton_converters.calibration import Calibration
 from lepton_converters.keras_source import KerasSource
-from lepton_converters.onnx_optimize import canonicalize, optimize
+from lepton_converters.onnx_optimize import canonicalize, optimize, replace_erfc
 from lepton_converters.onnx_quantize import quantize_dynamic, quantize_static, store_weights_fp16
 from lepton_converters.quiet import quiet_tensorflow
 from lepton_converters.recipe import IntegerIo
@@ -30,7 +31,7 @@ def export_onnx(source: KerasSource, graph: Any) -> onnx.ModelProto:
         graph: Its frozen graph, from :func:`lepton_converters.frozen_graph.freeze`.
 
     Raises:
-        UnsupportedError: tf2onnx cannot convert an operator.
+        UnsupportedError: An operator has no ONNX form, or onnxruntime cannot load the result.
     """
     import tf2onnx
 
@@ -48,10 +49,22 @@ def export_onnx(source: KerasSource, graph: Any) -> onnx.ModelProto:
             # tf2onnx raises these for an operator that it cannot map, or not at this opset.
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             continue
+        model = replace_erfc(model)
+        unknown = sorted({node.op_type for node in model.graph.node if not onnx.defs.has(node.op_type, opset, node.domain)})
+        if unknown:
+            # tf2onnx says so in its log only, and leaves the TensorFlow operator in.
+            reason = f"no form for {', '.join(unknown)}"
+            continue
         _check_doors(model, source)
         model = _rename_doors(model, source)
         model.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
-        return canonicalize(optimize(model))
+        model = canonicalize(optimize(model))
+        try:
+            onnxruntime.InferenceSession(model.SerializeToString(), _silent_options(), providers=["CPUExecutionProvider"])
+        except Exception as error:  # noqa: BLE001  # its own exception classes share no base but this
+            reason = f"onnxruntime cannot load the result: {str(error).splitlines()[0]}"
+            continue
+        return model
     raise UnsupportedError(f"every operator must have an ONNX form up to opset {_OPSETS[-1]}, tf2onnx says: {reason[:300]}")
 
 
@@ -83,6 +96,12 @@ def make_onnx(
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
     requires = {"onnxruntime": _ONNXRUNTIME_OF_OPSET[opset], "opset": opset, "ir_version": model.ir_version}
     return Artifact(Format.ONNX, precision, model.SerializeToString(deterministic=True), inputs, outputs, requires)
+
+
+def _silent_options() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return options
 
 
 def _check_doors(model: onnx.ModelProto, source: KerasSource) -> None:

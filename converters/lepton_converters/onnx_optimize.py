@@ -120,6 +120,23 @@ def _replace(graph: ir.Graph, linear: ir.Node, node: ir.Node, weights: Array, bi
     new.name = name
 
 
+def replace_erfc(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with ``1 - Erf(x)`` for TensorFlow's ``Erfc(x)``, of the exact GELU, which tf2onnx leaves as it is."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    nodes = []
+    for node in result.graph.node:
+        if node.op_type == "Erfc":
+            erf, one = f"{node.output[0]}/erf", f"{node.output[0]}/one"
+            result.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.float32), one))
+            nodes += [onnx.helper.make_node("Erf", node.input, [erf]), onnx.helper.make_node("Sub", [one, erf], node.output)]
+        else:
+            nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
+    del result.graph.node[:]
+    result.graph.node.extend(nodes)
+    return result
+
+
 def canonicalize(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same graph in one order and with one set of names, and nothing in it that is not used.
 

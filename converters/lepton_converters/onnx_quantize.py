@@ -150,15 +150,17 @@ def _integer_output(graph: onnx.GraphProto, spec: TensorSpec, io: IntegerIo) -> 
     scale, zero_point = _quantization(graph, producer)
     value = next(value for value in graph.output if value.name == spec.name)
     value.type.tensor_type.elem_type = _INTEGER_TYPES[io]
-    inner = producer.input[0]
+    # The real numbers move to a name of their own, with whoever reads them.
+    inner, real = producer.input[0], f"{spec.name}/real"
+    for node in graph.node:
+        node.input[:] = [real if name == spec.name else name for name in node.input]
+    producer.output[0] = real
     if io == "uint8":
         for node in graph.node:
             node.input[:] = [spec.name if name == inner else name for name in node.input]
             node.output[:] = [spec.name if name == inner else name for name in node.output]
-        graph.node.remove(producer)
         return TensorSpec(spec.name, spec.shape, io, scale, zero_point)
-    producer.output[0] = f"{spec.name}/real"
-    graph.node.append(_scale_node(graph, "QuantizeLinear", f"{spec.name}/real", spec.name, scale, np.int8(zero_point - 128)))
+    graph.node.append(_scale_node(graph, "QuantizeLinear", real, spec.name, scale, np.int8(zero_point - 128)))
     return TensorSpec(spec.name, spec.shape, io, scale, zero_point - 128)
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,13 +14,14 @@ from lepton_converters.quiet import quiet_tensorflow
 from lepton_runtime.engines import ENGINE_OF_FORMAT, Engine, open_engine
 from lepton_runtime.errors import InputError
 from lepton_runtime.formats import Precision
-from lepton_runtime.labels import class_scores
+from lepton_runtime.labels import class_output, class_scores
 from lepton_runtime.manifest import Parity
 from lepton_runtime.tensors import Array, TensorSpec
 
 GOLDEN_SAMPLES = 4
 _GROUP = 32  # samples that Keras answers at once
-_FLOAT_TOLERANCE = {Precision.FP32: 1e-4, Precision.FP16: 2e-2}
+_FLOAT_TOLERANCE = {Precision.FP32: 1e-4, Precision.FP16: 2e-2}  # of an output's largest value
+_SMALLEST_RANGE = 1e-3  # outputs below it are judged as if they reached it
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,13 @@ class ParityReport:
     Attributes:
         parity: Against the Keras model.
         accuracy: On the labelled samples, or ``None`` without any.
-        reference_range: Largest absolute value among the Keras model's outputs.
+        relative: Largest difference as a share of the largest value of its output.
         is_finite: Whether every output is a finite number.
     """
 
     parity: Parity
     accuracy: float | None
-    reference_range: float
+    relative: float
     is_finite: bool
 
 
@@ -100,11 +101,11 @@ class Verification:
 class _Tally:
     """Sums over samples; nothing grows with their number."""
 
-    max_abs: float = 0.0
+    differences: dict[str, float] = field(default_factory=dict)  # the largest, by output
+    ranges: dict[str, float] = field(default_factory=dict)
     products: float = 0.0
     squares: float = 0.0
     reference_squares: float = 0.0
-    reference_range: float = 0.0
     agreeing: int = 0
     right: int = 0
     is_finite: bool = True
@@ -115,8 +116,8 @@ class _Tally:
             if not np.isfinite(found).all():
                 self.is_finite = False
                 continue
-            self.max_abs = max(self.max_abs, float(np.abs(found - wanted).max(initial=0)))
-            self.reference_range = max(self.reference_range, float(np.abs(wanted).max(initial=0)))
+            self.differences[name] = float(np.abs(found - wanted).max(initial=self.differences.get(name, 0.0)))
+            self.ranges[name] = float(np.abs(wanted).max(initial=self.ranges.get(name, 0.0)))
             self.products += float((found * wanted).sum())
             self.squares += float((found * found).sum())
             self.reference_squares += float((wanted * wanted).sum())
@@ -125,8 +126,10 @@ class _Tally:
         norm = (self.squares * self.reference_squares) ** 0.5
         both_zero = self.squares == self.reference_squares == 0
         cosine = 1.0 if both_zero else self.products / norm if norm else 0.0
-        parity = Parity(self.max_abs, min(1.0, cosine), self.agreeing / samples if has_classes else None, samples)
-        return ParityReport(parity, self.right / labeled if labeled else None, self.reference_range, self.is_finite)
+        max_abs = max(self.differences.values(), default=0.0)
+        relative = max((found / max(self.ranges[name], _SMALLEST_RANGE) for name, found in self.differences.items()), default=0.0)
+        parity = Parity(max_abs, min(1.0, cosine), self.agreeing / samples if has_classes else None, samples)
+        return ParityReport(parity, self.right / labeled if labeled else None, relative, self.is_finite)
 
 
 def verify(
@@ -151,15 +154,21 @@ def verify(
     runners = [_Runner(artifact) for artifact in artifacts]
     tallies = [_Tally() for _ in artifacts]
     batch = source.inputs[0].shape[0] or 1
-    classes = next((spec for spec in source.outputs if len(spec.shape) == 2), None)
+    classes = class_output(source.outputs)
     width = (classes.shape[1] or 0) if classes else 0
     golden: dict[str, Array] = {}
     right = labeled = count = 0
     for group in grouped(samples, -(-_GROUP // batch) * batch):
         reference = source.predict(stack(group, len(group)))
+        if not all(np.isfinite(output).all() for output in reference.values()):
+            raise InputError(
+                "the Keras model's own outputs must be finite, found NaN or infinity; check its weights and --scale, --mean, --std"
+            )
         labels = np.array([-1 if sample.label is None else sample.label for sample in group])
         if labels.max() >= max(width, 2):
             raise InputError(f"labels must be class numbers below {max(width, 2)}, as the model's outputs, found {labels.max()}")
+        if labels.max() >= 0 and classes is None:
+            raise InputError(f"accuracy needs an output of (batch, classes), found {', '.join(map(str, source.outputs))}; leave --eval out")
         expected = _best(reference, classes)
         right += int((expected == labels).sum())
         labeled += int((labels >= 0).sum())
@@ -175,7 +184,7 @@ def verify(
         on_progress(count)
     if count == 0:
         raise InputError("verification needs samples that were not calibrated on, found none; give other data with --eval")
-    reports = tuple(tally.report(samples=count, labeled=labeled, has_classes=width > 1) for tally in tallies)
+    reports = tuple(tally.report(samples=count, labeled=labeled, has_classes=width > 1 or labeled > 0) for tally in tallies)
     return Verification(reports, right / labeled if labeled else None, count, golden)
 
 
@@ -252,7 +261,7 @@ def judge(precision: Precision, report: ParityReport, *, budget: Budget | None, 
     if not report.is_finite:
         return Verdict("REFUSED: outputs are not finite", False)
     tolerance = _FLOAT_TOLERANCE.get(precision)
-    if tolerance is not None and parity.max_abs > tolerance * max(1.0, report.reference_range):
+    if tolerance is not None and report.relative > tolerance:
         return Verdict(f"REFUSED: differs from Keras by {parity.max_abs:.2g}", False)
     if budget is None or report.accuracy is None or source_accuracy is None:
         return Verdict("same as Keras" if precision == Precision.FP32 else "measured, no budget", True)

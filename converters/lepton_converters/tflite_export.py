@@ -14,6 +14,8 @@ from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.formats import Format, Precision
 from lepton_runtime.tensors import Array, TensorSpec
 
+_LOOPS = {"While", "StatelessWhile", "Enter", "Exit", "LoopCond", "NextIteration", "TensorListReserve"}
+
 
 def make_tflite(source: KerasSource, graph: Any, precision: Precision, *, calibration: Calibration | None, io: IntegerIo) -> Artifact:
     """One TFLite artifact.
@@ -41,6 +43,11 @@ def make_tflite(source: KerasSource, graph: Any, precision: Precision, *, calibr
     if precision == Precision.FP16:
         converter.target_spec.supported_types = [tf.float16]
     if precision.needs_calibration:
+        loops = sorted({node.op for node in graph.graph.as_graph_def().node} & _LOOPS)
+        if loops:
+            raise UnsupportedError(
+                f"{precision} needs a graph without loops, found {', '.join(loops)}: TensorFlow crashes on calibrating one"
+            )
         if calibration is None:
             raise UnsupportedError(f"{precision} must be calibrated, found no samples; give --calib PATH")
         samples = calibration
@@ -60,7 +67,7 @@ def make_tflite(source: KerasSource, graph: Any, precision: Precision, *, calibr
         lines = [line for word in (" ops: ", "error: ") for line in lines if word in line] or lines
         raise UnsupportedError(f"every operator must have a built-in TFLite form at {precision}: {lines[0].strip()[:300]}") from error
     inputs, outputs = _doors(model, source)
-    return Artifact(Format.TFLITE, precision, model, inputs, outputs, {"ai-edge-litert": "1.0"})
+    return Artifact(Format.TFLITE, precision, model, inputs, outputs, {"tensorflow-lite": _oldest_runtime(model)})
 
 
 def _operators(ops: Any, precision: Precision) -> Any:
@@ -69,6 +76,21 @@ def _operators(ops: Any, precision: Precision) -> Any:
     if precision == Precision.INT16X8:
         return ops.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
     return ops.TFLITE_BUILTINS
+
+
+def _oldest_runtime(model: bytes) -> str:
+    """The first TensorFlow Lite release that runs the file, as the converter noted in it.
+
+    Source: the metadata entry "min_runtime_version" of the TFLite schema.
+    """
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    content: Any = schema.Model.GetRootAs(model, 0)  # Any: generated code without types
+    for number in range(content.MetadataLength()):
+        entry = content.Metadata(number)
+        if entry.Name() == b"min_runtime_version":
+            return bytes(content.Buffers(entry.Buffer()).DataAsNumpy()).rstrip(b"\0").decode()
+    raise UnsupportedError("the TFLite file must name the runtime it needs, TensorFlow wrote none into it")
 
 
 def _doors(model: bytes, source: KerasSource) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -50,6 +50,9 @@ def main() -> None:
         if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as `head` does
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # so that the exit does not fail on it again
             sys.exit(1)
-        click.echo(f"error: {error}", err=True)
+        advice = (
+            "" if isinstance(error, LeptonError) else "; files must be readable and writable: check the disk's free space and permissions"
+        )
+        click.echo(f"error: {error}{advice}", err=True)
         sys.exit(error.exit_code if isinstance(error, LeptonError) else 1)
     sys.exit(code if isinstance(code, int) else 0)

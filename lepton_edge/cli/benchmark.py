@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lepton_edge.latency import LatencyResult, LatencySettings
     from lepton_runtime.bundle import Bundle
     from lepton_runtime.manifest import ArtifactRecord
+    from lepton_runtime.versions import installed_versions
 
 
 def _thread_count(text: str) -> int:
@@ -42,7 +43,7 @@ def benchmark(
     json_path: str | None,
 ) -> None:
     """Measure the latency of BUNDLE's artifacts on this machine, each in a process of its own."""
-    from lepton_edge.device import read_device, read_versions
+    from lepton_edge.device import PACKAGES, read_device
     from lepton_edge.latency import LatencySettings
     from lepton_edge.report import LATENCY_HEADERS, latency_rows, print_table, write_json
     from lepton_runtime.bundle import Bundle
@@ -56,7 +57,7 @@ def benchmark(
         write_json(
             {
                 "device": asdict(device),
-                "versions": read_versions(),
+                "versions": installed_versions(PACKAGES),
                 "settings": {"bundle": str(bundle), "threads": list(threads), **asdict(settings)},
                 "results": [result.to_dict() for result in results],
             },

@@ -13,6 +13,8 @@ from lepton_edge.digits import Digits, load_digits, recall_by_class, shipped_bun
 from lepton_runtime.bundle import Bundle
 from lepton_runtime.errors import OutputError
 
+_DEMO_FILES = {"digits.keras", "digits.bundle", "train.npz", "test.npz"}
+
 
 @click.command()
 @click.option(
@@ -42,7 +44,7 @@ def demo(output: Path, force: bool, json_path: str | None) -> None:
     bundle.check()
     _run_one(bundle, digits)
     click.echo("benchmark: one thread, each artifact in a process of its own", err=True)
-    results = measure_all(bundle, choose_candidates(bundle), (1,), LatencySettings(warmup_seconds=0.2, seconds=1.0))
+    results = measure_all(bundle, choose_candidates(bundle), (1,), LatencySettings())
     fastest = min(results, key=lambda result: result.percentile_ms(50))
     records = {record.file: record for record in bundle.manifest.artifacts}
     if json_path:
@@ -68,6 +70,8 @@ def _train_and_export(digits: Digits, output: Path, *, force: bool) -> Path:
 
     if output.exists() and not force:
         raise OutputError(f"the folder {str(output)!r} exists; add --force to replace what is in it, or choose another with --output")
+    if output.exists() and (not output.is_dir() or {entry.name for entry in output.iterdir()} - _DEMO_FILES):
+        raise OutputError(f"--force replaces what a demo made, {str(output)!r} is or holds something else; choose another --output")
     started = monotonic()
     count = len(digits.train_labels)
     click.echo(

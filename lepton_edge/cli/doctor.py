@@ -71,9 +71,10 @@ def _check_device() -> list[Check]:
 
 
 def _check_packages() -> list[Check]:
-    from lepton_edge.device import read_versions
+    from lepton_edge.device import PACKAGES
+    from lepton_runtime.versions import installed_versions
 
-    versions = read_versions()
+    versions = installed_versions(PACKAGES)
     checks = [Check("runtime", "ok", ", ".join(f"{name} {versions[name]}" for name in ("lepton-edge", "onnxruntime", "numpy")))]
     for name, module, extra, use in (
         ("LiteRT", "ai_edge_litert", "litert", "runs TFLite files"),

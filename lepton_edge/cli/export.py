@@ -28,7 +28,7 @@ def _batch(context: click.Context, parameter: click.Parameter, value: str) -> in
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle: a folder, or a .zip file. [default: MODEL.bundle]")
-@click.option("--format", "formats", multiple=True, callback=comma_list(Format), metavar="onnx|tflite", help="[default: both]")
+@click.option("--format", "formats", multiple=True, callback=comma_list(Format.parse), metavar="onnx|tflite", help="[default: both]")
 @click.option(
     "--precision",
     "precisions",

@@ -1,5 +1,7 @@
 """``lepton-edge run``."""
 
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ def run(bundle: Path, input: Path, precision: str | None, engine: str | None, th
     """
     from lepton_edge.report import write_json
     from lepton_runtime.bundle import Bundle
-    from lepton_runtime.labels import rank_labels
+    from lepton_runtime.labels import class_output, rank_labels
     from lepton_runtime.session import Session
 
     opened = Bundle.open(bundle)
@@ -33,9 +35,9 @@ def run(bundle: Path, input: Path, precision: str | None, engine: str | None, th
     with Session.open(opened, precision=precision, engine=engine, threads=threads) as session:
         outputs = session.run(_read_inputs(input, session))
         real = {spec.name: spec.dequantize(outputs[spec.name]) for spec in session.artifact.outputs}
-    first = session.artifact.outputs[0]
+    scores = class_output(session.artifact.outputs)
     labels = opened.manifest.labels
-    answers = rank_labels(real[first.name][0], labels, count=top) if labels and len(first.shape) == 2 else None
+    answers = rank_labels(real[scores.name][0], labels, count=top) if labels and scores else None
     if json_path:
         document: dict[str, Any] = {"outputs": {name: array.tolist() for name, array in outputs.items()}}
         if answers is not None:
@@ -63,7 +65,7 @@ def _read_inputs(path: Path, session: Any) -> dict[str, Any]:
     try:
         loaded = np.load(path, allow_pickle=False)
         arrays = dict(loaded) if path.suffix == ".npz" else {specs[0].name: loaded}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"INPUT must be an image or a NumPy file of plain numbers, {str(path)!r} cannot be read: {error}") from error
     for spec in specs:
         if spec.name in arrays:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +96,6 @@ def _read(path: Path, file: str, limit_bytes: int) -> bytes:
                 return stream.read(limit_bytes + 1)
         with zipfile.ZipFile(path) as archive, archive.open(file) as member:
             return member.read(limit_bytes + 1)
-    except (OSError, KeyError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+    except (OSError, KeyError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).strip("'\"")
         raise BundleError(f"{str(path)!r} must be a bundle with a readable {file}: {reason}; export or copy it again") from error

@@ -1,9 +1,17 @@
 """The file formats and numeric precisions that an artifact can have."""
 
-import difflib
+from collections.abc import Sequence
 from enum import StrEnum
 
 from lepton_runtime.errors import InputError
+
+
+def did_you_mean(text: str, names: Sequence[str]) -> str:
+    """``; did you mean 'x'?`` for the nearest name, or an empty text."""
+    import difflib  # only for a mistake: it would cost every start 2 ms
+
+    near = difflib.get_close_matches(text, names, n=1, cutoff=0.4)
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 class Format(StrEnum):
@@ -11,6 +19,17 @@ class Format(StrEnum):
 
     ONNX = "onnx"
     TFLITE = "tflite"
+
+    @classmethod
+    def parse(cls, text: str) -> "Format":
+        """The format of that name.
+
+        Raises:
+            InputError: There is none; the text lists them.
+        """
+        if text not in list(cls):
+            raise InputError(f"a format is one of {', '.join(cls)}, found {text!r}{did_you_mean(text, list(cls))}")
+        return cls(text)
 
 
 class Precision(StrEnum):
@@ -42,13 +61,9 @@ class Precision(StrEnum):
         >>> Precision.parse("static-int8")
         <Precision.STATIC_INT8: 'static-int8'>
         """
-        try:
-            return cls(text)
-        except ValueError:
-            names = [str(precision) for precision in cls]
-            near = difflib.get_close_matches(text, names, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise InputError(f"a precision is one of {', '.join(names)}, found {text!r}{hint}") from None
+        if text not in list(cls):
+            raise InputError(f"a precision is one of {', '.join(cls)}, found {text!r}{did_you_mean(text, list(cls))}")
+        return cls(text)
 
 
 PRECISIONS: dict[Format, tuple[Precision, ...]] = {

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lepton_runtime.tensors import Array
+from lepton_runtime.tensors import Array, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,11 @@ class Prediction:
 
     label: str
     score: float
+
+
+def class_output(outputs: Sequence[TensorSpec]) -> TensorSpec | None:
+    """The output that holds class scores: the first of shape ``(batch, classes)``, or ``None``."""
+    return next((spec for spec in outputs if len(spec.shape) == 2), None)
 
 
 def class_scores(output: Array) -> Array:

@@ -168,7 +168,7 @@ class Preprocessing:
         fits = array.shape[:2] == self.size and array.shape[2] == self.channels
         if fits and self.color in ("keep", "rgb", "gray"):
             return self._finish(array)
-        if fits and self.color == "bgr":
+        if fits and self.color == "bgr" and self.channels == 3:
             return self._finish(array[:, :, ::-1])
         mode = {channels: mode for mode, channels in _MODE_CHANNELS.items()}.get(array.shape[2])
         if array.dtype != np.uint8 or mode is None:
@@ -184,6 +184,8 @@ class Preprocessing:
         if self.size is None:
             raise InputError(f"the model's input is not an image, found {name}; give a .npy array")
         height, width = self.size
+        if image.mode.startswith(("I", "F")):
+            raise InputError(f"{name} must have 8 bits a channel, found mode {image.mode!r}; convert it first")
         if self.color != "keep":
             image = image.convert("L" if self.color == "gray" else "RGB")
         if _MODE_CHANNELS.get(image.mode) != self.channels:

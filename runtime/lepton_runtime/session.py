@@ -11,7 +11,7 @@ from lepton_runtime.bundle import Bundle
 from lepton_runtime.engines import ENGINE_OF_FORMAT, Engine, engine_of, open_engine
 from lepton_runtime.errors import InputError, LeptonError, UnsupportedError
 from lepton_runtime.formats import Precision
-from lepton_runtime.labels import Prediction, rank_labels
+from lepton_runtime.labels import Prediction, class_output, rank_labels
 from lepton_runtime.manifest import ArtifactRecord
 from lepton_runtime.tensors import Array
 
@@ -149,13 +149,15 @@ class Session:
 
         Raises:
             InputError: It does not fit the model.
-            UnsupportedError: The model is not a classifier with one input.
+            UnsupportedError: The model has several inputs or no output of class scores.
             MissingExtraError: Pillow is needed and not installed.
         """
-        spec = self.artifact.outputs[0]
-        if not self._is_simple or len(spec.shape) != 2:
-            raise UnsupportedError(f"predict needs one input and one output of (batch, classes), found {spec}; call run")
-        scores = spec.dequantize(self.run(self.preprocess(image)))
+        spec = class_output(self.artifact.outputs)
+        if spec is None:
+            raise UnsupportedError(
+                f"predict needs an output of (batch, classes), found {', '.join(map(str, self.artifact.outputs))}; call run"
+            )
+        scores = spec.dequantize(self.run({self._spec.name: self.preprocess(image)})[spec.name])
         return rank_labels(scores[0], self.bundle.manifest.labels, count=count)
 
     def close(self) -> None:

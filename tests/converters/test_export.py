@@ -278,10 +278,72 @@ def test_networks_of_the_keras_1_days_convert_to_all_nine(shared_data: Path, tmp
         assert record.parity.cosine > 0.98
 
 
-def test_an_operator_without_a_built_in_form_is_refused_in_one_line(keras, tmp_path: Path) -> None:
+@pytest.mark.parametrize("format_", list(Format))
+def test_an_operator_without_a_form_is_refused_in_one_line(keras, tmp_path: Path, format_: Format) -> None:
     inputs = keras.Input((8, 8), name="matrix")
     model = keras.Model(inputs, keras.ops.linalg.inv(inputs))
-    with pytest.raises(UnsupportedError) as caught:
-        export(model, tmp_path / "b", formats=[Format.TFLITE], precisions=[Precision.FP32])
+    with pytest.raises(UnsupportedError, match="MatrixInverse") as caught:
+        export(model, tmp_path / "b", formats=[format_], precisions=[Precision.FP32])
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "b").exists()
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> str:
+    """Thirty sequences of ten steps of six numbers."""
+    np.savez(tmp_path / "rows.npz", x=np.random.default_rng(0).normal(size=(30, 10, 6)).astype(np.float32))
+    return str(tmp_path / "rows.npz")
+
+
+def test_what_one_format_cannot_hold_leaves_the_other(keras, tmp_path: Path, rows: str) -> None:
+    inputs = keras.Input((10, 6), name="sequence")
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.LSTM(8)(inputs)))
+    result = export(model, tmp_path / "b", calib=rows)
+    assert [record.file for record in result.manifest.artifacts] == ALL_NINE[4:7]
+    assert {entry.reason.partition(":")[0] for entry in result.left_out} == {"not converted"}
+    with pytest.raises(UnsupportedError, match="needs a graph without loops"):
+        export(model, tmp_path / "c", formats=[Format.TFLITE], precisions=[Precision.STATIC_INT8], calib=rows)
+
+
+def test_the_exact_gelu_is_converted(keras, tmp_path: Path, rows: str) -> None:
+    inputs = keras.Input((10, 6), name="sequence")
+    hidden = keras.layers.LayerNormalization()(keras.layers.Dense(8, activation="gelu")(inputs))
+    result = export(keras.Model(inputs, keras.layers.Dense(3)(hidden)), tmp_path / "b", calib=rows)
+    assert [record.file for record in result.manifest.artifacts] == ALL_NINE[:-1]
+    assert [entry.precision for entry in result.left_out] == ["int16x8"]  # TensorFlow has no 16-bit LayerNormalization
+
+
+@pytest.mark.parametrize("io", ["int8", "uint8"])
+def test_an_integer_output_may_feed_another_layer(keras, tmp_path: Path, rows: str, io) -> None:
+    keras.utils.set_random_seed(2)
+    inputs = keras.Input((10, 6), name="sequence")
+    feature = keras.layers.Dense(4, name="feature")(keras.layers.Flatten()(inputs))
+    model = keras.Model(inputs, [feature, keras.layers.Dense(2, name="answer")(feature)])
+    result = export(model, tmp_path / "b", precisions=[Precision.STATIC_INT8], calib=rows, io=io)
+    assert len(result.verified) == 2
+    # Calibrated on 24 samples of a normal distribution, verified on 6 others: some values lie out of range.
+    for record in result.verified:
+        assert [spec.name for spec in record.outputs] == ["feature", "answer"]
+        assert record.parity.cosine > 0.98
+
+
+def test_a_single_unit_is_the_second_of_two_classes(keras, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(40, 4)).astype(np.float32)
+    model = keras.Sequential([keras.Input((4,), name="row"), keras.layers.Dense(1, activation="sigmoid")])
+    answers = (np.asarray(model(x))[:, 0] > 0.5).astype(int)
+    np.savez(tmp_path / "eval.npz", x=x, y=answers)
+    result = export(model, tmp_path / "b", precisions=[Precision.FP32], evaluate=str(tmp_path / "eval.npz"), labels=["no", "yes"])
+    assert result.manifest.evaluation.accuracy == 1
+    assert {record.parity.top1_agreement for record in result.verified} == {1.0}
+    with Session.open(result.path) as session:
+        assert [session.predict(row)[0].label for row in x[:5]] == [["no", "yes"][answer] for answer in answers[:5]]
+
+
+def test_mixed_precision_and_inputs_handed_through_are_refused(keras, tmp_path: Path) -> None:
+    inputs = keras.Input((4,), name="row")
+    half = keras.Model(inputs, keras.layers.Dense(2, dtype="mixed_float16")(inputs))
+    with pytest.raises(UnsupportedError, match=r"must compute in float32, 'dense.*' computes in float16"):
+        export(half, tmp_path / "b")
+    with pytest.raises(UnsupportedError, match="an output must not be an input itself"):
+        export(keras.Model(inputs, [inputs, keras.layers.Dense(2)(inputs)]), tmp_path / "b")

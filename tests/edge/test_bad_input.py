@@ -177,6 +177,50 @@ def test_an_unknown_precision_is_guessed(lepton_edge, small_model: Path) -> None
     lepton_edge("export", small_model, "--precision", "static-int").refused(1, because="found 'static-int'; did you mean 'static-int8'")
 
 
+def test_an_unknown_format_is_guessed(lepton_edge, small_model: Path) -> None:
+    lepton_edge("export", small_model, "--format", "onxx").refused(1, because="one of onnx, tflite, found 'onxx'; did you mean 'onnx'")
+
+
+@pytest.mark.parametrize(("key", "value"), [("dtype", '"float16"'), ("size", "[4, 4]"), ("channels", "1")])
+def test_what_the_model_decides_cannot_be_set(lepton_edge, small_model: Path, key: str, value: str) -> None:
+    Path("steps.toml").write_text(f"{key} = {value}\n")
+    lepton_edge("export", small_model, "-o", "b", "--preprocess", "steps.toml").refused(1, because=f"'{key}' come from the model")
+
+
+@pytest.mark.parametrize(
+    ("code", "because"),
+    [
+        ("def rows(:", "SyntaxError"),
+        ("def rows(needed): yield needed", "TypeError"),
+        ("rows = 3", "TypeError"),
+        ("def rows(): yield 1 / 0", "ZeroDivisionError"),
+        ("def rows(): return iter(())", "yielded none"),
+    ],
+)
+def test_a_calibration_function_that_fails(lepton_edge, small_model: Path, code: str, because: str, request) -> None:
+    name = f"samples_{abs(hash(request.node.name))}"
+    Path(f"{name}.py").write_text(code + "\n")
+    lepton_edge("export", small_model, "-o", "b", "--calib", f"{name}:rows").refused(1, because=because)
+
+
+def test_images_beside_class_folders(lepton_edge, small_model: Path, images: Path) -> None:
+    shutil.copytree(images, "mixed")
+    shutil.copy("mixed/left/0.png", "mixed/stray.png")
+    lepton_edge("export", small_model, "-o", "b", "--calib", "mixed").refused(1, because="holds both, 'stray.png' beside folders")
+
+
+def test_labels_for_a_model_without_classes(lepton_edge) -> None:
+    from lepton_converters.keras_source import import_keras
+
+    keras = import_keras()
+    keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3)]).save("map.keras")
+    np.savez("eval.npz", x=np.zeros((5, 4, 4, 1)), y=[0, 1, 0, 1, 0])
+    outcome = lepton_edge("export", "map.keras", "--eval", "eval.npz", "--precision", "fp32")
+    outcome.refused(1, because=r"accuracy needs an output of \(batch, classes\)")
+    np.savez("eval.npz", x=np.zeros((5, 4, 4, 1)), y=[0, -1, 0, 1, 0])
+    lepton_edge("export", "map.keras", "--eval", "eval.npz").refused(1, because="class numbers from 0")
+
+
 def test_a_precision_that_needs_data(lepton_edge, small_model: Path) -> None:
     lepton_edge("export", small_model, "-o", "b", "--precision", "int16x8").refused(1, because="needs sample inputs .* give --calib PATH")
 
@@ -226,7 +270,7 @@ def test_an_existing_output(lepton_edge, small_model: Path) -> None:
     Path("b").mkdir()
     Path("b/precious.txt").write_text("mine")
     lepton_edge("export", small_model, "-o", "b").refused(1, because="'b' exists; add --force")
-    lepton_edge("export", small_model, "-o", "b", "--force").refused(1, because="--force replaces bundles only")
+    lepton_edge("export", small_model, "-o", "b", "--force").refused(1, because="--force replaces whole bundles and nothing else")
     assert Path("b/precious.txt").read_text() == "mine"
 
 
@@ -235,6 +279,22 @@ def test_force_replaces_a_bundle(lepton_edge, small_model: Path, work: Path) -> 
         assert lepton_edge("export", small_model, "-o", "b", "--precision", precision, "--force").code == 0
     assert {path.name for path in Path("b").glob("model.*")} == {"model.fp16.onnx", "model.fp16.tflite"}
     assert left_behind(work) == sorted(["b", *(path.name for path in Path("b").iterdir())])
+
+
+def test_force_replaces_nothing_but_bundles(lepton_edge, small_model: Path) -> None:
+    shutil.copy(small_model, "mine.keras")
+    lepton_edge("export", "mine.keras", "-o", "mine.keras", "--force").refused(1, because="--force replaces whole bundles and nothing else")
+    assert Path("mine.keras").read_bytes() == small_model.read_bytes()
+    shutil.copytree(shipped_bundle(), "bundle")
+    Path("bundle/notes.txt").write_text("mine")
+    lepton_edge("export", small_model, "-o", "bundle", "--force").refused(1, because="is or holds something else")
+    Path("bundle/notes.txt").unlink()
+    Path("link").symlink_to("bundle")
+    lepton_edge("export", small_model, "-o", "link", "--force").refused(1, because="is or holds something else")
+    assert Path("bundle/manifest.json").read_bytes() == (shipped_bundle() / "manifest.json").read_bytes()
+    Path("demo").mkdir()
+    Path("demo/thesis.tex").write_text("mine")
+    lepton_edge("demo", "-o", "demo", "--force").refused(1, because="--force replaces what a demo made")
 
 
 def test_an_unwritable_output(lepton_edge, small_model: Path) -> None:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Sequence
 
-from lepton_runtime.errors import BundleError, MissingExtraError
+from lepton_runtime.errors import BundleError, InputError, MissingExtraError
 from lepton_runtime.tensors import Array, TensorSpec
 
 
@@ -43,7 +43,11 @@ class LitertEngine:
         self._lock = threading.Lock()
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
-        """The outputs, in order, for the inputs, in order."""
+        """The outputs, in order, for the inputs, in order.
+
+        Raises:
+            InputError: The model fails on these values, such as an index out of range.
+        """
         shapes = [array.shape for array in arrays]
         with self._lock:
             if shapes != self._shapes:
@@ -53,5 +57,8 @@ class LitertEngine:
                 self._shapes = shapes
             for index, array in zip(self._inputs, arrays, strict=True):
                 self._interpreter.set_tensor(index, array)
-            self._interpreter.invoke()
+            try:
+                self._interpreter.invoke()
+            except RuntimeError as error:
+                raise InputError(f"the model must be able to run on these values: {str(error).splitlines()[0]}") from error
             return [self._interpreter.get_tensor(index) for index in self._outputs]

@@ -5,7 +5,7 @@ from typing import Any
 
 import onnxruntime
 
-from lepton_runtime.errors import BundleError
+from lepton_runtime.errors import BundleError, InputError
 from lepton_runtime.tensors import Array, TensorSpec
 
 
@@ -43,5 +43,12 @@ class OnnxruntimeEngine:
         self._output_names = [spec.name for spec in outputs]
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
-        """The outputs, in order, for the inputs, in order."""
-        return self._run(self._output_names, dict(zip(self._input_names, arrays, strict=True)), None)
+        """The outputs, in order, for the inputs, in order.
+
+        Raises:
+            InputError: The model fails on these values, such as an index out of range.
+        """
+        try:
+            return self._run(self._output_names, dict(zip(self._input_names, arrays, strict=True)), None)
+        except Exception as error:  # its own exception classes share no base but this
+            raise InputError(f"the model must be able to run on these values: {str(error).splitlines()[0]}") from error
