@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from lepton_edge.latency import LatencyResult, LatencySettings
     from lepton_runtime.bundle import Bundle
     from lepton_runtime.manifest import ArtifactRecord
-    from lepton_runtime.versions import installed_versions
 
 
 def _thread_count(text: str) -> int:
@@ -47,6 +46,7 @@ def benchmark(
     from lepton_edge.latency import LatencySettings
     from lepton_edge.report import LATENCY_HEADERS, latency_rows, print_table, write_json
     from lepton_runtime.bundle import Bundle
+    from lepton_runtime.versions import installed_versions
 
     opened = Bundle.open(bundle)
     opened.check()

@@ -1,9 +1,6 @@
 """A bundle on disk, a folder or the same folder zipped: opened, checked, its files handed out."""
 
-import hashlib
 import os
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +13,7 @@ DIGEST_FILE = "manifest.sha256"
 
 def digest_line(manifest: bytes) -> bytes:
     """The content of ``manifest.sha256``, in the form that ``sha256sum --check`` reads."""
-    return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST_FILE}\n".encode()
+    return f"{_sha256(manifest)}  {MANIFEST_FILE}\n".encode()
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class Bundle:
             BundleError: The file is missing or its size or digest differs.
         """
         data = _read(self.path, record.file, record.size_bytes)
-        if len(data) != record.size_bytes or hashlib.sha256(data).hexdigest() != record.sha256:
+        if len(data) != record.size_bytes or _sha256(data) != record.sha256:
             raise BundleError(
                 f"{str(self.path / record.file)!r} must be {record.size_bytes} bytes with the manifest's checksum, "
                 f"found {'another size' if len(data) != record.size_bytes else 'another checksum'}; "
@@ -86,16 +83,36 @@ class Bundle:
         raise BundleError(f"{str(self.path)!r} has {names}, found no {file!r}")
 
 
+def _sha256(data: bytes) -> str:
+    import hashlib  # with zipfile below, half of what `import lepton_runtime` would cost
+
+    return hashlib.sha256(data).hexdigest()
+
+
 def _read(path: Path, file: str, limit_bytes: int) -> bytes:
     """At most one byte more than the limit, so that a swollen file is noticed and not swallowed."""
+    if not path.is_dir():
+        return _read_zipped(path, file, limit_bytes)
     try:
-        if path.is_dir():
-            # O_NOFOLLOW: a link could lead out of the bundle.
-            descriptor = os.open(path / file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-            with open(descriptor, "rb") as stream:
-                return stream.read(limit_bytes + 1)
+        # O_NOFOLLOW: a link could lead out of the bundle.
+        descriptor = os.open(path / file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        with open(descriptor, "rb") as stream:
+            return stream.read(limit_bytes + 1)
+    except OSError as error:
+        raise _unreadable(path, file, error.strerror) from error
+
+
+def _read_zipped(path: Path, file: str, limit_bytes: int) -> bytes:
+    import zipfile
+    import zlib
+
+    damaged = (OSError, KeyError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error)
+    try:
         with zipfile.ZipFile(path) as archive, archive.open(file) as member:
             return member.read(limit_bytes + 1)
-    except (OSError, KeyError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).strip("'\"")
-        raise BundleError(f"{str(path)!r} must be a bundle with a readable {file}: {reason}; export or copy it again") from error
+    except damaged as error:
+        raise _unreadable(path, file, str(error).strip("'\"")) from error
+
+
+def _unreadable(path: Path, file: str, reason: str | None) -> BundleError:
+    return BundleError(f"{str(path)!r} must be a bundle with a readable {file}: {reason}; export or copy it again")

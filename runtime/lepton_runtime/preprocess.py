@@ -1,6 +1,5 @@
 """The recorded steps from an image, or a raw array, to the model's input."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -111,6 +110,8 @@ class Preprocessing:
         Raises:
             InputError: The file cannot be read as TOML.
         """
+        import tomllib  # for an export, which takes seconds, and not for every start on a device
+
         try:
             settings: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
