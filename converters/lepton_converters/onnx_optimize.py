@@ -29,22 +29,49 @@ def _fold(graph: ir.Graph, node: ir.Node) -> bool:
     if node.op_type not in ("Mul", "Add") or node.domain not in ("", "ai.onnx"):
         return False
     for value, other in (tuple(node.inputs), tuple(reversed(node.inputs))):
-        if value is None or other is None or other.const_value is None:
+        if value is None or other is None or other.const_value is None or not _has_one_reader(value):
             continue
         linear = value.producer()
-        if linear is None or linear.op_type not in _LINEAR or len(value.uses()) != 1 or value.is_graph_output():
+        if linear is not None and linear.op_type in ("Squeeze", "Reshape") and _keeps_channels(linear):
+            linear = linear.inputs[0].producer() if linear.inputs[0] is not None else None
+        if linear is None or linear.op_type not in _LINEAR or not _has_one_reader(linear.outputs[0]):
             continue
-        folded = _folded_weights(node.op_type, linear, other.const_value.numpy())
+        folded = _folded_weights(node.op_type, linear, value, other.const_value.numpy())
         if folded is None:
             continue
         weights, bias = folded
-        _replace(graph, linear, node, weights, bias)
+        _replace(graph, linear, value, node, weights, bias)
         return True
     return False
 
 
-def _folded_weights(op_type: str, linear: ir.Node, constant: Array) -> tuple[Array, Array | None] | None:
-    """The linear operator's new weights and bias, or ``None`` if the constant is not one number a channel."""
+def _has_one_reader(value: ir.Value) -> bool:
+    return len(value.uses()) == 1 and not value.is_graph_output()
+
+
+def _keeps_channels(mover: ir.Node) -> bool:
+    """Whether the channels of a linear operator are still on one axis behind a Squeeze or Reshape.
+
+    Conv1D is a Conv with one row more, and Dense on sequences a MatMul of all steps at once.
+    """
+    before, after = mover.inputs[0], mover.outputs[0]
+    if before is None or before.shape is None or after.shape is None or not _has_one_reader(before):
+        return False
+    producer = before.producer()
+    if producer is not None and producer.op_type.startswith("Conv"):
+        return mover.op_type == "Squeeze" and list(before.shape)[:2] == list(after.shape)[:2]
+    return isinstance(before.shape[-1], int) and before.shape[-1] == after.shape[-1]
+
+
+def _folded_weights(op_type: str, linear: ir.Node, value: ir.Value, constant: Array) -> tuple[Array, Array | None] | None:
+    """The linear operator's new weights and bias, or ``None`` if the constant is not one number a channel.
+
+    Args:
+        op_type: ``Mul`` or ``Add``.
+        linear: What is folded into.
+        value: What the constant meets: the linear operator's output, perhaps in another shape.
+        constant: The other operand.
+    """
     if len(linear.inputs) < 2 or linear.inputs[1] is None or linear.inputs[1].const_value is None:
         return None
     weights = linear.inputs[1].const_value.numpy()
@@ -53,20 +80,19 @@ def _folded_weights(op_type: str, linear: ir.Node, constant: Array) -> tuple[Arr
         return None
     bias = bias_value.const_value.numpy() if bias_value is not None and bias_value.const_value is not None else None
     axis = _channel_axis(linear, weights)
-    rank = linear.outputs[0].shape.rank() if linear.outputs[0].shape is not None else None
-    if axis is None or rank is None or weights.dtype != np.float32 or constant.dtype != np.float32:
+    shape = linear.outputs[0].shape
+    if axis is None or shape is None or value.shape is None or weights.dtype != np.float32 or constant.dtype != np.float32:
         return None
     groups = linear.attributes["group"].as_int() if linear.op_type == "ConvTranspose" and "group" in linear.attributes else 1
-    channels = weights.shape[axis]
-    channel_axis_of_output = 1 if linear.op_type.startswith("Conv") else rank - 1
-    per_channel = _per_channel(constant, rank, channel_axis_of_output, channels)
+    rank = value.shape.rank()
+    per_channel = _per_channel(constant, rank, 1 if linear.op_type.startswith("Conv") else rank - 1, weights.shape[axis])
     if per_channel is None or groups != 1:
         return None
     if op_type == "Mul":
-        shape = [-1 if position == axis else 1 for position in range(weights.ndim)]
-        scaled = (weights.astype(np.float64) * per_channel.reshape(shape)).astype(np.float32)
+        broadcast = [-1 if position == axis else 1 for position in range(weights.ndim)]
+        scaled = (weights.astype(np.float64) * per_channel.reshape(broadcast)).astype(np.float32)
         return scaled, None if bias is None else (bias * per_channel).astype(np.float32)
-    if linear.op_type == "MatMul" and rank != 2:
+    if linear.op_type == "MatMul" and shape.rank() != 2:
         return None  # Gemm takes matrices only
     return weights, ((0.0 if bias is None else bias) + per_channel).astype(np.float32)
 
@@ -95,29 +121,30 @@ def _per_channel(constant: Array, rank: int, axis: int, channels: int) -> Array 
     return np.broadcast_to(constant.astype(np.float64).reshape(-1), (channels,))
 
 
-def _replace(graph: ir.Graph, linear: ir.Node, node: ir.Node, weights: Array, bias: Array | None) -> None:
+def _replace(graph: ir.Graph, linear: ir.Node, value: ir.Value, node: ir.Node, weights: Array, bias: Array | None) -> None:
     """Put one linear operator in the place of two nodes."""
 
     def constant(values: Array, kind: str) -> ir.Value:
         # Named after the node's output, which nothing else is named after.
-        value = ir.Value(name=f"{node.outputs[0].name}/{kind}", const_value=ir.tensor(values))
-        value.const_value.name = value.name  # type: ignore[union-attr]
-        value.shape, value.dtype = ir.Shape(values.shape), ir.DataType.FLOAT
-        graph.register_initializer(value)
-        return value
+        tensor = ir.tensor(values, name=f"{node.outputs[0].name}/{kind}")
+        made = ir.Value(name=tensor.name, const_value=tensor, shape=ir.Shape(values.shape), type=ir.TensorType(ir.DataType.FLOAT))
+        graph.register_initializer(made)
+        return made
 
     inputs = [linear.inputs[0], constant(weights, "weight")]
     if bias is not None:
         inputs.append(constant(bias, "bias"))
     op_type = "Gemm" if linear.op_type == "MatMul" and bias is not None else linear.op_type
     merged = ir.Node("", op_type, inputs, linear.attributes.values(), name=linear.name)
-    old, new = node.outputs[0], merged.outputs[0]
-    new.shape, new.type = old.shape, old.type
-    graph.insert_before(node, merged)
-    name = old.name
-    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    old, new = linear.outputs[0], merged.outputs[0]
+    new.name, new.shape, new.type = old.name, old.shape, old.type
+    graph.insert_before(linear, merged)
+    ir.convenience.replace_all_uses_with(old, new)
+    # What the node gave is now given by what it was given, under the node's name.
+    given, made = new if value is old else value, node.outputs[0]
+    ir.convenience.replace_all_uses_with(made, given, replace_graph_outputs=True)
     graph.remove([node, linear], safe=True)
-    new.name = name
+    given.name = made.name
 
 
 def replace_erfc(model: onnx.ModelProto) -> onnx.ModelProto:

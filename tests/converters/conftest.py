@@ -28,6 +28,12 @@ def liven(keras, model) -> None:
             layer.set_weights([generator.normal(0, 0.3, weight.shape) for weight in layer.get_weights()])
 
 
+@pytest.fixture(scope="session", name="liven")
+def liven_fixture():
+    """The function that makes a model's outputs depend on its inputs."""
+    return liven
+
+
 @pytest.fixture(scope="session")
 def models(keras, tmp_path_factory) -> Path:
     """A folder of .keras files."""

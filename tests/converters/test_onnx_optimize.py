@@ -1,0 +1,159 @@
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from lepton_converters.frozen_graph import freeze
+from lepton_converters.keras_source import KerasSource
+from lepton_converters.onnx_export import export_onnx
+from lepton_converters.onnx_optimize import canonicalize, optimize, replace_erfc
+
+
+def answer(model: onnx.ModelProto, **inputs: np.ndarray) -> list[np.ndarray]:
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, inputs)
+
+
+def kinds(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+def make(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], shape: list[int], outputs: dict[str, list[int]]) -> onnx.ModelProto:
+    tensors = [onnx.numpy_helper.from_array(values, name) for name, values in constants.items()]
+    doors = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, axes) for name, axes in {"x": shape, **outputs}.items()]
+    graph = onnx.helper.make_graph(nodes, "g", doors[:1], doors[1:], tensors)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=7)
+
+
+node = onnx.helper.make_node
+GENERATOR = np.random.default_rng(11)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return GENERATOR.normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["conv1d", "depthwise", "transposed", "sequence", "dense", "bias_and_batch_norm", "conv3d"])
+def test_batch_normalization_disappears_and_the_answers_stay(keras, liven, name: str) -> None:
+    layers = keras.layers
+    before, shape = {
+        "conv1d": ([layers.Conv1D(6, 3)], (10, 4)),
+        "depthwise": ([layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same")], (8, 8, 4)),
+        "transposed": ([layers.Conv2DTranspose(5, 2, strides=2)], (6, 6, 4)),
+        "sequence": ([layers.Dense(6, use_bias=False)], (7, 4)),
+        "dense": ([layers.Dense(6)], (9,)),
+        "bias_and_batch_norm": ([layers.Conv2D(5, 3), layers.BatchNormalization()], (8, 8, 3)),
+        "conv3d": ([layers.Conv3D(4, 2)], (5, 5, 5, 2)),
+    }[name]
+    model = keras.Sequential([keras.Input(shape, name="x"), *before, layers.BatchNormalization(), layers.ReLU()])
+    liven(keras, model)
+    source = KerasSource.open(model)
+    graph = export_onnx(source, freeze(source))
+    assert not {"Mul", "Add", "BatchNormalization"} & set(kinds(graph))
+    inputs = {"x": noise(1, *shape)}
+    expected = source.predict(inputs)
+    np.testing.assert_allclose(answer(graph, **inputs)[0], next(iter(expected.values())), atol=2e-5)  # float32 sums of some tens of terms
+
+
+def test_a_layer_that_is_used_twice_keeps_its_weights(keras, liven) -> None:
+    inputs = keras.Input((8, 8, 3), name="x")
+    shared = keras.layers.Conv2D(3, 3, padding="same")
+    first = keras.layers.BatchNormalization()(shared(inputs))
+    model = keras.Model(inputs, keras.layers.BatchNormalization()(shared(first)))
+    liven(keras, model)
+    source = KerasSource.open(model)
+    given = {"x": noise(1, 8, 8, 3)}
+    graph = export_onnx(source, freeze(source))
+    np.testing.assert_allclose(answer(graph, **given)[0], next(iter(source.predict(given).values())), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants", "outputs"),
+    [
+        pytest.param(
+            [node("MatMul", ["x", "w"], ["h"]), node("Mul", ["h", "c"], ["y"]), node("Relu", ["h"], ["z"])],
+            {"w": noise(4, 5), "c": noise(5)},
+            {"y": [2, 5], "z": [2, 5]},
+            id="read twice",
+        ),
+        pytest.param(
+            [node("MatMul", ["x", "w"], ["y"]), node("Mul", ["y", "c"], ["z"])],
+            {"w": noise(4, 5), "c": noise(5)},
+            {"y": [2, 5], "z": [2, 5]},
+            id="an output itself",
+        ),
+        pytest.param(
+            [node("MatMul", ["x", "w"], ["h"]), node("Add", ["h", "c"], ["y"])],
+            {"w": noise(4, 5), "c": noise(2, 5)},
+            {"y": [2, 5]},
+            id="a number a row",
+        ),
+        pytest.param(
+            [node("MatMul", ["x", "w"], ["h"]), node("Add", ["h", "c"], ["y"])],
+            {"w": noise(4, 1), "c": noise(5)},
+            {"y": [2, 5]},
+            id="grows by broadcasting",
+        ),
+        pytest.param(
+            [node("Gemm", ["x", "w", "b"], ["h"], alpha=0.5), node("Mul", ["c", "h"], ["y"])],
+            {"w": noise(4, 5), "b": noise(5), "c": noise(5)},
+            {"y": [2, 5]},
+            id="alpha",
+        ),
+    ],
+)
+def test_what_cannot_be_folded_is_left_as_it_is(nodes, constants, outputs) -> None:
+    model = make(nodes, constants, [2, 4], outputs)
+    optimized = optimize(model)
+    assert sorted(kinds(optimized)) == sorted(kinds(model))
+    given = noise(2, 4)
+    for found, expected in zip(answer(optimized, x=given), answer(model, x=given), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_transposed_gemm_and_a_constant_on_the_left_are_folded() -> None:
+    nodes = [node("Gemm", ["x", "w", "b"], ["h"], transB=1), node("Mul", ["c", "h"], ["i"]), node("Add", ["d", "i"], ["y"])]
+    model = make(nodes, {"w": noise(5, 4), "b": noise(5), "c": noise(5), "d": noise(1)}, [2, 4], {"y": [2, 5]})
+    optimized = optimize(model)
+    assert kinds(optimized) == ["Gemm"]
+    given = noise(2, 4)
+    np.testing.assert_allclose(answer(optimized, x=given)[0], answer(model, x=given)[0], atol=1e-5)
+
+
+def test_erfc_is_one_minus_erf() -> None:
+    model = replace_erfc(make([node("Erfc", ["x"], ["y"])], {}, [1, 3], {"y": [1, 3]}))
+    found = answer(model, x=np.float32([[-1, 0, 0.5]]))[0]
+    np.testing.assert_allclose(found, [[1.8427008, 1.0, 0.4795001]], atol=1e-6)  # Abramowitz and Stegun, table 7.1
+
+
+def test_the_canonical_form_forgets_order_and_numbering() -> None:
+    def build(numbers: list[int], turn: bool) -> onnx.ModelProto:
+        a, b, c = (f"scope/op__{number}:0" for number in numbers)
+        nodes = [
+            node("Relu", ["x"], [a]),
+            node("Neg", ["x"], [b]),
+            node("Add", [a, b], [c]),
+            node("Abs", [c], ["y"]),
+            node("Exp", ["x"], ["dead"]),
+        ]
+        order = [1, 0, 2, 4, 3] if turn else [4, 0, 1, 2, 3]
+        return make([nodes[position] for position in order], {"unused": noise(1)}, [1, 3], {"y": [1, 3]})
+
+    one, other = canonicalize(build([1, 2, 3], False)), canonicalize(build([30, 7, 12], True))
+    assert one.SerializeToString() == other.SerializeToString()
+    assert kinds(one) == ["Relu", "Neg", "Add", "Abs"]
+    assert len(one.graph.initializer) == 0
+
+
+def test_the_canonical_form_keeps_subgraphs_and_what_they_read() -> None:
+    shape = [1, 3]
+    outer = node("Relu", ["x"], ["outer__9:0"])
+    branches = []
+    for op in ("Exp", "Neg"):
+        inner = onnx.helper.make_graph(
+            [node(op, ["outer__9:0"], ["r__1:0"])], op, [], [onnx.helper.make_tensor_value_info("r__1:0", 1, shape)]
+        )
+        branches.append(inner)
+    choose = node("If", ["flag"], ["y"], then_branch=branches[0], else_branch=branches[1])
+    model = make([outer, choose], {"flag": np.array(True)}, shape, {"y": shape})
+    given = noise(*shape)
+    np.testing.assert_array_equal(answer(canonicalize(model), x=given)[0], answer(model, x=given)[0])
