@@ -38,16 +38,16 @@ def _without_nan(value: Any) -> Any:
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, note: str = "") -> None:
-    """A table on stdout. The first column is on the left, numbers are on the right, a last column of words on the left."""
+    """A table on stdout, within 80 columns: words on the left, numbers on the right; starred rows stand out."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0))
     for position, header in enumerate(headers):
-        is_words = all(row[position] and not row[position][0].isdigit() and row[position][0] != "–" for row in rows)
-        table.add_column(header, justify="left" if is_words else "right", no_wrap=position == 0)
+        is_words = position == 0 or any(row[position] and row[position][0].isalpha() for row in rows)
+        table.add_column(header, justify="left" if is_words else "right", no_wrap=position < len(headers) - 1)
     for row in rows:
         table.add_row(*row, style="bold" if row[0].startswith("*") else None)
     console.print(table)
@@ -55,55 +55,50 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, note: 
         console.print(note)
 
 
-def artifact_rows(records: Sequence[ArtifactRecord], *, source_accuracy: float | None) -> list[list[str]]:
+ARTIFACT_HEADERS = ("artifact", "size", "max diff", "same top-1", "accuracy", "verdict")
+LATENCY_HEADERS = ("artifact", "threads", "p50 ms", "p90 ms", "p99 ms", "runs/s", "load ms", "memory", "acc. %")
+
+
+def artifact_rows(records: Sequence[ArtifactRecord]) -> list[list[str]]:
     """One row an artifact for the headers ``ARTIFACT_HEADERS``."""
-    rows = []
-    for record in records:
-        drop = "–" if record.accuracy is None or source_accuracy is None else f"{100 * (source_accuracy - record.accuracy):+.2f}"
-        agreement = record.parity.top1_agreement
-        rows.append(
-            [
-                record.file,
-                size_text(record.size_bytes),
-                f"{record.parity.max_abs:.1e}",
-                f"{record.parity.cosine:.5f}",
-                "–" if agreement is None else f"{100 * agreement:.1f} %",
-                percent_text(record.accuracy),
-                drop,
-                record.verdict,
-            ]
-        )
-    return rows
-
-
-ARTIFACT_HEADERS = ("artifact", "size", "max |diff|", "cosine", "same top-1", "accuracy", "drop pp", "verdict")
-LATENCY_HEADERS = ("artifact", "engine", "threads", "p50 ms", "p90 ms", "p99 ms", "runs/s", "load ms", "memory", "accuracy")
+    return [
+        [
+            short_name(record.file),
+            size_text(record.size_bytes),
+            f"{record.parity.max_abs:.1e}",
+            percent_text(record.parity.top1_agreement, digits=1),
+            percent_text(record.accuracy),
+            record.verdict,
+        ]
+        for record in records
+    ]
 
 
 def latency_rows(results: Sequence[LatencyResult], accuracies: dict[str, float | None]) -> list[list[str]]:
     """One row a result for the headers ``LATENCY_HEADERS``; the fastest is marked with a star."""
     fastest = min(results, key=lambda result: result.percentile_ms(50))
-    rows = []
-    for result in results:
-        memory = "–" if result.peak_rss_bytes is None else f"{result.peak_rss_bytes / 1e6:.0f} MB"
-        rows.append(
-            [
-                ("* " if result is fastest else "  ") + result.file,
-                result.engine,
-                str(result.threads),
-                *(f"{result.percentile_ms(percent):.3f}" for percent in (50, 90, 99)),
-                f"{result.per_second:,.0f}",
-                f"{result.load_ns / 1e6:.1f}",
-                memory,
-                percent_text(accuracies.get(result.file)),
-            ]
-        )
-    return rows
+    return [
+        [
+            ("* " if result is fastest else "  ") + short_name(result.file),
+            str(result.threads),
+            *(f"{result.percentile_ms(percent):.3f}" for percent in (50, 90, 99)),
+            f"{result.per_second:,.0f}",
+            f"{result.load_ns / 1e6:.1f}",
+            "–" if result.peak_rss_bytes is None else f"{result.peak_rss_bytes / 1e6:.0f} MB",
+            percent_text(accuracies.get(result.file)).removesuffix(" %"),
+        ]
+        for result in results
+    ]
 
 
-def percent_text(share: float | None) -> str:
+def short_name(file: str) -> str:
+    """An artifact's file name without the ``model.`` that all of them begin with."""
+    return file.removeprefix("model.")
+
+
+def percent_text(share: float | None, *, digits: int = 2) -> str:
     """A share as a percentage, or a dash."""
-    return "–" if share is None else f"{100 * share:.2f} %"
+    return "–" if share is None else f"{100 * share:.{digits}f} %"
 
 
 def size_text(size_bytes: int) -> str:

@@ -119,8 +119,7 @@ def report_export(result: "ExportResult", *, json_path: str | None, seconds: flo
         left_out = [asdict(entry) for entry in result.left_out]
         write_json({**manifest.to_dict(), "path": str(result.path), "left_out": left_out}, json_path)
     if json_path != "-":
-        accuracy = manifest.evaluation.accuracy if manifest.evaluation else None
-        print_table(ARTIFACT_HEADERS, artifact_rows(result.verified, source_accuracy=accuracy))
+        print_table(ARTIFACT_HEADERS, artifact_rows(result.verified))
         if manifest.evaluation:
             click.echo(f"Keras: {100 * manifest.evaluation.accuracy:.2f} % on {manifest.evaluation.samples:,} samples.")
     for entry in result.left_out:

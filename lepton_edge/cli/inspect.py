@@ -6,6 +6,7 @@ import click
 
 from lepton_edge.cli.options import json_option
 from lepton_runtime.bundle import Bundle
+from lepton_runtime.preprocess import Preprocessing
 
 
 @click.command()
@@ -28,11 +29,11 @@ def inspect(bundle: Path, json_path: str | None) -> None:
         click.echo(f"{name:<14} {'; '.join(map(str, specs))}")
     steps = manifest.preprocessing
     if steps:
-        settings = ", ".join(f"{name} {value}" for name, value in steps.to_dict().items() if value is not None)
-        click.echo(f"preprocessing  {'none' if steps.is_identity else settings}")
+        usual = Preprocessing().to_dict()
+        changed = {name: value for name, value in steps.to_dict().items() if value != usual[name] and name not in ("size", "channels")}
+        click.echo(f"preprocessing  {', '.join(f'{name} {value}' for name, value in changed.items()) or 'none'}")
     if manifest.labels:
         click.echo(f"labels         {len(manifest.labels)}: {', '.join(manifest.labels[:8])}{'…' if len(manifest.labels) > 8 else ''}")
-    accuracy = manifest.evaluation.accuracy if manifest.evaluation else None
     if manifest.evaluation:
         click.echo(f"Keras          {100 * manifest.evaluation.accuracy:.2f} % on {manifest.evaluation.samples:,} samples")
-    print_table(ARTIFACT_HEADERS, artifact_rows(manifest.artifacts, source_accuracy=accuracy))
+    print_table(ARTIFACT_HEADERS, artifact_rows(manifest.artifacts))
