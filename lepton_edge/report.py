@@ -103,4 +103,4 @@ def percent_text(share: float | None, *, digits: int = 2) -> str:
 
 def size_text(size_bytes: int) -> str:
     """A file size in kB (1,000 bytes)."""
-    return f"{size_bytes / 1000:,.0f} kB"
+    return f"{size_bytes / 1000:,.{0 if size_bytes >= 10_000 else 1}f} kB"

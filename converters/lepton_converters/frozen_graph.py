@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from lepton_converters.keras_source import KerasSource
-from lepton_converters.quiet import quiet_tensorflow
+from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_runtime.errors import UnsupportedError
 
 _VALID_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.-]*")
@@ -43,8 +43,7 @@ def freeze(source: KerasSource) -> Any:  # Any: TensorFlow has no type hints
             tensor = imported.graph.get_tensor_by_name
             return imported.prune([tensor(given.name) for given in frozen.inputs], [tensor(name) for name in names])
     except (ValueError, TypeError, NotImplementedError, tf.errors.OpError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UnsupportedError(f"TensorFlow must be able to trace the model for inference: {reason[:300]}") from error
+        raise UnsupportedError(f"TensorFlow must be able to trace the model for inference: {reason_of(error)}") from error
 
 
 def _valid_name(name: str, other: str) -> str:

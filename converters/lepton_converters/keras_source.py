@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_converters.quiet import quiet_tensorflow
+from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_runtime.errors import InputError, MissingExtraError, UnsupportedError
 from lepton_runtime.tensors import Array, TensorSpec
 
@@ -225,8 +225,7 @@ def _load(path: Path, *, trust_code: bool) -> "keras.Model":
                 path, compile=False, safe_mode=not trust_code, custom_objects={"DepthwiseConv2D": DepthwiseConv2D}
             )
     except _LOAD_ERRORS as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"Keras {keras.__version__} must be able to load {str(path)!r}: {reason[:300]}") from error
+        raise InputError(f"Keras {keras.__version__} must be able to load {str(path)!r}: {reason_of(error)}") from error
 
 
 def _check_weights(model: "keras.Model") -> None:

@@ -11,7 +11,7 @@ from lepton_converters.calibration import Calibration
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.onnx_optimize import canonicalize, optimize, replace_erfc
 from lepton_converters.onnx_quantize import quantize_dynamic, quantize_static, store_weights_fp16
-from lepton_converters.quiet import quiet_tensorflow
+from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_converters.recipe import IntegerIo
 from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.formats import Format, Precision
@@ -47,7 +47,7 @@ def export_onnx(source: KerasSource, graph: Any) -> onnx.ModelProto:
                 )
         except (ValueError, RuntimeError, KeyError, AssertionError, NotImplementedError) as error:
             # tf2onnx raises these for an operator that it cannot map, or not at this opset.
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = reason_of(error)
             continue
         model = replace_erfc(model)
         unknown = sorted({node.op_type for node in model.graph.node if not onnx.defs.has(node.op_type, opset, node.domain)})
@@ -62,10 +62,10 @@ def export_onnx(source: KerasSource, graph: Any) -> onnx.ModelProto:
         try:
             onnxruntime.InferenceSession(model.SerializeToString(), _silent_options(), providers=["CPUExecutionProvider"])
         except Exception as error:  # noqa: BLE001  # its own exception classes share no base but this
-            reason = f"onnxruntime cannot load the result: {str(error).splitlines()[0]}"
+            reason = f"onnxruntime cannot load the result: {reason_of(error)}"
             continue
         return model
-    raise UnsupportedError(f"every operator must have an ONNX form up to opset {_OPSETS[-1]}, tf2onnx says: {reason[:300]}")
+    raise UnsupportedError(f"every operator must have an ONNX form up to opset {_OPSETS[-1]}, tf2onnx says: {reason}")
 
 
 def make_onnx(

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -36,3 +37,14 @@ def quiet_tensorflow() -> Iterator[None]:
         os.close(saved)
         for name, level in previous.items():
             logging.getLogger(name).setLevel(level)
+
+
+def reason_of(error: Exception) -> str:
+    """What an exception of Keras, TensorFlow or tf2onnx says, in one line.
+
+    Keras wraps what went wrong in a first line that says where, in colors.
+    """
+    text = re.sub(r"\x1b\[\d*m", "", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    kept = lines[:2] if lines[0].startswith("Exception encountered when calling") else lines[:1]
+    return " ".join(kept)[:300]
