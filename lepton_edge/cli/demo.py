@@ -1,5 +1,6 @@
 """``lepton-edge demo``."""
 
+import shlex
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,7 +60,7 @@ def demo(output: Path, force: bool, json_path: str | None) -> None:
         click.echo(f"{read_device()}")
         print_table(("format", "precision", "size", "accuracy", "p50 ms"), rows, note="* fastest. One thread, batch 1.")
         click.echo(f"The bundle lies in {path}")
-    click.echo(f"Next: lepton-edge inspect {path}", err=True)
+    click.echo(f"Next: lepton-edge inspect {shlex.quote(str(path))}", err=True)
 
 
 def _train_and_export(digits: Digits, output: Path, *, force: bool) -> Path:

@@ -1,5 +1,6 @@
 """``lepton-edge export``."""
 
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -127,7 +128,7 @@ def report_export(result: "ExportResult", *, json_path: str | None, seconds: flo
     if manifest.removed_layers:
         click.echo(f"taken out (they work in training only): {', '.join(manifest.removed_layers)}", err=True)
     click.echo(f"Wrote {result.path} in {seconds:.1f} s.", err=True)
-    click.echo(f"Next: lepton-edge benchmark {result.path}", err=True)
+    click.echo(f"Next: lepton-edge benchmark {shlex.quote(str(result.path))}", err=True)
 
 
 class StepPrinter:
