@@ -1,30 +1,26 @@
 """The pipeline: from a trained Keras model to a verified bundle."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_converters.artifact import Artifact
 from lepton_converters.bundle_writer import GOLDEN_FILE, check_output, file_record, pack_arrays, write_bundle
-from lepton_converters.calibration import Calibration, random_samples, split_samples
-from lepton_converters.dataset import Dataset, Sample, open_dataset
+from lepton_converters.calibration import Calibration
+from lepton_converters.export_data import ExportData, plan_preprocessing
 from lepton_converters.keras_source import KerasSource, check_file, import_keras
 from lepton_converters.quiet import quiet_tensorflow
 from lepton_converters.recipe import IntegerIo, Recipe, plan_recipe
 from lepton_runtime.engines import ENGINE_OF_FORMAT, open_engine
 from lepton_runtime.errors import BundleError, InputError, ParityError, UnsupportedError
 from lepton_runtime.formats import Format, Precision
-from lepton_runtime.labels import class_output
 from lepton_runtime.manifest import ArtifactRecord, Evaluation, Manifest
-from lepton_runtime.preprocess import Preprocessing
 from lepton_runtime.versions import installed_versions
 
 if TYPE_CHECKING:
     import keras
 
-_VERIFICATION_SAMPLES = 200  # without --eval
-_RANDOM_SAMPLES = 32  # without any data
 _TOOLCHAIN = ("lepton-edge", "tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "ai-edge-litert", "numpy")
 
 
@@ -83,8 +79,8 @@ def export(
     model: "str | Path | keras.Model",
     output: str | Path,
     *,
-    formats: Sequence[Format] | None = None,
-    precisions: Sequence[Precision] | None = None,
+    formats: Sequence[str] | None = None,
+    precisions: Sequence[str] | None = None,
     io: IntegerIo = "float",
     batch: int | None = 1,
     calib: str | None = None,
@@ -105,8 +101,8 @@ def export(
     Args:
         model: A ``.keras`` or ``.h5`` file, or a built ``keras.Model``.
         output: The bundle's folder, or a ``.zip`` file.
-        formats: Of the artifacts; all by default.
-        precisions: Of the artifacts; by default all that can be made.
+        formats: Names of :class:`lepton_runtime.Format`; all by default.
+        precisions: Names of :class:`lepton_runtime.Precision`; by default all that can be made.
         io: ``int8`` or ``uint8`` for integers at the doors of ``static-int8`` artifacts.
         batch: The length of the batch axis; ``None`` leaves it free.
         calib: Sample inputs; see :func:`lepton_converters.dataset.open_dataset`.
@@ -147,8 +143,8 @@ def export(
     source = KerasSource.open(model, batch=batch, trust_code=trust_code)
     on_step(Step("read", source.file or "model", f"{source.model.name}, {source.parameters:,} parameters", 1))
 
-    steps = _preprocessing(source, preprocessing or {})
-    data = _Data.open(source, steps, calib=calib, calib_samples=calib_samples, evaluate=evaluate, seed=seed, labels=labels)
+    steps = plan_preprocessing(source, preprocessing or {})
+    data = ExportData.open(source, steps, calib=calib, calib_samples=calib_samples, evaluate=evaluate, seed=seed, labels=labels)
     artifacts, left_out = _convert(source, recipe, data.calibration, on_step)
     records, golden, evaluation = _verify(source, artifacts, data, budget, on_step)
     kept = [record for record in records if record.passed or keep_failed]
@@ -188,100 +184,6 @@ def export(
     size = sum(record.size_bytes for record in manifest.files)
     on_step(Step("write", str(path), f"{len(manifest.files) + 2} files, {size / 1000:,.0f} kB", 1))
     return ExportResult(path, manifest, tuple(records), tuple(left_out), tuple(sorted(failed & recipe.named)))
-
-
-@dataclass(frozen=True)
-class _Data:
-    """The samples of one export: what to calibrate on, what to verify on, and the names of the classes."""
-
-    calibration: Calibration | None
-    labels: tuple[str, ...] | None
-    verification: Callable[[], tuple[int, Iterator[Sample]]]
-
-    @classmethod
-    def open(
-        cls,
-        source: KerasSource,
-        steps: Preprocessing | None,
-        *,
-        calib: str | None,
-        calib_samples: int,
-        evaluate: str | None,
-        seed: int,
-        labels: Sequence[str] | None,
-    ) -> "_Data":
-        calibrated = evaluated = calibration = None
-        held_back: tuple[int, ...] = ()
-        if evaluate is not None:
-            evaluated = open_dataset(evaluate, inputs=source.inputs, preprocessing=steps, labels=labels)
-            if not evaluated.is_labeled:
-                raise InputError(f"--eval needs classes: one folder a class, or 'y' in a .npz; found none in {evaluate!r}")
-        if calib is not None:
-            calibrated = open_dataset(calib, inputs=source.inputs, preprocessing=steps)  # its classes are of no matter
-            calibration, held_back = split_samples(calibrated, samples=calib_samples, seed=seed, batch=source.inputs[0].shape[0] or 1)
-        names = _labels(source, labels, evaluated, calibrated)
-
-        def verification() -> tuple[int, Iterator[Sample]]:
-            if evaluated is not None:
-                return evaluated.count, _unseen(evaluated.samples(range(evaluated.count)), calibration)
-            if calibrated is not None:
-                indices = held_back[:_VERIFICATION_SAMPLES]
-                # Accuracy is measured on what --eval names, and on nothing else.
-                unlabeled = (Sample(sample.inputs, None) for sample in calibrated.samples(indices))
-                return len(indices), _unseen(unlabeled, calibration)
-            noise = random_samples(source.inputs, steps, count=_RANDOM_SAMPLES, seed=seed, raw_pixels=source.takes_raw_pixels)
-            return _RANDOM_SAMPLES, noise
-
-        return cls(calibration, names, verification)
-
-
-def _unseen(samples: Iterator[Sample], calibration: Calibration | None) -> Iterator[Sample]:
-    return (sample for sample in samples if calibration is None or not calibration.holds(sample))
-
-
-def _preprocessing(source: KerasSource, settings: Mapping[str, Any]) -> Preprocessing | None:
-    """The specification for the model's one input: what was asked for, and what the model's shape says."""
-    if len(source.inputs) != 1:
-        if settings:
-            raise InputError(f"preprocessing is for models with one input, this one has {len(source.inputs)}; give preprocessed arrays")
-        return None
-    spec = source.inputs[0]
-    shape = spec.shape[1:]
-    fixed = sorted({"size", "channels", "dtype"} & set(settings))
-    if fixed:
-        raise InputError(f"preprocessing {', '.join(map(repr, fixed))} come from the model ({spec}), found them given; leave them out")
-    settings = {"dtype": spec.dtype, **settings}
-    if len(shape) == 3:
-        is_channels_first = (
-            settings.setdefault("layout", "nchw" if shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4) else "nhwc") == "nchw"
-        )
-        channels, *size = shape if is_channels_first else (shape[2], *shape[:2])
-        if channels in (1, 3, 4):
-            settings = {"size": size, "channels": channels, **settings}
-    steps = Preprocessing.from_dict(settings)
-    if steps.size is None and any(len(values) not in (1, shape[-1] if shape else 1) for values in (steps.mean, steps.std)):
-        raise InputError(
-            f"--mean and --std have one value or one for each of the last axis of {spec}, found {len(steps.mean)} and {len(steps.std)}"
-        )
-    return steps
-
-
-def _labels(source: KerasSource, labels: Sequence[str] | None, *datasets: Dataset | None) -> tuple[str, ...] | None:
-    """Class names that fit the model's outputs."""
-    folders = next((dataset for dataset in datasets if dataset and dataset.class_names), None)
-    names = tuple(labels) if labels is not None else folders.class_names if folders else None
-    output = class_output(source.outputs)
-    if names is None or (output is None and labels is None):
-        return None
-    classes = {1: 2}.get(output.shape[1] or 0, output.shape[1]) if output else 0
-    if classes != len(names):
-        where = f"{folders.path!r} holds {len(names)} class folders" if labels is None and folders else f"{len(names)} labels are given"
-        found = ", ".join(map(str, [output] if output else source.outputs))
-        raise InputError(
-            f"there must be one class an output, {where} ({', '.join(names[:12])}) and the model has output {found}; "
-            "name the classes with --labels, or calibrate on a folder without class folders"
-        )
-    return names
 
 
 def _convert(
@@ -333,7 +235,7 @@ def _check_loads(artifact: Artifact) -> None:
 
 
 def _verify(
-    source: KerasSource, artifacts: Sequence[Artifact], data: _Data, budget: Any, on_step: Callable[[Step], None]
+    source: KerasSource, artifacts: Sequence[Artifact], data: ExportData, budget: Any, on_step: Callable[[Step], None]
 ) -> tuple[list[ArtifactRecord], Mapping[str, Any], Evaluation | None]:
     from lepton_converters.parity import judge, verify
 

@@ -32,8 +32,8 @@ class Recipe:
 
 def plan_recipe(
     *,
-    formats: Sequence[Format] | None = None,
-    precisions: Sequence[Precision] | None = None,
+    formats: Sequence[str] | None = None,
+    precisions: Sequence[str] | None = None,
     io: IntegerIo = "float",
     has_calibration: bool,
 ) -> Recipe:
@@ -42,17 +42,17 @@ def plan_recipe(
     Raises:
         InputError: A precision is asked for that has no format or no calibration data.
     """
-    formats = list(dict.fromkeys(formats or Format))
-    wanted = list(dict.fromkeys(precisions or Precision))
+    kinds = [Format.parse(name) for name in dict.fromkeys(formats or Format)]
+    wanted = [Precision.parse(name) for name in dict.fromkeys(precisions or Precision)]
     if not precisions and not has_calibration:
         wanted = [precision for precision in wanted if not precision.needs_calibration]
     for precision in wanted:
         if precision.needs_calibration and not has_calibration:
             raise InputError(f"{precision} needs sample inputs to measure its ranges on, found none; give --calib PATH")
-        if precisions and not any(precision in PRECISIONS[format_] for format_ in formats):
+        if precisions and not any(precision in PRECISIONS[format_] for format_ in kinds):
             able = [str(format_) for format_ in Format if precision in PRECISIONS[format_]]
-            raise InputError(f"{precision} can be made as {', '.join(able)}, found --format {', '.join(formats)}")
+            raise InputError(f"{precision} can be made as {', '.join(able)}, found --format {', '.join(kinds)}")
     if io != "float" and Precision.STATIC_INT8 not in wanted:
         raise InputError(f"--io {io} is for static-int8, which is not among what is made: {', '.join(wanted)}; give --calib PATH")
-    targets = [(format_, precision) for format_ in formats for precision in wanted if precision in PRECISIONS[format_]]
-    return Recipe(tuple(targets), frozenset(precisions or ()), io)
+    targets = [(format_, precision) for format_ in kinds for precision in wanted if precision in PRECISIONS[format_]]
+    return Recipe(tuple(targets), frozenset(wanted if precisions else ()), io)

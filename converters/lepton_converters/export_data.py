@@ -1,0 +1,121 @@
+"""The data of one export: what to calibrate on, what to verify on, the preprocessing and the class names."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lepton_converters.calibration import Calibration, random_samples, split_samples
+from lepton_converters.dataset import Dataset, Sample, open_dataset
+from lepton_converters.keras_source import KerasSource
+from lepton_runtime.errors import InputError
+from lepton_runtime.labels import class_output
+from lepton_runtime.preprocess import Preprocessing
+
+_VERIFICATION_SAMPLES = 200  # without --eval
+_RANDOM_SAMPLES = 32  # without any data
+
+
+@dataclass(frozen=True)
+class ExportData:
+    """The samples of one export.
+
+    Attributes:
+        calibration: What ranges are measured on, or ``None``.
+        labels: The names of the classes, or ``None``.
+        verification: Gives how many samples there are at the most, and the samples. To be called when the
+            calibration is over: only then is it known which samples were calibrated on.
+    """
+
+    calibration: Calibration | None
+    labels: tuple[str, ...] | None
+    verification: Callable[[], tuple[int, Iterator[Sample]]]
+
+    @classmethod
+    def open(
+        cls,
+        source: KerasSource,
+        steps: Preprocessing | None,
+        *,
+        calib: str | None,
+        calib_samples: int,
+        evaluate: str | None,
+        seed: int,
+        labels: Sequence[str] | None,
+    ) -> "ExportData":
+        """The samples that the options of an export name; see :func:`lepton_converters.export`.
+
+        Raises:
+            InputError: They cannot be read, or do not fit the model.
+        """
+        calibrated = evaluated = calibration = None
+        held_back: tuple[int, ...] = ()
+        if evaluate is not None:
+            evaluated = open_dataset(evaluate, inputs=source.inputs, preprocessing=steps, labels=labels)
+            if not evaluated.is_labeled:
+                raise InputError(f"--eval needs classes: one folder a class, or 'y' in a .npz; found none in {evaluate!r}")
+        if calib is not None:
+            calibrated = open_dataset(calib, inputs=source.inputs, preprocessing=steps)  # its classes are of no matter
+            calibration, held_back = split_samples(calibrated, samples=calib_samples, seed=seed, batch=source.inputs[0].shape[0] or 1)
+        names = _labels(source, labels, evaluated, calibrated)
+
+        def verification() -> tuple[int, Iterator[Sample]]:
+            if evaluated is not None:
+                return evaluated.count, _unseen(evaluated.samples(range(evaluated.count)), calibration)
+            if calibrated is not None:
+                indices = held_back[:_VERIFICATION_SAMPLES]
+                # Accuracy is measured on what --eval names, and on nothing else.
+                unlabeled = (Sample(sample.inputs, None) for sample in calibrated.samples(indices))
+                return len(indices), _unseen(unlabeled, calibration)
+            noise = random_samples(source.inputs, steps, count=_RANDOM_SAMPLES, seed=seed, raw_pixels=source.takes_raw_pixels)
+            return _RANDOM_SAMPLES, noise
+
+        return cls(calibration, names, verification)
+
+
+def _unseen(samples: Iterator[Sample], calibration: Calibration | None) -> Iterator[Sample]:
+    return (sample for sample in samples if calibration is None or not calibration.holds(sample))
+
+
+def plan_preprocessing(source: KerasSource, settings: Mapping[str, Any]) -> Preprocessing | None:
+    """The specification for the model's one input: what was asked for, and what the model's shape says."""
+    if len(source.inputs) != 1:
+        if settings:
+            raise InputError(f"preprocessing is for models with one input, this one has {len(source.inputs)}; give preprocessed arrays")
+        return None
+    spec = source.inputs[0]
+    shape = spec.shape[1:]
+    fixed = sorted({"size", "channels", "dtype"} & set(settings))
+    if fixed:
+        raise InputError(f"preprocessing {', '.join(map(repr, fixed))} come from the model ({spec}), found them given; leave them out")
+    settings = {"dtype": spec.dtype, **settings}
+    if len(shape) == 3:
+        is_channels_first = (
+            settings.setdefault("layout", "nchw" if shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4) else "nhwc") == "nchw"
+        )
+        channels, *size = shape if is_channels_first else (shape[2], *shape[:2])
+        if channels in (1, 3, 4):
+            settings = {"size": size, "channels": channels, **settings}
+    steps = Preprocessing.from_dict(settings)
+    if steps.size is None and any(len(values) not in (1, shape[-1] if shape else 1) for values in (steps.mean, steps.std)):
+        raise InputError(
+            f"--mean and --std have one value or one for each of the last axis of {spec}, found {len(steps.mean)} and {len(steps.std)}"
+        )
+    return steps
+
+
+def _labels(source: KerasSource, labels: Sequence[str] | None, *datasets: Dataset | None) -> tuple[str, ...] | None:
+    """Class names that fit the model's outputs."""
+    folders = next((dataset for dataset in datasets if dataset and dataset.class_names), None)
+    names = tuple(labels) if labels is not None else folders.class_names if folders else None
+    output = class_output(source.outputs)
+    if names is None or (output is None and labels is None):
+        return None
+    classes = {1: 2}.get(output.shape[1] or 0, output.shape[1]) if output else 0
+    if classes != len(names):
+        where = f"{folders.path!r} holds {len(names)} class folders" if labels is None and folders else f"{len(names)} labels are given"
+        found = ", ".join(map(str, [output] if output else source.outputs))
+        raise InputError(
+            f"there must be one class an output, {where} ({', '.join(names[:12])}) and the model has output {found}; "
+            "name the classes with --labels, or calibrate on a folder without class folders"
+        )
+    return names
