@@ -180,6 +180,7 @@ def export(
         removed_layers=source.removed_layers,
     )
     files = {artifact.file: artifact.model for artifact in artifacts if artifact.file in names}
+    on_step(Step("write", str(path)))
     write_bundle(path, manifest, {**files, GOLDEN_FILE: arrays}, force=force)
     size = sum(record.size_bytes for record in manifest.files)
     on_step(Step("write", str(path), f"{len(manifest.files) + 2} files, {size / 1000:,.0f} kB", 1))

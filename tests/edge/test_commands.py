@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +100,20 @@ def test_a_device_is_read_from_its_own_files(tmp_path: Path) -> None:
 def test_what_a_device_does_not_tell_is_none(tmp_path: Path) -> None:
     device = read_device(tmp_path)
     assert (device.board, device.cpu, device.memory_bytes, device.features) == (None, None, None, ())
+
+
+def test_ctrl_c_that_a_library_swallows_ends_the_export_at_the_next_step() -> None:
+    from lepton_converters import Step
+    from lepton_edge.cli.export import StepPrinter
+
+    before = signal.getsignal(signal.SIGINT)
+    with StepPrinter() as show:
+        show(Step("read", "model"))
+        with pytest.raises(KeyboardInterrupt):  # as a callback of TensorFlow's does, and says nothing
+            os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            show(Step("convert", "model"))
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_the_module_and_its_help_load_nothing_heavy() -> None:
