@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 def installed_versions(names: Iterable[str]) -> dict[str, str]:
     """The versions of those packages that are installed; ``tensorflow-cpu`` counts as ``tensorflow``."""
-    from importlib.metadata import PackageNotFoundError, version  # 20 ms that an app on the device need not pay
+    from importlib.metadata import PackageNotFoundError, version  # only a workstation asks
 
     versions = {}
     for name in names:
