@@ -38,26 +38,25 @@ class Calibration:
         return _digest(sample) in self._digests
 
 
-def split_samples(dataset: Dataset, *, samples: int, seed: int, batch: int) -> tuple[Calibration, tuple[int, ...]]:
+def split_samples(dataset: Dataset, *, samples: int, seed: int, batch: int, hold_back: bool = True) -> tuple[Calibration, tuple[int, ...]]:
     """A calibration, and the samples held back from it for verification, in seeded random order.
-
-    At least a fifth of the data is held back.
 
     Args:
         dataset: Where both come from.
         samples: How many to calibrate on, at most.
         seed: Of the choice.
         batch: How many a model call takes.
+        hold_back: Whether to keep at least a fifth of the data for verification.
 
     Raises:
-        InputError: There are fewer than two samples.
+        InputError: There are fewer than two samples, and one must be held back.
     """
-    if dataset.count < 2:
+    if dataset.count < 2 and hold_back:
         raise InputError(
             f"calibration needs at least 2 samples, one of them held back to verify, found {dataset.count} in {dataset.path!r}"
         )
     order = np.random.default_rng(seed).permutation(dataset.count).tolist()
-    count = max(1, min(samples, dataset.count - max(1, dataset.count // 5)))
+    count = max(1, min(samples, dataset.count - max(1, dataset.count // 5) * hold_back))
     return Calibration(dataset, tuple(order[:count]), batch), tuple(order[count:])
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from lepton_converters.npz_stream import npz_headers, npz_rows
 from lepton_runtime.errors import InputError
 from lepton_runtime.preprocess import IMAGE_SUFFIXES, Preprocessing
-from lepton_runtime.tensors import Array, TensorSpec
+from lepton_runtime.tensors import Array, TensorSpec, cast_exactly
 
 _MAX_YIELDED = 1_000_000
 _LABEL_COLUMNS = ("y", "label", "class", "target")
@@ -67,10 +68,10 @@ def open_dataset(
     Args:
         path: A folder of images (flat, or one folder a class); a ``.npz`` with ``x`` or one array an
             input, and ``y``; a ``.npy``; a ``.csv`` with one row a sample; or ``module:function``,
-            where the function yields arrays, or mappings from input names to arrays, that are
-            already preprocessed and have no batch axis.
+            where the function yields arrays, or mappings from input names to arrays, without a batch
+            axis, anew at each call.
         inputs: The model's inputs.
-        preprocessing: Applied to every sample but those of a function; ``None`` for several inputs.
+        preprocessing: Applied to every sample; ``None`` for several inputs.
         labels: Class names in the order of the model's outputs, if they are known.
 
     Raises:
@@ -92,7 +93,7 @@ def open_dataset(
         return _csv(location, inputs, preprocessing)
     module, colon, function = path.partition(":")
     if colon and all(part.isidentifier() for part in (*module.split("."), function)):
-        return _function(path, module, function, inputs)
+        return _function(path, module, function, inputs, preprocessing)
     raise InputError(
         f"sample inputs are a folder of images, a .npz, .npy or .csv file, or module:function; {path!r} "
         + ("is another kind of file" if location.exists() else "does not exist")
@@ -119,7 +120,7 @@ def _ready(values: Mapping[str, Array], inputs: Sequence[TensorSpec], name: str)
             raise InputError(f"{name} must hold samples of shape {spec.shape[1:]} for {spec.name!r}, found {value.shape}")
         if value.dtype.kind not in "biuf":
             raise InputError(f"{name} must hold numbers for {spec.name!r}, found {value.dtype}")
-        value = value.astype(spec.dtype)
+        value = cast_exactly(value, spec.dtype)
         spec_of_one = TensorSpec(spec.name, value.shape, spec.dtype)
         spec_of_one.check(value, finite=True)
         ready[spec.name] = value
@@ -181,13 +182,20 @@ def _arrays(
     def read(indices: Sequence[int]) -> Iterator[Sample]:
         order = sorted(indices)
         for index, *values in zip(order, *(rows(order) for rows in columns.values()), strict=True):
-            named = dict(zip(columns, values, strict=True))
-            if preprocessing is not None:
-                named = {name: preprocessing.apply(np.asarray(value)) for name, value in named.items()}
+            named = _preprocessed(dict(zip(columns, values, strict=True)), preprocessing, repr(path))
             label = int(labels[index]) if labels is not None else None
             yield Sample(_ready(named, inputs, repr(path)), label)
 
     return Dataset(path, count, None, labels is not None, read)
+
+
+def _preprocessed(values: Mapping[str, Any], preprocessing: Preprocessing | None, name: str) -> Mapping[str, Array]:
+    if preprocessing is None:
+        return {name: np.asarray(value) for name, value in values.items()}
+    try:
+        return {name: preprocessing.apply(np.asarray(value)) for name, value in values.items()}
+    except InputError as error:
+        raise InputError(f"{name} must hold samples that fit the model: {error}") from error
 
 
 def _load_npy(path: Path) -> Array:
@@ -268,7 +276,7 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _function(path: str, module: str, name: str, inputs: Sequence[TensorSpec]) -> Dataset:
+def _function(path: str, module: str, name: str, inputs: Sequence[TensorSpec], preprocessing: Preprocessing | None) -> Dataset:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
 
@@ -283,14 +291,19 @@ def _function(path: str, module: str, name: str, inputs: Sequence[TensorSpec]) -
         wanted = set(indices)
         for index, value in enumerate(values()):
             if index in wanted:
+                wanted.remove(index)
                 named = value if isinstance(value, Mapping) else {_only(inputs, path).name: value}
-                yield Sample(_ready(named, inputs, repr(path)), None)
+                yield Sample(_ready(_preprocessed(named, preprocessing, repr(path)), inputs, repr(path)), None)
+        if wanted:
+            raise InputError(f"{path!r} must yield its samples anew at each call, {len(wanted)} did not come again; make it a generator")
 
-    count = 0
-    for _ in values():
-        count += 1
-        if count > _MAX_YIELDED:
-            raise InputError(f"{path!r} must end, it yielded more than {_MAX_YIELDED:,} samples; stop after those to calibrate on")
+    return Dataset(path, _count(values(), path), None, False, read)
+
+
+def _count(values: Iterator[Any], path: str) -> int:
+    count = sum(1 for _ in islice(values, _MAX_YIELDED + 1))
+    if count > _MAX_YIELDED:
+        raise InputError(f"{path!r} must end, it yielded more than {_MAX_YIELDED:,} samples; stop after those to calibrate on")
     if count == 0:
         raise InputError(f"{path!r} must yield at least one sample, it yielded none")
-    return Dataset(path, count, None, False, read)
+    return count

@@ -65,7 +65,7 @@ class ExportResult:
         manifest: What it says about itself.
         verified: Every artifact that was verified, those that failed included.
         left_out: What the bundle lacks, and why.
-        failed: Precisions that were asked for by name and failed.
+        failed: Precisions that were asked for by name and failed; all that failed if nothing passed.
     """
 
     path: Path
@@ -145,6 +145,8 @@ def export(
 
     steps = plan_preprocessing(source, preprocessing or {})
     data = ExportData.open(source, steps, calib=calib, calib_samples=calib_samples, evaluate=evaluate, seed=seed, labels=labels)
+    if data.calibration and recipe.needs_calibration:
+        _check_calibration(source, data.calibration)
     artifacts, left_out = _convert(source, recipe, data.calibration, on_step)
     records, golden, evaluation = _verify(source, artifacts, data, budget, on_step)
     kept = [record for record in records if record.passed or keep_failed]
@@ -184,7 +186,9 @@ def export(
     write_bundle(path, manifest, {**files, GOLDEN_FILE: arrays}, force=force)
     size = sum(record.size_bytes for record in manifest.files)
     on_step(Step("write", str(path), f"{len(manifest.files) + 2} files, {size / 1000:,.0f} kB", 1))
-    return ExportResult(path, manifest, tuple(records), tuple(left_out), tuple(sorted(failed & recipe.named)))
+    if any(record.passed for record in records):
+        failed &= recipe.named
+    return ExportResult(path, manifest, tuple(records), tuple(left_out), tuple(sorted(failed)))
 
 
 def _convert(
@@ -223,6 +227,13 @@ def _convert(
     if not artifacts:
         raise UnsupportedError("; ".join(dict.fromkeys(f"{entry.format}: {entry.reason}" for entry in left_out)))
     return artifacts, left_out
+
+
+def _check_calibration(source: KerasSource, calibration: Calibration) -> None:
+    """Refuse indices that the Keras model itself cannot take; the quantizers would blame an operator."""
+    if any(spec.dtype.startswith(("int", "uint")) for spec in source.inputs):
+        for batch in calibration.batches():
+            source.predict(batch)
 
 
 def _check_loads(artifact: Artifact) -> None:

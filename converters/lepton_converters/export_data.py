@@ -52,10 +52,18 @@ class ExportData:
         if evaluate is not None:
             evaluated = open_dataset(evaluate, inputs=source.inputs, preprocessing=steps, labels=labels)
             if not evaluated.is_labeled:
-                raise InputError(f"--eval needs classes: one folder a class, or 'y' in a .npz; found none in {evaluate!r}")
+                raise InputError(
+                    f"--eval needs classes: one folder a class, 'y' in a .npz, or a column 'label' in a .csv; found none in {evaluate!r}"
+                )
+            if not source.has_class_scores():
+                raise InputError(
+                    f"accuracy needs an output of (batch, classes), or one unit with a sigmoid; found "
+                    f"{', '.join(map(str, source.outputs))}; leave --eval out"
+                )
         if calib is not None:
             calibrated = open_dataset(calib, inputs=source.inputs, preprocessing=steps)  # its classes are of no matter
-            calibration, held_back = split_samples(calibrated, samples=calib_samples, seed=seed, batch=source.inputs[0].shape[0] or 1)
+            batch = source.inputs[0].shape[0] or 1
+            calibration, held_back = split_samples(calibrated, samples=calib_samples, seed=seed, batch=batch, hold_back=evaluated is None)
         names = _labels(source, labels, evaluated, calibrated)
 
         def verification() -> tuple[int, Iterator[Sample]]:
@@ -107,7 +115,7 @@ def _labels(source: KerasSource, labels: Sequence[str] | None, *datasets: Datase
     """Class names that fit the model's outputs."""
     folders = next((dataset for dataset in datasets if dataset and dataset.class_names), None)
     names = tuple(labels) if labels is not None else folders.class_names if folders else None
-    output = class_output(source.outputs)
+    output = class_output(source.outputs) if source.has_class_scores() else None
     if names is None or (output is None and labels is None):
         return None
     classes = {1: 2}.get(output.shape[1] or 0, output.shape[1]) if output else 0

@@ -112,6 +112,16 @@ class KerasSource:
         """Whether the model rescales or normalizes its input itself."""
         return any(type(layer).__name__ in ("Rescaling", "Normalization") for layer in _layers(self.model))
 
+    def has_class_scores(self) -> bool:
+        """Whether the first output of shape ``(batch, classes)`` holds scores: several, or one unit that is a sigmoid's."""
+        keras = import_keras()
+        position = next((number for number, spec in enumerate(self.outputs) if len(spec.shape) == 2), None)
+        if position is None or self.outputs[position].shape[1] != 1:
+            return position is not None
+        operation = keras.tree.flatten(self.model.output)[position]._keras_history.operation
+        activation = getattr(operation, "activation", operation)
+        return activation is keras.activations.sigmoid or type(activation).__name__ == "Sigmoid"
+
     def call(self, tensors: list[Any]) -> list[Any]:  # Any: TensorFlow has no type hints
         """The model's flat outputs for its flat inputs, in inference mode."""
         keras = import_keras()
@@ -126,9 +136,17 @@ class KerasSource:
 
         Returns:
             One array an output, ``(samples, …)``.
+
+        Raises:
+            InputError: The model fails on these values, such as an index out of range.
         """
+        import tensorflow as tf
+
         keras = import_keras()
-        outputs = self.call([keras.ops.convert_to_tensor(inputs[spec.name], spec.dtype) for spec in self.inputs])
+        try:
+            outputs = self.call([keras.ops.convert_to_tensor(inputs[spec.name], spec.dtype) for spec in self.inputs])
+        except tf.errors.InvalidArgumentError as error:
+            raise InputError(f"the Keras model must be able to run on the samples: {reason_of(error)}") from error
         return {spec.name: np.asarray(output) for spec, output in zip(self.outputs, outputs, strict=True)}
 
 
@@ -241,10 +259,11 @@ def _check_weights(model: "keras.Model") -> None:
 def _functional(model: "keras.Model") -> "keras.Model":
     """The model as a functional one, which knows the structure, names and order of its inputs and outputs."""
     keras = import_keras()
-    if isinstance(model, keras.Sequential) and model.inputs:
+    is_built = isinstance(model, keras.Model) and bool(getattr(model, "inputs", None))
+    if isinstance(model, keras.Sequential) and is_built:
         # Fresh from a file it has inputs and outputs, yet its .input raises that it has never been called.
         return keras.Model(model.inputs, model.outputs, name=model.name)
-    if isinstance(model, keras.Model) and hasattr(model, "output_names") and model.inputs:
+    if is_built and hasattr(model, "output_names"):
         return model
     raise UnsupportedError(
         f"a functional or built sequential Keras model is needed, found {type(model).__name__} without fixed inputs; "
@@ -271,7 +290,7 @@ def _named(model: "keras.Model", kind: str) -> list[tuple[str, Any]]:
     structure = getattr(model, kind)
     tensors = keras.tree.flatten(structure)
     if isinstance(structure, dict):
-        names = list(keras.tree.flatten({name: name for name in structure}))
+        names = ["_".join(map(str, path)) for path, _ in keras.tree.flatten_with_path(structure)]
     elif kind == "input":
         names = [tensor.name for tensor in tensors]
     else:

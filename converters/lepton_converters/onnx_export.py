@@ -17,10 +17,10 @@ from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.formats import Format, Precision
 from lepton_runtime.tensors import TensorSpec
 
-# 13 is the first whose QuantizeLinear takes a scale a channel; the others bring operators that some layers need.
-_OPSETS = (13, 15, 17, 18)
+# 13 is the first whose QuantizeLinear takes a scale a channel; the later ones bring operators that some layers need.
+_OPSETS = (13, 14, 15, 16, 17, 18)
 # The first onnxruntime release that runs an opset. Source: onnxruntime's table "ONNX Runtime compatibility".
-_ONNXRUNTIME_OF_OPSET = {13: "1.7", 15: "1.10", 17: "1.12", 18: "1.14"}
+_ONNXRUNTIME_OF_OPSET = {13: "1.7", 14: "1.8", 15: "1.10", 16: "1.11", 17: "1.12", 18: "1.14"}
 
 
 def export_onnx(source: KerasSource, graph: Any) -> onnx.ModelProto:

@@ -1,6 +1,7 @@
 """8-bit and 16-bit ONNX graphs: the one room that talks to onnxruntime's quantizer."""
 
 import logging
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from onnxruntime.quantization import quantize_static as ort_quantize_static
 
 from lepton_converters.calibration import Calibration
 from lepton_converters.recipe import IntegerIo
-from lepton_runtime.errors import UnsupportedError
+from lepton_runtime.errors import OutputError, UnsupportedError
 from lepton_runtime.tensors import Array, TensorSpec
 
 # Operators that onnxruntime has 8-bit kernels for, or that only move 8-bit values. Softmax and sigmoid are not
@@ -80,7 +81,7 @@ def quantize_static(
         def get_next(self) -> dict[str, Array] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
             return next(self._batches, None)
 
-    with _quiet_quantizer() as folder:
+    with _quiet_quantizer(model) as folder:
         ort_quantize_static(
             model,
             folder / "quantized.onnx",
@@ -183,7 +184,7 @@ def quantize_dynamic(model: onnx.ModelProto) -> onnx.ModelProto:
     compute in float32: onnxruntime's ConvInteger took 1.6 to 3.6 times as long as its float convolution on the four
     networks of ``benchmarks/dynamic_convolution.py`` (onnxruntime 1.32, x86-64 with VNNI).
     """
-    with _quiet_quantizer() as folder:
+    with _quiet_quantizer(model) as folder:
         ort_quantize_dynamic(
             model,
             folder / "quantized.onnx",
@@ -263,13 +264,34 @@ def _stored_smaller(model: onnx.ModelProto, store: Callable[[str, Array], tuple[
 
 
 @contextmanager
-def _quiet_quantizer() -> Iterator[Path]:
-    """A folder for the quantizer's files, and its advice to run steps that have been run kept silent."""
+def _quiet_quantizer(model: onnx.ModelProto) -> Iterator[Path]:
+    """A folder for the quantizer's files, and its advice to run steps that have been run kept silent.
+
+    Raises:
+        OutputError: The folder has no room; the quantizer itself would write half a file and say nothing.
+    """
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
     try:
         with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
+            _check_room(Path(folder) / "room", size_bytes=4 * model.ByteSize())
             yield Path(folder)
     finally:
         root.setLevel(level)
+
+
+def _check_room(path: Path, *, size_bytes: int) -> None:
+    """Write and remove as much as the quantizer will."""
+    try:
+        with path.open("wb") as stream:
+            for _ in range(-(-size_bytes // 2**20)):
+                stream.write(bytes(2**20))
+            stream.flush()
+            os.fsync(stream.fileno())
+        path.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"the temporary folder {str(path.parent.parent)!r} must have room for {max(1, size_bytes // 10**6):,} MB: {error.strerror}; "
+            "free some, or set TMPDIR to another folder"
+        ) from error

@@ -44,15 +44,16 @@ class Golden:
         return [{name: values[row : row + batch] for name, values in inputs.items()} for row in range(0, rows, batch)]
 
     def difference(self, session: Session) -> float:
-        """Largest absolute difference between what a session answers here and what its file answered on export.
+        """Largest difference between what a session answers here and what its file answered on export.
 
-        Real numbers are compared in the unit of the source model's outputs.
+        As a share of the output's largest golden value, or absolute where that is below 1, as for probabilities.
         """
         largest = 0.0
         answers = [session.run(inputs) for inputs in self.batches(session.artifact)]
         for spec in session.artifact.outputs:
             found = np.concatenate([answer[spec.name] for answer in answers])
             expected = self.arrays[f"{session.artifact.file}/{spec.name}"]
-            steps = np.abs(found.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0)
-            largest = max(largest, float(steps) * (spec.scale or 1.0))
+            difference = np.abs(found.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0) * (spec.scale or 1.0)
+            unit = max(1.0, float(np.abs(spec.dequantize(expected)).max(initial=0.0)))
+            largest = max(largest, float(difference) / unit)
         return largest

@@ -25,7 +25,8 @@ def class_scores(output: Array) -> Array:
     """One score a class, ``(batch, classes)`` with at least two classes.
 
     A single sigmoid unit ``(batch, 1)`` is read as the probability of the second of two classes, which is
-    how Keras trains a binary classifier.
+    how Keras trains a binary classifier. Whether a unit is one is known on export only: ask for scores of a unit
+    whose bundle names two labels, and of no other.
 
     >>> class_scores(np.float32([[0.25]]))
     array([[0.75, 0.25]], dtype=float32)

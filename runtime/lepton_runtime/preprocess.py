@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from lepton_runtime.errors import InputError, MissingExtraError
-from lepton_runtime.tensors import Array
+from lepton_runtime.tensors import Array, cast_exactly
 
 Resize = Literal["none", "stretch", "crop", "pad"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -67,6 +67,13 @@ class Preprocessing:
                 raise InputError(f"preprocessing {name!r} has one value or one a channel ({self.channels}), found {len(values)}")
         if self.size is None and (self.resize != "none" or self.color != "keep"):
             raise InputError("preprocessing 'resize' and 'color' are for image inputs, the model's input is not an image")
+        wanted = {"keep": self.channels, "gray": 1}.get(self.color, 3)
+        if self.size is not None and self.channels != wanted:
+            raise InputError(f"preprocessing 'color' {self.color!r} gives {wanted} channels, the model takes {self.channels}")
+        if np.dtype(self.dtype).kind != "f" and not self._is_unscaled:
+            raise InputError(
+                f"preprocessing 'scale', 'mean' and 'std' need an input of real numbers, the model takes {self.dtype}; leave them out"
+            )
 
     @property
     def is_identity(self) -> bool:
@@ -151,17 +158,22 @@ class Preprocessing:
 
         Args:
             array: For an image ``(height, width, channels)`` or ``(height, width)``, RGB or gray; uint8 if
-                it is to be resized or its color converted. For other inputs, the input's own shape.
+                it is to be resized or its color converted. For other inputs, and for an image model with
+                channels first, the input's own shape.
 
         Returns:
             An array of the specification's number type and layout.
 
         Raises:
-            InputError: The size or the channel count does not fit.
+            InputError: The size or the channel count does not fit, or it holds no numbers.
             MissingExtraError: It must be resized or converted, and Pillow is not installed.
         """
+        if array.dtype.kind not in "biuf":
+            raise InputError(f"a sample must hold numbers, found {array.dtype}")
         if self.size is None:
             return self._finish(array)
+        if self.layout == "nchw" and array.shape == (self.channels, *self.size) != (*self.size, self.channels):
+            array = np.moveaxis(array, 0, -1)
         if array.ndim == 2:
             array = array[:, :, None]
         if array.ndim != 3:
@@ -205,13 +217,19 @@ class Preprocessing:
         return pixels[:, :, ::-1] if self.color == "bgr" else pixels
 
     def _finish(self, values: Array) -> Array:
-        if self.layout == "nchw" and self.size is not None:
-            return np.ascontiguousarray(np.moveaxis(self._normalized(values), -1, 0))
-        return np.ascontiguousarray(self._normalized(values))
+        values = self._normalized(values)
+        # Not ascontiguousarray: it would make one axis of none.
+        return np.asarray(np.moveaxis(values, -1, 0) if self.layout == "nchw" and self.size is not None else values, order="C")
 
     def _normalized(self, values: Array) -> Array:
         if self._is_unscaled:
-            return values.astype(self.dtype)
+            return cast_exactly(values, self.dtype)
+        length = values.shape[-1] if values.ndim else 1
+        if any(len(numbers) not in (1, length) for numbers in (self.mean, self.std)):
+            raise InputError(
+                f"a sample's last axis must be as long as 'mean' and 'std' ({max(len(self.mean), len(self.std))}), "
+                f"found shape {values.shape}"
+            )
         scaled: Array = values.astype(np.float32) * np.float32(self.scale)
         return ((scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)).astype(self.dtype)
 

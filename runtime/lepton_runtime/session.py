@@ -153,12 +153,14 @@ class Session:
             MissingExtraError: Pillow is needed and not installed.
         """
         spec = class_output(self.artifact.outputs)
-        if spec is None:
+        labels = self.bundle.manifest.labels
+        if spec is None or (spec.shape[1] == 1 and not labels):
             raise UnsupportedError(
-                f"predict needs an output of (batch, classes), found {', '.join(map(str, self.artifact.outputs))}; call run"
+                f"predict needs an output of (batch, classes), or one sigmoid unit with two labels, "
+                f"found {', '.join(map(str, self.artifact.outputs))}; call run"
             )
         scores = spec.dequantize(self.run({self._spec.name: self.preprocess(image)})[spec.name])
-        return rank_labels(scores[0], self.bundle.manifest.labels, count=count)
+        return rank_labels(scores[0], labels, count=count)
 
     def close(self) -> None:
         """Free the model. Calls that are under way end normally; later ones are refused."""

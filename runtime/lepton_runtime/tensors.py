@@ -94,5 +94,25 @@ class TensorSpec:
         return real
 
 
+def cast_exactly(array: Array, dtype: str) -> Array:
+    """The values as another number type; real numbers become integers only if they are whole and in range.
+
+    Raises:
+        InputError: An integer type cannot hold a value.
+
+    >>> cast_exactly(np.array([1.0, 2.0]), "int32")
+    array([1, 2], dtype=int32)
+    """
+    if np.dtype(dtype).kind in "iu" and array.size:
+        limits = np.iinfo(dtype)
+        is_whole = array.dtype.kind != "f" or bool(np.isfinite(array).all() and (array == np.rint(array)).all())
+        if not is_whole or array.min() < limits.min or array.max() > limits.max:
+            raise InputError(
+                f"an input of {dtype} must get whole numbers from {limits.min} to {limits.max}, "
+                f"found {array.dtype} from {array.min()} to {array.max()}; convert them on purpose"
+            )
+    return array.astype(dtype)
+
+
 def _shape_text(shape: tuple[int | None, ...]) -> str:
     return "(" + ", ".join("any" if axis is None else str(axis) for axis in shape) + ")"

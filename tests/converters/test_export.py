@@ -2,6 +2,8 @@ import hashlib
 import os
 import subprocess
 import sys
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -347,3 +349,115 @@ def test_mixed_precision_and_inputs_handed_through_are_refused(keras, tmp_path: 
         export(half, tmp_path / "b")
     with pytest.raises(UnsupportedError, match="an output must not be an input itself"):
         export(keras.Model(inputs, [inputs, keras.layers.Dense(2)(inputs)]), tmp_path / "b")
+
+
+def test_what_a_function_yields_is_preprocessed_like_everything_else(
+    models: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = "import pathlib, numpy, PIL.Image\n\ndef rows():\n    for file in sorted(pathlib.Path(r'{}').rglob('*.png')):\n"
+    Path("raw_photos.py").write_text(code.format(photos) + "        yield numpy.asarray(PIL.Image.open(file))\n")
+    options = {"formats": [Format.ONNX], "precisions": [Precision.STATIC_INT8], "preprocessing": SCALED}
+    by_function = export(models / "tiny_cnn.keras", tmp_path / "function", calib="raw_photos:rows", **options)
+    by_folder = export(models / "tiny_cnn.keras", tmp_path / "folder", calib=str(photos), labels=None, **options)
+    assert digests(by_function.path)["model.static-int8.onnx"] == digests(by_folder.path)["model.static-int8.onnx"]
+
+
+def test_a_function_that_yields_once_only_is_refused(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("once.py").write_text("import numpy\nleft = iter(numpy.zeros((9, 8), 'float32'))\n\ndef rows():\n    return left\n")
+    with pytest.raises(InputError, match=r"must yield its samples anew at each call, \d did not come again"):
+        export(models / "table.keras", tmp_path / "b", calib="once:rows")
+
+
+def test_the_device_prepares_what_was_verified(models: Path, photos: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(export(models / "tiny_cnn.keras", tmp_path / "b", evaluate=str(photos), preprocessing=SCALED).path)
+    golden = Golden.open(bundle).arrays["input/image"]
+    with Session.open(bundle) as session:
+        for row, file in zip(golden, sorted(photos.rglob("*.png")), strict=False):
+            np.testing.assert_array_equal(session.preprocess(file)[0], row)
+
+
+def test_a_unit_without_a_sigmoid_has_no_classes(keras, tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((4,), name="row"), keras.layers.Dense(1)])
+    np.savez(tmp_path / "eval.npz", x=np.ones((4, 4)), y=[0, 1, 0, 1])
+    with pytest.raises(InputError, match=r"or one unit with a sigmoid; found dense.* leave --eval out"):
+        export(model, tmp_path / "b", evaluate=str(tmp_path / "eval.npz"))
+    with pytest.raises(InputError, match="there must be one class an output"):
+        export(model, tmp_path / "b", labels=["no", "yes"])
+    result = export(model, tmp_path / "b", precisions=[Precision.FP32])
+    with Session.open(result.path) as session, pytest.raises(UnsupportedError, match="one sigmoid unit with two labels"):
+        session.predict(np.ones(4, np.float32))
+
+
+def test_indices_out_of_range_blame_the_data(keras, tmp_path: Path) -> None:
+    inputs = keras.Input((6,), dtype="int32", name="words")
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(keras.layers.Embedding(10, 4)(inputs))))
+    np.save(tmp_path / "words.npy", np.full((8, 6), 12, np.int32))
+    with pytest.raises(InputError, match=r"the Keras model must be able to run on the samples: .*12 is not in"):
+        export(model, tmp_path / "b", calib=str(tmp_path / "words.npy"))
+    np.save(tmp_path / "words.npy", np.full((8, 6), 2.5))
+    with pytest.raises(InputError, match="an input of int32 must get whole numbers"):
+        export(model, tmp_path / "b", calib=str(tmp_path / "words.npy"))
+
+
+def test_one_calibration_sample_will_do_where_others_verify(models: Path, photos: Path, tmp_path: Path) -> None:
+    image = next(photos.rglob("*.png"))
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / image.name).write_bytes(image.read_bytes())
+    options = {"precisions": [Precision.STATIC_INT8], "calib": str(tmp_path / "one"), "max_drop": "100pp"}
+    result = export(models / "tiny_cnn.keras", tmp_path / "b", evaluate=str(photos), **options)
+    assert result.manifest.settings["calib_samples"] == 1
+
+
+def test_unbuilt_and_oddly_shaped_models_are_refused_or_named(keras, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="a functional or built sequential Keras model is needed"):
+        export(keras.Sequential([keras.layers.Dense(2)]), tmp_path / "b")
+    inputs = keras.Input((4,), name="row")
+    dense = [keras.layers.Dense(2)(inputs) for _ in range(3)]
+    result = export(keras.Model(inputs, {"z": dense[:2], "y": dense[2]}), tmp_path / "b", precisions=[Precision.FP32])
+    assert [spec.name for spec in result.manifest.outputs] == ["y", "z_0", "z_1"]
+
+
+@pytest.mark.parametrize("shape", [(3, 12, 12), (12, 12, 3)])
+def test_channels_first_models_take_their_own_arrays_and_images(keras, liven, tmp_path: Path, shape: tuple[int, ...]) -> None:
+    inputs = keras.Input((3, 12, 12), name="image")
+    x = keras.layers.Permute((2, 3, 1))(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(keras.layers.Conv2D(4, 3)(x))))
+    liven(keras, model)
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, (8, *shape)).astype(np.uint8))
+    result = export(model, tmp_path / "b", precisions=[Precision.FP32], calib=str(tmp_path / "x.npy"), preprocessing=SCALED)
+    assert result.manifest.preprocessing.layout == "nchw"
+    assert {record.parity.samples for record in result.verified} == {1}
+
+
+def test_inputs_without_axes_are_calibrated(keras, tmp_path: Path) -> None:
+    inputs = keras.Input((), name="number")
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.ops.expand_dims(inputs, -1)))
+    np.save(tmp_path / "x.npy", np.linspace(-1, 1, 20, dtype=np.float32))
+    result = export(model, tmp_path / "b", precisions=[Precision.STATIC_INT8], calib=str(tmp_path / "x.npy"))
+    assert len(result.verified) == 2
+
+
+def test_litert_sessions_are_shared_by_threads(models: Path, photos: Path, tmp_path: Path) -> None:
+    path = export(models / "tiny_cnn.keras", tmp_path / "b.zip", formats=[Format.TFLITE], calib=str(photos)).path
+    inputs = np.random.default_rng(0).uniform(0, 255, (24, 1, 12, 12, 3)).astype(np.float32)
+    with Session.open(path, precision="static-int8") as session:
+        expected = [session.run(array) for array in inputs]
+        with ThreadPoolExecutor(8) as pool:
+            for number, scores in enumerate(pool.map(session.run, list(inputs) * 8)):
+                np.testing.assert_array_equal(scores, expected[number % 24])
+
+
+def test_a_calibration_set_is_streamed(tmp_path: Path) -> None:
+    from lepton_converters.dataset import open_dataset
+    from lepton_runtime.tensors import TensorSpec
+
+    np.savez_compressed(tmp_path / "large.npz", x=np.zeros((4000, 64, 64), np.float32))  # 64 MB
+    dataset = open_dataset(str(tmp_path / "large.npz"), inputs=[TensorSpec("x", (1, 64, 64), "float32")], preprocessing=None)
+    tracemalloc.start()
+    count = sum(1 for _ in dataset.samples(range(dataset.count)))
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 4000
+    assert peak_bytes < 2 * 2**20

@@ -161,7 +161,8 @@ def test_labels_beyond_the_outputs(lepton_edge, small_model: Path) -> None:
         ({"x": np.zeros((5, 7, 7, 3))}, r"8×8×3"),
         ({"x": np.full((5, 8, 8, 3), np.nan)}, "must be finite"),
         ({"x": np.zeros((5, 8, 8, 3)), "y": np.zeros(4, int)}, "same number of rows"),
-        ({"x": np.array(["a", "b"])}, r"image array must be"),
+        ({"x": np.array(["a", "b"])}, "must hold numbers, found <U1"),
+        ({"x": np.full((5, 8, 8, 3), "a")}, "must hold numbers, found <U1"),
     ],
 )
 def test_arrays_that_do_not_fit(lepton_edge, small_model: Path, arrays, because: str) -> None:
@@ -185,6 +186,38 @@ def test_an_unknown_format_is_guessed(lepton_edge, small_model: Path) -> None:
 def test_what_the_model_decides_cannot_be_set(lepton_edge, small_model: Path, key: str, value: str) -> None:
     Path("steps.toml").write_text(f"{key} = {value}\n")
     lepton_edge("export", small_model, "-o", "b", "--preprocess", "steps.toml").refused(1, because=f"'{key}' come from the model")
+
+
+@pytest.mark.parametrize(
+    ("options", "because"),
+    [
+        (("--mean", "1,2"), r"'mean' has one value or one a channel \(3\), found 2"),
+        (("--color", "gray"), "'color' 'gray' gives 1 channels, the model takes 3"),
+        (("--std", "0"), "no 'std' is 0"),
+    ],
+)
+def test_preprocessing_that_does_not_fit_the_model(lepton_edge, small_model: Path, options, because: str) -> None:
+    lepton_edge("export", small_model, "-o", "b", *options).refused(1, because=because)
+
+
+def test_whole_numbers_are_not_scaled_in_silence(lepton_edge) -> None:
+    from lepton_converters.keras_source import import_keras
+
+    keras = import_keras()
+    inputs = keras.Input((4, 4, 1), dtype="uint8", name="pixels")
+    keras.Model(inputs, keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))).save("pixels.keras")
+    lepton_edge("export", "pixels.keras", "--scale", "1/255").refused(1, because="need an input of real numbers, the model takes uint8")
+
+
+def test_rows_of_another_length_than_the_means(lepton_edge) -> None:
+    from lepton_converters.keras_source import import_keras
+
+    keras = import_keras()
+    keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)]).save("table.keras")
+    for width in (1, 7):
+        np.save("rows.npy", np.zeros((12, width)))
+        outcome = lepton_edge("export", "table.keras", "--calib", "rows.npy", "--mean", "1,2,3,4,5,6,7,8")
+        outcome.refused(1, because="last axis must be as long as 'mean' and 'std' \\(8\\), found shape")
 
 
 @pytest.mark.parametrize(
@@ -258,6 +291,10 @@ def test_a_broken_budget_is_exit_3(lepton_edge, small_model: Path) -> None:
     assert mixed.code == 3
     assert mixed.err.splitlines()[-1].startswith("error: every precision asked for must keep to the budget, static-int8 did not")
     assert {path.name for path in Path("mixed").glob("model.*")} == {"model.fp32.onnx", "model.fp32.tflite"}
+    failing = ("--format", "tflite", "--precision", "static-int8", "--keep-failed")
+    kept = lepton_edge("export", small_model, "-o", "kept", *failing, *arguments)
+    assert kept.code == 3
+    assert [path.name for path in Path("kept").glob("model.*")] == ["model.static-int8.tflite"]
     unnamed = lepton_edge("export", small_model, "-o", "unnamed", *arguments)
     assert unnamed.code == 0
     assert "left out: static-int8 onnx: REFUSED" in unnamed.err
@@ -323,6 +360,21 @@ def test_a_full_disk_leaves_nothing(small_model: Path, work: Path) -> None:
         assert done.returncode == 1
         assert done.stderr == f"the output '{output}' must be writable: File too large; nothing was left behind\n"
         assert left_behind(work) == []
+
+
+def test_a_full_disk_in_the_middle_of_an_export(small_model: Path, work: Path) -> None:
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    command = [sys.executable, "-m", "lepton_edge", "export", str(small_model), "-o", "b", "--format", "onnx"]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"error: the temporary folder .* must have room for 1 MB: File too large; free some.*", done.stderr.splitlines()[-1]
+    )
+    assert "Traceback" not in done.stderr
+    assert left_behind(work) == []
 
 
 def test_convert_is_missing(small_model: Path) -> None:
