@@ -61,18 +61,24 @@ class Dataset:
 
 
 def open_dataset(
-    path: str, *, inputs: Sequence[TensorSpec], preprocessing: Preprocessing | None, labels: Sequence[str] | None = None
+    path: str,
+    *,
+    inputs: Sequence[TensorSpec],
+    preprocessing: Preprocessing | None,
+    labels: Sequence[str] | None = None,
+    option: str = "--calib",
 ) -> Dataset:
     """The samples at ``path``, whatever form they have.
 
     Args:
         path: A folder of images (flat, or one folder a class); a ``.npz`` with ``x`` or one array an
-            input, and ``y``; a ``.npy``; a ``.csv`` with one row a sample; or ``module:function``,
+            input, and ``y``; a ``.npy``; a ``.csv`` with one row a sample, and a column ``label``; or ``module:function``,
             where the function yields arrays, or mappings from input names to arrays, without a batch
             axis, anew at each call.
         inputs: The model's inputs.
         preprocessing: Applied to every sample; ``None`` for several inputs.
         labels: Class names in the order of the model's outputs, if they are known.
+        option: How errors call it.
 
     Raises:
         InputError: Nothing there can be read as samples for this model.
@@ -81,7 +87,7 @@ def open_dataset(
     if location.is_dir():
         return _image_folder(location, inputs, preprocessing, labels)
     if location.suffix in (".npz", ".npy", ".csv") and not location.exists():
-        raise InputError(f"sample inputs are needed, {path!r} does not exist")
+        raise InputError(f"{option} needs sample inputs, {path!r} does not exist")
     if location.suffix == ".npz":
         return _npz(location, inputs, preprocessing)
     if location.suffix == ".npy":
@@ -95,7 +101,7 @@ def open_dataset(
     if colon and all(part.isidentifier() for part in (*module.split("."), function)):
         return _function(path, module, function, inputs, preprocessing)
     raise InputError(
-        f"sample inputs are a folder of images, a .npz, .npy or .csv file, or module:function; {path!r} "
+        f"{option} takes a folder of images, a .npz, .npy or .csv file, or module:function; {path!r} "
         + ("is another kind of file" if location.exists() else "does not exist")
     )
 
@@ -243,7 +249,7 @@ def _csv(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing 
             for row in filter(None, rows):
                 count += 1
                 if label_column is not None:
-                    labels.append(int(row[label_column]))
+                    labels.append(_csv_label(row[label_column], f"row {count} of {str(path)!r}"))
     except (OSError, ValueError, IndexError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{str(path)!r} must be a CSV file of numbers, one row a sample: {error}") from error
 
@@ -259,6 +265,12 @@ def _csv(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing 
                     yield _csv_row(cells, spec, f"row {index + 1} of {str(path)!r}")
 
     return _arrays(str(path), {spec.name: read}, count, np.array(labels) if labels else None, inputs, preprocessing)
+
+
+def _csv_label(cell: str, name: str) -> int:
+    if not _is_number(cell) or not float(cell).is_integer():
+        raise InputError(f"{name} must have a class number as its label, found {cell!r}; number the classes from 0, as the outputs")
+    return int(float(cell))
 
 
 def _csv_row(cells: Sequence[str], spec: TensorSpec, name: str) -> Array:

@@ -83,10 +83,10 @@ def export(
     precisions: Sequence[str] | None = None,
     io: IntegerIo = "float",
     batch: int | None = 1,
-    calib: str | None = None,
+    calib: str | Path | None = None,
     calib_samples: int = 200,
     seed: int = 0,
-    evaluate: str | None = None,
+    evaluate: str | Path | None = None,
     max_drop: str | None = None,
     keep_failed: bool = False,
     preprocessing: Mapping[str, Any] | None = None,
@@ -105,10 +105,11 @@ def export(
         precisions: Names of :class:`lepton_runtime.Precision`; by default all that can be made.
         io: ``int8`` or ``uint8`` for integers at the doors of ``static-int8`` artifacts.
         batch: The length of the batch axis; ``None`` leaves it free.
-        calib: Sample inputs; see :func:`lepton_converters.dataset.open_dataset`.
+        calib: Sample inputs, raw, before the preprocessing (0 to 255 for photos); a path or ``module:function``, see
+            :func:`lepton_converters.dataset.open_dataset`.
         calib_samples: How many of them to calibrate on, at most.
-        seed: Of everything that is chosen at random.
-        evaluate: Labelled samples to measure the task's accuracy on.
+        seed: Of everything that is chosen at random, from 0.
+        evaluate: Labelled samples to measure the task's accuracy on, raw as well.
         max_drop: How much accuracy may be lost, ``0.5pp`` or ``1%``; 1pp by default.
         keep_failed: Keep artifacts that break the budget, marked.
         preprocessing: Settings of :class:`lepton_runtime.Preprocessing`; size, channels and number type
@@ -129,15 +130,16 @@ def export(
     from lepton_converters.parity import Budget
 
     path = Path(output)
-    check_output(path, force=force)
+    calib, evaluate = _location("calib", calib), _location("evaluate", evaluate)
     recipe = plan_recipe(formats=formats, precisions=precisions, io=io, has_calibration=calib is not None)
     if max_drop is not None and evaluate is None:
         raise InputError(f"--max-drop {max_drop} needs labelled data to measure the accuracy on; give --eval PATH")
     budget = Budget.parse(max_drop or "1pp") if evaluate else None
-    if (batch is not None and batch < 1) or calib_samples < 1:
-        raise InputError(f"batch and calibration samples must be at least 1, found {batch} and {calib_samples}")
+    if (batch is not None and batch < 1) or calib_samples < 1 or seed < 0:
+        raise InputError(f"batch and calibration samples must be at least 1 and the seed 0, found {batch}, {calib_samples} and {seed}")
     if isinstance(model, str | Path):
         check_file(Path(model), trust_code=trust_code)
+    check_output(path, force=force)
     on_step(Step("read", "TensorFlow"))
     import_keras()
     source = KerasSource.open(model, batch=batch, trust_code=trust_code)
@@ -189,6 +191,13 @@ def export(
     if any(record.passed for record in records):
         failed &= recipe.named
     return ExportResult(path, manifest, tuple(records), tuple(left_out), tuple(sorted(failed)))
+
+
+def _location(name: str, samples: str | Path | None) -> str | None:
+    """Where the samples are; arrays are not taken, since a bundle must be made the same way again."""
+    if samples is not None and not isinstance(samples, str | Path):
+        raise InputError(f"{name} is a path or module:function, found {type(samples).__name__}; save it with numpy.save")
+    return None if samples is None else str(samples)
 
 
 def _convert(

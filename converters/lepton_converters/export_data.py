@@ -50,7 +50,7 @@ class ExportData:
         calibrated = evaluated = calibration = None
         held_back: tuple[int, ...] = ()
         if evaluate is not None:
-            evaluated = open_dataset(evaluate, inputs=source.inputs, preprocessing=steps, labels=labels)
+            evaluated = open_dataset(evaluate, inputs=source.inputs, preprocessing=steps, labels=labels, option="--eval")
             if not evaluated.is_labeled:
                 raise InputError(
                     f"--eval needs classes: one folder a class, 'y' in a .npz, or a column 'label' in a .csv; found none in {evaluate!r}"
@@ -111,19 +111,27 @@ def plan_preprocessing(source: KerasSource, settings: Mapping[str, Any]) -> Prep
     return steps
 
 
-def _labels(source: KerasSource, labels: Sequence[str] | None, *datasets: Dataset | None) -> tuple[str, ...] | None:
+def _labels(
+    source: KerasSource, labels: Sequence[str] | None, evaluated: Dataset | None, calibrated: Dataset | None
+) -> tuple[str, ...] | None:
     """Class names that fit the model's outputs."""
-    folders = next((dataset for dataset in datasets if dataset and dataset.class_names), None)
+    folders = next((dataset for dataset in (evaluated, calibrated) if dataset and dataset.class_names), None)
     names = tuple(labels) if labels is not None else folders.class_names if folders else None
     output = class_output(source.outputs) if source.has_class_scores() else None
     if names is None or (output is None and labels is None):
         return None
-    classes = {1: 2}.get(output.shape[1] or 0, output.shape[1]) if output else 0
+    units = (output.shape[1] or 0) if output else 0
+    classes = 2 if units == 1 else units
     if classes != len(names):
         where = f"{folders.path!r} holds {len(names)} class folders" if labels is None and folders else f"{len(names)} labels are given"
         found = ", ".join(map(str, [output] if output else source.outputs))
-        raise InputError(
-            f"there must be one class an output, {where} ({', '.join(names[:12])}) and the model has output {found}; "
-            "name the classes with --labels, or calibrate on a folder without class folders"
-        )
+        if labels is not None:
+            advice = f"give {classes} names with --labels" if output else "leave --labels out"
+        elif folders is calibrated:
+            advice = "name the classes with --labels, or calibrate on a folder without class folders"
+        elif len(names) < classes:
+            advice = f"name all {classes} with --labels, those without a folder too"
+        else:
+            advice = f"keep the {classes} that the model knows"
+        raise InputError(f"there must be one class an output, {where} ({', '.join(names[:12])}) and the model has output {found}; {advice}")
     return names

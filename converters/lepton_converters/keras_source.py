@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_converters.quiet import quiet_tensorflow, reason_of
+from lepton_runtime.bundle import MANIFEST_FILE
 from lepton_runtime.errors import InputError, MissingExtraError, UnsupportedError
 from lepton_runtime.tensors import Array, TensorSpec
 
@@ -157,6 +158,8 @@ def check_file(path: Path, *, trust_code: bool = False) -> None:
         InputError: It is missing, damaged or no Keras model.
         UnsupportedError: It holds a Lambda layer and its code is not trusted, or is a SavedModel.
     """
+    if (path / MANIFEST_FILE).is_file():
+        raise InputError(f"a model is a .keras or .h5 file, {str(path)!r} is a bundle already; give the model that it was made of")
     if path.is_dir():
         raise UnsupportedError(f"a model is a .keras or .h5 file, found the folder {str(path)!r}; save it with model.save('model.keras')")
     try:

@@ -53,6 +53,7 @@ def plan_recipe(
             able = [str(format_) for format_ in Format if precision in PRECISIONS[format_]]
             raise InputError(f"{precision} can be made as {', '.join(able)}, found --format {', '.join(kinds)}")
     if io != "float" and Precision.STATIC_INT8 not in wanted:
-        raise InputError(f"--io {io} is for static-int8, which is not among what is made: {', '.join(wanted)}; give --calib PATH")
+        advice = " and ".join(["add static-int8 to --precision"] * bool(precisions) + ["give --calib PATH"] * (not has_calibration))
+        raise InputError(f"--io {io} is for static-int8, which is not among what is made: {', '.join(wanted)}; {advice}")
     targets = [(format_, precision) for format_ in kinds for precision in wanted if precision in PRECISIONS[format_]]
     return Recipe(tuple(targets), frozenset(wanted if precisions else ()), io)

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from lepton_runtime.errors import InputError, MissingExtraError
+from lepton_runtime.formats import did_you_mean
 from lepton_runtime.tensors import Array, cast_exactly
 
 Resize = Literal["none", "stretch", "crop", "pad"]
@@ -91,10 +92,7 @@ class Preprocessing:
         Raises:
             InputError: A key is unknown or a value does not fit.
         """
-        names = [field.name for field in fields(cls)]
-        unknown = sorted(set(settings) - set(names))
-        if unknown:
-            raise InputError(f"preprocessing takes {', '.join(names)}, found {', '.join(map(repr, unknown))}")
+        _check_names(settings, "preprocessing")
         try:
             values = dict(settings)
             for name in ("mean", "std"):
@@ -115,7 +113,7 @@ class Preprocessing:
         """The settings of a TOML file: its ``[preprocessing]`` table, or its top level.
 
         Raises:
-            InputError: The file cannot be read as TOML.
+            InputError: The file cannot be read as TOML, or a key is unknown.
         """
         import tomllib  # for an export, which takes seconds, and not for every start on a device
 
@@ -126,6 +124,7 @@ class Preprocessing:
         table = settings.get("preprocessing", settings)
         if not isinstance(table, dict):
             raise InputError(f"'preprocessing' in {str(path)!r} must be a table, found {type(table).__name__}")
+        _check_names(table, f"preprocessing in {str(path)!r}")
         return table
 
     def to_dict(self) -> dict[str, Any]:
@@ -235,6 +234,16 @@ class Preprocessing:
 
     def _wanted_text(self) -> str:
         return _shape_text((*(self.size or ()), self.channels or 0))
+
+
+def _check_names(settings: Mapping[str, Any], place: str) -> None:
+    names = [field.name for field in fields(Preprocessing)]
+    unknown = sorted(set(settings) - set(names))
+    if unknown:
+        # The name of the TOML table may be misspelled, too.
+        raise InputError(
+            f"{place} takes {', '.join(names)}, found {', '.join(map(repr, unknown))}{did_you_mean(unknown[0], [*names, 'preprocessing'])}"
+        )
 
 
 def parse_scale(text: str) -> float:

@@ -143,8 +143,11 @@ class Session:
     def predict(self, image: str | Path | Array, *, count: int = 5) -> list[Prediction]:
         """Named answers for one picture or raw sample, the best first.
 
+        The recorded preprocessing is done here: values are given raw, as they are before it (0 to 255 for a photo),
+        where :meth:`run` takes them behind it.
+
         Args:
-            image: An image file, or an array such as ``(height, width, channels)`` uint8 in RGB order.
+            image: An image file, or a raw array such as ``(height, width, channels)`` uint8 in RGB order.
             count: How many answers at the most.
 
         Raises:
@@ -184,11 +187,13 @@ def choose_artifact(bundle: Bundle, *, precision: str | None = None, engine: str
         raise InputError(f"an engine is one of {', '.join(ENGINE_OF_FORMAT.values())}, found {engine!r}")
     order = list(Precision)
     engines = list(ENGINE_OF_FORMAT.values())
-    fitting = [
-        record
-        for record in bundle.manifest.artifacts
-        if (record.precision == wanted if wanted else record.passed) and engine in (None, engine_of(record))
-    ]
+    able = [record for record in bundle.manifest.artifacts if engine in (None, engine_of(record))]
+    fitting = [record for record in able if (record.precision == wanted if wanted else record.passed)]
+    if able and not fitting and not wanted:
+        raise InputError(
+            f"an artifact of {str(bundle.path)!r} must have kept to the accuracy budget, {', '.join(record.file for record in able)} "
+            "broke it; --precision NAME takes one all the same"
+        )
     if not fitting:
         found = ", ".join(f"{record.precision} ({engine_of(record)})" for record in bundle.manifest.artifacts)
         asked = " ".join(filter(None, (precision, engine)))

@@ -53,9 +53,7 @@ class TensorSpec:
             )
         if array.dtype != np.dtype(self.dtype):
             found = array.dtype if array.dtype.isnative else array.dtype.str
-            raise InputError(
-                f"input {self.name!r} must be {self.dtype}, found {found}; convert it on purpose, for example array.astype({self.dtype!r})"
-            )
+            raise InputError(f"input {self.name!r} must be {self.dtype}, found {found}; {self._dtype_hint(array)}")
         fits = len(array.shape) == len(self.shape) and all(
             (found > 0) if wanted is None else found == wanted for wanted, found in zip(self.shape, array.shape, strict=True)
         )
@@ -67,6 +65,14 @@ class TensorSpec:
         if finite and array.dtype.kind == "f" and not np.isfinite(array).all():
             count = int(array.size - np.isfinite(array).sum())
             raise InputError(f"input {self.name!r} must be finite, found {count} of {array.size} NaN or infinite; clean the data first")
+
+    def _dtype_hint(self, array: Array) -> str:
+        if self.scale is None or self.zero_point is None or array.dtype.kind != "f":
+            return f"convert it on purpose, for example array.astype({self.dtype!r})"
+        return (
+            f"its integers stand for real numbers (scale {self.scale!r}, zero point {self.zero_point}): "
+            "quantize them with session.artifact.inputs[i].quantize(array)"
+        )
 
     def _shape_hint(self, array: Array) -> str:
         if array.shape == self.shape[1:]:

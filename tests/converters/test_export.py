@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from lepton_converters import export
-from lepton_runtime import Bundle, Format, InputError, ParityError, Precision, Session, UnsupportedError
+from lepton_runtime import Bundle, Format, InputError, ParityError, Precision, Session, TensorSpec, UnsupportedError
 from lepton_runtime.golden import Golden
 
 ALL_NINE = [
@@ -191,6 +191,33 @@ def test_tables_of_numbers_are_converted(models: Path, tmp_path: Path, file: str
     assert {record.parity.samples for record in result.verified} == {10}
 
 
+def test_labels_of_a_table_may_be_whole_floats(tmp_path: Path) -> None:
+    from lepton_converters.dataset import open_dataset
+
+    spec, table = TensorSpec("row", (1, 2), "float32"), tmp_path / "rows.csv"
+    table.write_text("a,b,label\n1,2,3.0\n4,5,0\n")
+    dataset = open_dataset(str(table), inputs=[spec], preprocessing=None)
+    assert [sample.label for sample in dataset.samples(range(2))] == [3, 0]
+    for cell in ("2.5", "cat", "nan", "inf", ""):
+        table.write_text(f"a,b,label\n1,2,3.0\n4,5,{cell}\n")
+        with pytest.raises(InputError, match=rf"row 2 of '.*rows\.csv' must have a class number as its label, found '{cell}'"):
+            open_dataset(str(table), inputs=[spec], preprocessing=None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"calib": np.zeros((4, 8))}, "calib is a path or module:function, found ndarray; save it with numpy.save"),
+        ({"evaluate": [[1.0]]}, "evaluate is a path or module:function, found list"),
+        ({"seed": -5}, "must be at least 1 and the seed 0, found 1, 200 and -5"),
+        ({"calib_samples": 0}, "must be at least 1"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(models: Path, tmp_path: Path, options, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        export(models / "table.keras", tmp_path / "b", **options)
+
+
 @pytest.mark.parametrize("kind", ["npy", "npz", "function"])
 def test_arrays_and_functions_calibrate(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.chdir(tmp_path)
@@ -198,7 +225,7 @@ def test_arrays_and_functions_calibrate(models: Path, tmp_path: Path, monkeypatc
     np.save("rows.npy", rows)
     np.savez("rows.npz", x=rows, y=np.zeros(12, int))
     Path("my_samples.py").write_text("import numpy\n\ndef rows():\n    yield from numpy.load('rows.npy')\n")
-    calib = "my_samples:rows" if kind == "function" else f"rows.{kind}"
+    calib = "my_samples:rows" if kind == "function" else Path(f"rows.{kind}")
     result = export(models / "table.keras", tmp_path / "b", precisions=[Precision.STATIC_INT8], calib=calib, calib_samples=8)
     assert result.manifest.settings["calib_samples"] == 8
     assert result.verified[0].parity.samples == 4

@@ -99,9 +99,23 @@ def test_a_specification_survives_json_and_toml(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('scal = "1/255"\n', r"steps\.toml' takes size, .* found 'scal'; did you mean 'scale'"),
+        ("[preprocessing]\nmena = 1\n", r"steps\.toml' takes .* found 'mena'; did you mean 'mean'"),
+        ("[preprocesing]\nmean = 1\n", r"found 'preprocesing'; did you mean 'preprocessing'"),
+    ],
+)
+def test_a_typo_in_a_file_is_named_with_the_file(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "steps.toml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        Preprocessing.from_toml(tmp_path / "steps.toml")
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"resise": "crop"}, r"preprocessing takes size, .* found 'resise'"),
+        ({"resise": "crop"}, r"preprocessing takes size, .* found 'resise'; did you mean 'resize'"),
         ({"resize": "squash"}, r"'resize' is one of none, stretch, crop, pad, found 'squash'"),
         ({"std": [0.0]}, r"no 'std' is 0"),
         ({"scale": "1/0"}, r"fraction such as 1/255, found '1/0'"),

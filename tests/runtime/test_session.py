@@ -116,6 +116,16 @@ def test_a_failed_artifact_is_used_only_when_named(digits_bundle: Path, rewrite_
     assert Session.open(digits_bundle, precision="fp32").artifact.precision == "fp32"
 
 
+def test_a_bundle_of_failed_artifacts_says_how_to_take_one(digits_bundle: Path, rewrite_manifest) -> None:
+    rewrite_manifest(digits_bundle, lambda values: [artifact.update(passed=False) for artifact in values["artifacts"]])
+    because = r"kept to the accuracy budget, model\.fp32\.onnx, model\.static-int8\.onnx broke it; --precision NAME takes one all the same"
+    with pytest.raises(InputError, match=because):
+        Session.open(digits_bundle)
+    with pytest.raises(InputError, match="found nothing for litert"):
+        Session.open(digits_bundle, engine="litert")
+    assert Session.open(digits_bundle, precision="static-int8").artifact.precision == "static-int8"
+
+
 def test_predict_needs_recorded_preprocessing(digits_bundle: Path, rewrite_manifest) -> None:
     rewrite_manifest(digits_bundle, lambda values: values.update(preprocessing=None))
     with pytest.raises(UnsupportedError, match="prepare the arrays yourself and call run"):

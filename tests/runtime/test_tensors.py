@@ -12,6 +12,14 @@ def test_integers_stand_for_real_numbers_and_back() -> None:
     np.testing.assert_array_equal(spec.dequantize(spec.quantize(real)), np.float32([[-62.5, 0, 0.5, 65]]))
 
 
+def test_real_numbers_for_scaled_integers_are_to_be_quantized() -> None:
+    spec = TensorSpec("x", (1, 2), "uint8", scale=0.5, zero_point=3)
+    with pytest.raises(InputError, match=r"uint8, found float32; .*\(scale 0\.5, zero point 3\): quantize them .*inputs\[i\]\.quantize"):
+        spec.check(np.zeros((1, 2), np.float32))
+    with pytest.raises(InputError, match=r"uint8, found int64; .*astype\('uint8'\)"):
+        spec.check(np.zeros((1, 2), np.int64))
+
+
 def test_half_steps_round_to_even() -> None:
     spec = TensorSpec("x", (4,), "uint8", scale=1.0, zero_point=0)
     np.testing.assert_array_equal(spec.quantize(np.float32([0.5, 1.5, 2.5, 3.5])), np.uint8([0, 2, 2, 4]))
