@@ -7,10 +7,12 @@ import traceback
 import click
 
 from lepton_edge.cli.benchmark import benchmark
+from lepton_edge.cli.compare import compare
 from lepton_edge.cli.demo import demo
 from lepton_edge.cli.doctor import doctor
 from lepton_edge.cli.export import export
 from lepton_edge.cli.inspect import inspect
+from lepton_edge.cli.report import report
 from lepton_edge.cli.run import run
 from lepton_runtime.errors import LeptonError
 
@@ -23,14 +25,14 @@ INTERRUPTED = 130
 def cli(debug: bool) -> None:
     """From a trained Keras network to verified, quantized ONNX and TFLite, measured on the device.
 
-    Exit codes: 0 success, 1 an error, 2 wrong usage, 3 accuracy out of budget, 6 cannot be converted,
-    130 interrupted.
+    Exit codes: 0 success, 1 an error, 2 wrong usage, 3 accuracy out of budget, 4 slower than allowed,
+    5 not a stable measurement, 6 cannot be converted, 130 interrupted.
     """
     if debug:
         os.environ["LEPTON_EDGE_DEBUG"] = "1"
 
 
-for command in (export, inspect, run, benchmark, doctor, demo):
+for command in (export, inspect, run, benchmark, compare, report, doctor, demo):
     cli.add_command(command)
 
 

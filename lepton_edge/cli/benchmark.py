@@ -1,99 +1,185 @@
 """``lepton-edge benchmark``."""
 
-from dataclasses import asdict
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lepton_edge.cli.options import comma_list, json_option
-from lepton_runtime.errors import InputError, MissingExtraError
+from lepton_edge.latency.settings import LatencySettings, Scenario, parse_duration
+from lepton_runtime.errors import InputError, MissingExtraError, UnstableError
 from lepton_runtime.formats import Precision
 
 if TYPE_CHECKING:
-    from lepton_edge.latency import LatencyResult, LatencySettings
-    from lepton_runtime.bundle import Bundle
-    from lepton_runtime.manifest import ArtifactRecord
+    from lepton_edge.latency.result import Candidate
+    from lepton_edge.report.document import Report
+
+_BATCHES = (1, 2, 4, 8, 16, 32)
 
 
-def _thread_count(text: str) -> int:
+def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise click.BadParameter(f"a whole number from 1, found {text!r}")
     return int(text)
 
 
+def _share(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    return None if value is None else parse_percent(value)
+
+
+def _duration(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    return None if value is None else parse_duration(value)
+
+
+def parse_percent(text: str) -> float:
+    """The share that a percentage stands for.
+
+    Raises:
+        InputError: It is none.
+
+    >>> parse_percent("5%")
+    0.05
+    """
+    try:
+        share = float(text.removesuffix("%")) / 100 if text.endswith("%") else -1.0
+    except ValueError:
+        share = -1.0
+    if not 0 < share < 10:
+        raise InputError(f"a share is in percent such as 5%, found {text!r}")
+    return share
+
+
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--precision", "precisions", multiple=True, callback=comma_list(Precision.parse), metavar="NAME", help="[default: every artifact]"
 )
 @click.option("--engine", metavar="NAME", help="onnxruntime or litert. [default: every installed one]")
-@click.option("--threads", multiple=True, default=("1",), callback=comma_list(_thread_count), show_default=True, metavar="N[,N]")
+@click.option("--threads", multiple=True, default=("1",), callback=comma_list(_count), show_default=True, metavar="N[,N]")
+@click.option(
+    "--scenario",
+    type=click.Choice(["single-stream", "offline", "fixed-rate"]),
+    help="One call after another; the same on growing batches; frames on a clock. [default: single-stream, with --fps fixed-rate]",
+)
+@click.option("--fps", type=click.FloatRange(0, min_open=True), help="Frames a second that arrive; late and dropped ones are counted.")
+@click.option("--batch", "batches", multiple=True, callback=comma_list(_count), metavar="N[,N]", help="Offline: [default: 1,2,4,8,16,32]")
 @click.option("--runs", type=click.IntRange(1), default=200, show_default=True, help="Measured calls, at least.")
 @click.option("--seconds", type=click.FloatRange(0), default=2.0, show_default=True, help="And how long they take, at least.")
+@click.option("--interval", callback=_share, metavar="1%", help="Go on until the median is known this well, in 30 processes at the most.")
+@click.option(
+    "--processes", type=click.IntRange(1), help="Fresh processes for each candidate. [default: 6, with several bundles 10]", metavar="N"
+)
+@click.option("--duration", callback=_duration, metavar="30m", help="A sustained run: a median a minute, first minute against last.")
+@click.option("--profile", is_flag=True, help="Also say which operators take the time (onnxruntime).")
+@click.option("--strict", is_flag=True, help="End with exit code 5 if a result is not stable.")
 @json_option
 def benchmark(
-    bundle: Path,
+    bundles: tuple[Path, ...],
     precisions: tuple[Precision, ...],
     engine: str | None,
     threads: tuple[int, ...],
-    runs: int,
-    seconds: float,
+    scenario: Scenario | None,
+    fps: float | None,
+    batches: tuple[int, ...],
+    processes: int | None,
+    duration: float | None,
+    profile: bool,
+    strict: bool,
     json_path: str | None,
+    **measured: Any,
 ) -> None:
-    """Measure the latency of BUNDLE's artifacts on this machine, each in a process of its own."""
-    from lepton_edge.device import PACKAGES, read_device
-    from lepton_edge.latency import LatencySettings
-    from lepton_edge.report import LATENCY_HEADERS, latency_rows, print_table, write_json
-    from lepton_runtime.bundle import Bundle
-    from lepton_runtime.versions import installed_versions
+    """Measure latency on this machine: every artifact of each BUNDLE, or one as BUNDLE/FILE.
 
-    opened = Bundle.open(bundle)
-    opened.check()
-    device = read_device()
-    settings = LatencySettings(runs=runs, seconds=seconds)
-    results = measure_all(opened, choose_candidates(opened, precisions=precisions, engine=engine), threads, settings)
+    Candidates take turns in fresh processes, so that what changes meanwhile hits them alike; several bundles, or
+    a bundle and itself, are compared pair by pair. A verdict says whether the figures hold.
+    """
+    from lepton_edge.report.terminal import print_report, write_json
+
+    settings = LatencySettings(
+        scenario=scenario or ("fixed-rate" if fps else "single-stream"),
+        fps=fps,
+        duration_seconds=duration,
+        processes=1 if duration else processes or (6 if len(bundles) == 1 else 10),
+        **measured,
+    )
+    if batches and settings.scenario != "offline":
+        raise InputError(f"--batch is for --scenario offline, found {settings.scenario}; export with --batch to fix one")
+    candidates = [
+        candidate
+        for bundle in bundles
+        for candidate in choose_candidates(bundle, precisions=precisions, engine=engine, threads=threads)
+        for candidate in _swept(candidate, batches, settings)
+    ]
+    report = measure_report(candidates, settings, with_operators=profile)
     if json_path:
-        write_json(
-            {
-                "device": asdict(device),
-                "versions": installed_versions(PACKAGES),
-                "settings": {"bundle": str(bundle), "threads": list(threads), **asdict(settings)},
-                "results": [result.to_dict() for result in results],
-            },
-            json_path,
+        write_json(report.to_dict(), json_path)
+    if json_path != "-" and report.results:
+        print_report(report)
+    if report.is_partial:
+        click.echo(
+            "interrupted: what was measured is shown" + (f", saved in {json_path}," if json_path else "") + " and marked partial", err=True
         )
-    if json_path == "-":
-        return
-    click.echo(f"{device}")
-    accuracies = {record.file: record.accuracy for record in opened.manifest.artifacts}
-    count = min(len(result.samples_ns) for result in results)
-    batch = opened.manifest.inputs[0].shape[0] or 1
-    note = f"* lowest p50. At least {count:,} calls each, after a warm-up; batch {batch}; memory of the whole process."
-    print_table(LATENCY_HEADERS, latency_rows(results, accuracies), note=note)
+        sys.exit(130)
+    if strict:
+        _refuse_unstable(report)
 
 
-def choose_candidates(bundle: "Bundle", *, precisions: tuple[Precision, ...] = (), engine: str | None = None) -> "list[ArtifactRecord]":
-    """The artifacts that were asked for and can run here; what cannot is named on stderr.
+def _refuse_unstable(report: "Report") -> None:
+    from lepton_edge.latency.verdict import judge
+
+    faults = [f"{result.candidate.file} is {verdict}" for result in report.results if not (verdict := judge(result)).is_stable]
+    if faults:
+        raise UnstableError(f"every result must be stable, {len(faults)} of {len(report.results)} are not: {faults[0]}")
+
+
+def _swept(candidate: "Candidate", batches: Sequence[int], settings: LatencySettings) -> "list[Candidate]":
+    """The candidate at every batch, if it is to be swept and its batch is free."""
+    if candidate.batch == 0:
+        sizes = (batches or _BATCHES) if settings.scenario == "offline" else (1,)
+        return [replace(candidate, batch=size) for size in sizes]
+    if settings.scenario == "offline":
+        click.echo(f"{candidate.file}: its batch is fixed at {candidate.batch}; export with --batch dynamic to sweep it", err=True)
+    return [candidate]
+
+
+def choose_candidates(
+    path: Path, *, precisions: Sequence[Precision] = (), engine: str | None = None, threads: Sequence[int] = (1,)
+) -> "list[Candidate]":
+    """The artifacts that were asked for and can run here; what cannot is named on stderr. A free batch is 0.
+
+    Args:
+        path: A bundle, or a bundle's path with one of its files behind it.
+        precisions: Which; by default all.
+        engine: Which; by default all that are installed.
+        threads: One candidate for each.
 
     Raises:
         InputError: None fits.
+        BundleError: The bundle is missing or damaged.
         MissingExtraError: The engine that was asked for, or every one that is needed, is not installed.
     """
     from importlib.util import find_spec
 
+    from lepton_edge.device import usable_cores
+    from lepton_edge.latency.result import Candidate
+    from lepton_runtime.bundle import Bundle
     from lepton_runtime.engines import ENGINE_OF_FORMAT, engine_of
 
     if engine is not None and engine not in ENGINE_OF_FORMAT.values():
         raise InputError(f"an engine is one of {', '.join(ENGINE_OF_FORMAT.values())}, found {engine!r}")
-    fitting = [
-        record
-        for record in bundle.manifest.artifacts
-        if (not precisions or record.precision in precisions) and engine in (None, engine_of(record))
-    ]
+    is_file_of_bundle = path.suffix in (".onnx", ".tflite") and not path.is_dir()
+    bundle = Bundle.open(path.parent if is_file_of_bundle else path)
+    bundle.check()
+    records = [bundle.artifact(path.name)] if is_file_of_bundle else bundle.manifest.artifacts
+    fitting = [record for record in records if (not precisions or record.precision in precisions) and engine in (None, engine_of(record))]
     if not fitting:
-        held = ", ".join(record.file for record in bundle.manifest.artifacts)
-        raise InputError(f"{str(bundle.path)!r} holds {held}, found nothing for {', '.join((*precisions, *filter(None, [engine])))}")
+        held = ", ".join(record.file for record in records)
+        raise InputError(f"{str(path)!r} holds {held}, found nothing for {', '.join((*precisions, *filter(None, [engine])))}")
     has_litert = find_spec("ai_edge_litert") is not None
     runnable = [record for record in fitting if has_litert or engine_of(record) != "litert"]
     missing = len(fitting) - len(runnable)
@@ -101,23 +187,66 @@ def choose_candidates(bundle: "Bundle", *, precisions: tuple[Precision, ...] = (
         raise MissingExtraError('TFLite files need LiteRT: pip install "lepton-edge[litert]"')
     if missing:
         click.echo(f'left out: {missing} TFLite files, LiteRT is not installed: pip install "lepton-edge[litert]"', err=True)
-    return runnable
+    if max(threads) > usable_cores():
+        click.echo(
+            f"warning: {max(threads)} threads share {usable_cores()} cores; more threads than cores are slower, not faster", err=True
+        )
+    return [
+        Candidate(
+            bundle=str(bundle.path),
+            file=record.file,
+            engine=engine_of(record),
+            precision=str(record.precision),
+            threads=count,
+            batch=record.inputs[0].shape[0] or 0,
+            size_bytes=record.size_bytes,
+            sha256=record.sha256,
+            source_sha256=bundle.manifest.source["sha256"],
+            accuracy=record.accuracy,
+        )
+        for record in runnable
+        for count in threads
+    ]
 
 
-def measure_all(
-    bundle: "Bundle", records: "list[ArtifactRecord]", threads: tuple[int, ...], settings: "LatencySettings"
-) -> "list[LatencyResult]":
-    """One result a candidate, with a line on a terminal for the one under way."""
-    import sys
+def measure_report(candidates: "Sequence[Candidate]", settings: LatencySettings, *, with_operators: bool = False) -> "Report":
+    """Measure, with a line on a terminal that says how far it is."""
+    from lepton_edge.device import PACKAGES, DeviceReader
+    from lepton_edge.latency.measure import measure
+    from lepton_edge.report.document import Report
+    from lepton_runtime.versions import installed_versions
 
-    from lepton_edge.latency import measure_fresh
-
-    results = []
-    for record in records:
-        for count in threads:
-            if sys.stderr.isatty():
-                click.echo(f"\r\033[K  measuring {record.file}, {count} threads", nl=False, err=True)
-            results.append(measure_fresh(bundle.path, record, count, settings))
+    reader = DeviceReader()
+    created = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    if settings.duration_seconds and len(candidates) > 1:
+        hours = settings.duration_seconds * len(candidates) / 3600
+        click.echo(f"{len(candidates)} candidates one after the other take {hours:.1f} h; choose with --precision, --engine", err=True)
+    measurement = measure(candidates, settings, reader=reader, with_operators=with_operators, on_progress=_ProgressLine())
     if sys.stderr.isatty():
         click.echo("\r\033[K", nl=False, err=True)
-    return results
+    return Report(
+        created=created,
+        command=shlex.join(["lepton-edge", *sys.argv[1:]]),
+        device=reader.device(),
+        versions=installed_versions(PACKAGES),
+        settings=settings,
+        results=measurement.results,
+        notes=measurement.notes,
+        is_partial=measurement.is_partial,
+    )
+
+
+class _ProgressLine:
+    """One line on a terminal that is written over; nothing elsewhere."""
+
+    def __init__(self) -> None:
+        self._is_terminal = sys.stderr.isatty()
+        self._show("starting")
+
+    def __call__(self, done: float, text: str) -> None:
+        filled = round(24 * done)
+        self._show(f"{'━' * filled}{'─' * (24 - filled)} {100 * done:3.0f} %  {text}")
+
+    def _show(self, text: str) -> None:
+        if self._is_terminal:
+            click.echo(f"\r\033[K  {text}", nl=False, err=True)

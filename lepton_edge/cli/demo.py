@@ -29,10 +29,10 @@ def demo(output: Path, force: bool, json_path: str | None) -> None:
     Without the [convert] extra, as on a device, a bundle that is shipped with the package is run and
     benchmarked instead.
     """
-    from lepton_edge.cli.benchmark import choose_candidates, measure_all
-    from lepton_edge.device import read_device
-    from lepton_edge.latency import LatencySettings
-    from lepton_edge.report import percent_text, print_table, size_text, write_json
+    from lepton_edge.cli.benchmark import choose_candidates, measure_report
+    from lepton_edge.latency.settings import LatencySettings
+    from lepton_edge.latency.verdict import judge
+    from lepton_edge.report.terminal import bar, milliseconds, percent_text, print_table, size_text, write_json
 
     digits = load_digits()
     missing = [name for name in ("tensorflow", "keras", "tf2onnx", "onnx", "onnx_ir", "ai_edge_litert") if find_spec(name) is None]
@@ -45,20 +45,24 @@ def demo(output: Path, force: bool, json_path: str | None) -> None:
     bundle.check()
     _run_one(bundle, digits)
     click.echo("benchmark: one thread, each artifact in a process of its own", err=True)
-    results = measure_all(bundle, choose_candidates(bundle), (1,), LatencySettings())
-    fastest = min(results, key=lambda result: result.percentile_ms(50))
-    records = {record.file: record for record in bundle.manifest.artifacts}
+    report = measure_report(choose_candidates(path), LatencySettings(processes=2))
+    if report.is_partial:
+        raise KeyboardInterrupt
+    fastest = min(report.results, key=lambda result: result.p50_ms)
+    formats = {record.file: record.format for record in bundle.manifest.artifacts}
     if json_path:
-        write_json({"bundle": str(path), **bundle.manifest.to_dict(), "results": [result.to_dict() for result in results]}, json_path)
+        write_json({"bundle": str(path), **bundle.manifest.to_dict(), "results": report.to_dict()["results"]}, json_path)
     if json_path != "-":
         rows = []
-        for result in results:
-            record = records[result.file]
-            name = ("* " if result is fastest else "  ") + record.format
-            p50_ms = f"{result.percentile_ms(50):.3f}"
-            rows.append([name, str(record.precision), size_text(record.size_bytes), percent_text(record.accuracy), p50_ms])
-        click.echo(f"{read_device()}")
-        print_table(("format", "precision", "size", "accuracy", "p50 ms"), rows, note="* fastest. One thread, batch 1.")
+        for result in report.results:
+            candidate = result.candidate
+            name = ("* " if result is fastest else "  ") + formats[candidate.file]
+            cells = [size_text(candidate.size_bytes), percent_text(candidate.accuracy), milliseconds(result.p50_ms)]
+            rows.append([name, candidate.precision, *cells, bar(result.p50_ms / max(other.p50_ms for other in report.results))])
+        click.echo(f"{report.device}")
+        print_table(("format", "precision", "size", "accuracy", "p50 ms", ""), rows, note="* fastest. One thread, batch 1.")
+        for reason in dict.fromkeys(reason for result in report.results for reason in judge(result).reasons):
+            click.echo(f"not stable: {reason}")
         click.echo(f"The bundle lies in {path}")
     click.echo(f"Next: lepton-edge inspect {shlex.quote(str(path))}", err=True)
 

@@ -37,7 +37,7 @@ def doctor(bundle: Path | None, json_path: str | None) -> None:
 
     With BUNDLE, also check its files and run its golden inputs here.
     """
-    from lepton_edge.report import write_json
+    from lepton_edge.report.terminal import write_json
 
     checks = [*_check_device(), *_check_packages(), *(_check_bundle(bundle) if bundle else [])]
     if json_path:
@@ -104,7 +104,8 @@ def _check_bundle(path: Path) -> list[Check]:
         bundle.check()
         golden = Golden.open(bundle)
     except LeptonError as error:
-        return [Check(area, "FAIL", str(error), "copy the bundle again")]
+        found, _, fix = str(error).partition("; ")  # our errors say what to do behind it, if there is something to do
+        return [Check(area, "FAIL", found, fix)]
     checks = [Check(area, "ok", f"{len(bundle.manifest.files)} files match their checksums")]
     for record in bundle.manifest.artifacts:
         if engine_of(record) == "litert" and find_spec("ai_edge_litert") is None:

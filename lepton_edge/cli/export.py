@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from lepton_converters import ExportResult, Step
 
 
+_EPILOG = """\b
+A TOML file for --preprocess, for example:
+    resize = "crop"
+    scale = "1/255"
+    mean = [0.485, 0.456, 0.406]
+    std = [0.229, 0.224, 0.225]
+"""
+
+
 def _batch(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
     if value == "dynamic":
         return None
@@ -28,7 +37,7 @@ def _batch(context: click.Context, parameter: click.Parameter, value: str) -> in
     return int(value)
 
 
-@click.command()
+@click.command(epilog=_EPILOG)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle: a folder, or a .zip file. [default: MODEL.bundle]")
 @click.option("--format", "formats", multiple=True, callback=comma_list(Format.parse), metavar="onnx|tflite", help="[default: both]")
@@ -40,9 +49,19 @@ def _batch(context: click.Context, parameter: click.Parameter, value: str) -> in
     metavar="NAME",
     help="fp32, fp16, dynamic-int8, static-int8 or int16x8; repeat it or use commas. [default: all that can be made]",
 )
-@click.option("--calib", metavar="PATH", help="Sample inputs for static-int8 and int16x8: image folder, .npz, .npy, .csv, module:function.")
+@click.option(
+    "--calib",
+    metavar="PATH",
+    help="Sample inputs for static-int8 and int16x8, raw (before preprocessing, 0 to 255 for photos): image folder, .npz, .npy, .csv, "
+    "module:function.",
+)
 @click.option("--calib-samples", type=click.IntRange(1), default=200, show_default=True, help="How many to calibrate on, at most.")
-@click.option("--eval", "evaluate", metavar="PATH", help="Labelled samples to measure accuracy on: class folders, or .npz with x and y.")
+@click.option(
+    "--eval",
+    "evaluate",
+    metavar="PATH",
+    help="Labelled samples to measure accuracy on, raw like those: class folders, .npz with x and y, .csv with a column label.",
+)
 @click.option("--max-drop", metavar="0.5pp|1%", help="Accuracy that may be lost, absolute or relative. [default: 1pp with --eval]")
 @click.option("--keep-failed", is_flag=True, help="Keep artifacts that break the budget, marked.")
 @click.option("--batch", default="1", callback=_batch, show_default=True, metavar="N|dynamic", help="Length of the batch axis.")
@@ -60,7 +79,7 @@ def _batch(context: click.Context, parameter: click.Parameter, value: str) -> in
 @click.option("--std", callback=comma_list(str), metavar="A[,B,C]", help="Divided by after that. [default: 1]")
 @click.option("--labels", type=click.Path(path_type=Path), help="Text file, one class name a line. [default: names of class folders]")
 @click.option("--license", "license_", help="Recorded in the bundle.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of everything chosen at random.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything chosen at random.")
 @click.option("--trust-code", is_flag=True, help="Load Lambda layers: runs code that came with the model.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @json_option
@@ -115,7 +134,7 @@ def _read_labels(path: Path | None) -> list[str] | None:
 
 def report_export(result: "ExportResult", *, json_path: str | None, seconds: float) -> None:
     """Print what an export made: the table, what was left out, the next command."""
-    from lepton_edge.report import ARTIFACT_HEADERS, artifact_rows, print_table, write_json
+    from lepton_edge.report.terminal import ARTIFACT_HEADERS, artifact_rows, print_table, write_json
 
     manifest = result.manifest
     if json_path:

@@ -6,6 +6,7 @@ import click
 
 from lepton_edge.cli.options import json_option
 from lepton_runtime.bundle import Bundle
+from lepton_runtime.manifest import ArtifactRecord, Manifest
 from lepton_runtime.preprocess import Preprocessing
 
 
@@ -14,7 +15,7 @@ from lepton_runtime.preprocess import Preprocessing
 @json_option
 def inspect(bundle: Path, json_path: str | None) -> None:
     """Say what is in BUNDLE, after every file's checksum was compared."""
-    from lepton_edge.report import ARTIFACT_HEADERS, artifact_rows, print_table, write_json
+    from lepton_edge.report.terminal import ARTIFACT_HEADERS, artifact_rows, print_table, short_name, write_json
 
     opened = Bundle.open(bundle)
     opened.check()
@@ -37,3 +38,11 @@ def inspect(bundle: Path, json_path: str | None) -> None:
     if manifest.evaluation:
         click.echo(f"Keras          {100 * manifest.evaluation.accuracy:.2f} % on {manifest.evaluation.samples:,} samples")
     print_table(ARTIFACT_HEADERS, artifact_rows(manifest.artifacts))
+    for record in manifest.artifacts:
+        if _dtypes(record) != _dtypes(manifest):
+            inputs, outputs = ("; ".join(map(str, specs)) for specs in (record.inputs, record.outputs))
+            click.echo(f"{short_name(record.file):<18} takes {inputs}, gives {outputs}")
+
+
+def _dtypes(model: Manifest | ArtifactRecord) -> list[str]:
+    return [spec.dtype for spec in (*model.inputs, *model.outputs)]

@@ -1,14 +1,28 @@
 """Options that several commands share, and how their texts are read."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 Item = TypeVar("Item")
 
+
+def _writable(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    from lepton_edge.report.file import check_writable
+
+    if value and value != "-":
+        check_writable(Path(value), option="--json")
+    return value
+
+
 json_option = click.option(
-    "--json", "json_path", metavar="PATH", help="Also write the result as one JSON document; '-' writes it to stdout instead of the table."
+    "--json",
+    "json_path",
+    metavar="PATH",
+    callback=_writable,
+    help="Also write the result as one JSON document; '-' writes it to stdout instead of the table.",
 )
 
 

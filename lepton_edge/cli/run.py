@@ -2,13 +2,17 @@
 
 import zipfile
 import zlib
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lepton_edge.cli.options import json_option
 from lepton_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from lepton_runtime.labels import Prediction
 
 
 @click.command()
@@ -23,9 +27,13 @@ def run(bundle: Path, input: Path, precision: str | None, engine: str | None, th
     """Run BUNDLE once on INPUT.
 
     INPUT is an image, which goes through the recorded preprocessing; or a .npy file, or a .npz file with one
-    array an input, whose arrays are taken as the model takes them.
+    array an input, whose arrays are taken as the model takes them: already preprocessed, with the batch axis, of
+    the artifact's own number type (`inspect` names it).
+
+    Several samples at once are answered one by one; --json then has `tops`, one list a sample, and `top` is the
+    first sample's.
     """
-    from lepton_edge.report import write_json
+    from lepton_edge.report.terminal import write_json
     from lepton_runtime.bundle import Bundle
     from lepton_runtime.labels import class_output, rank_labels
     from lepton_runtime.session import Session
@@ -37,34 +45,46 @@ def run(bundle: Path, input: Path, precision: str | None, engine: str | None, th
         real = {spec.name: spec.dequantize(outputs[spec.name]) for spec in session.artifact.outputs}
     scores = class_output(session.artifact.outputs)
     labels = opened.manifest.labels
-    answers = rank_labels(real[scores.name][0], labels, count=top) if labels and scores else None
+    answers = [rank_labels(row, labels, count=top) for row in real[scores.name]] if labels and scores else []
     if json_path:
+        tops = [[asdict(answer) for answer in ranked] for ranked in answers]
         document: dict[str, Any] = {"outputs": {name: array.tolist() for name, array in outputs.items()}}
-        if answers is not None:
-            document["top"] = [{"label": answer.label, "score": answer.score} for answer in answers]
+        document |= {"top": tops[0]} if tops else {}
+        document |= {"tops": tops} if len(tops) > 1 else {}
         write_json(document, json_path)
     if json_path == "-":
         return
-    if answers is None:
+    if answers:
+        _print_answers(answers)
+    else:
         for name, array in real.items():
             click.echo(f"{name} {'×'.join(map(str, array.shape))}\n{array}")
-    else:
-        width = max(len(answer.label) for answer in answers)
-        for answer in answers:
-            click.echo(f"  {answer.label:<{width}}  {answer.score:8.4f}  {'█' * round(30 * min(1.0, max(0.0, answer.score)))}")
     click.echo(f"{session.artifact.file} on {session.engine}, {threads} thread{'s' if threads > 1 else ''}", err=True)
+
+
+def _print_answers(answers: "list[list[Prediction]]") -> None:
+    width = max(len(answer.label) for ranked in answers for answer in ranked)
+    for number, ranked in enumerate(answers, 1):
+        if len(answers) > 1:
+            click.echo(f"sample {number}")
+        for answer in ranked:
+            click.echo(f"  {answer.label:<{width}}  {answer.score:8.4f}  {'█' * round(30 * min(1.0, max(0.0, answer.score)))}")
 
 
 def _read_inputs(path: Path, session: Any) -> dict[str, Any]:
     """One checked array an input."""
     import numpy as np
 
-    specs = session.artifact.inputs
-    if path.suffix not in (".npy", ".npz"):
+    from lepton_runtime.preprocess import IMAGE_SUFFIXES
+
+    specs, suffix = session.artifact.inputs, path.suffix.lower()
+    if suffix not in (".npy", ".npz"):
+        if suffix and suffix not in IMAGE_SUFFIXES:
+            raise InputError(f"INPUT must be an image ({', '.join(sorted(IMAGE_SUFFIXES))}), a .npy or a .npz file, found {str(path)!r}")
         return {specs[0].name: session.preprocess(path)}
     try:
         loaded = np.load(path, allow_pickle=False)
-        arrays = dict(loaded) if path.suffix == ".npz" else {specs[0].name: loaded}
+        arrays = dict(loaded) if suffix == ".npz" else {specs[0].name: loaded}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"INPUT must be an image or a NumPy file of plain numbers, {str(path)!r} cannot be read: {error}") from error
     for spec in specs:

@@ -17,6 +17,8 @@ from lepton_runtime.errors import (
     MissingExtraError,
     OutputError,
     ParityError,
+    RegressionError,
+    UnstableError,
     UnsupportedError,
 )
 from lepton_runtime.formats import Format, Precision
@@ -39,7 +41,9 @@ __all__ = [
     "Precision",
     "Prediction",
     "Preprocessing",
+    "RegressionError",
     "Session",
     "TensorSpec",
+    "UnstableError",
     "UnsupportedError",
 ]

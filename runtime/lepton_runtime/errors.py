@@ -8,6 +8,8 @@
       - OutputError (1)        a result cannot be written
       - MissingExtraError (1)  an optional package is not installed
       - ParityError (3)        outputs, or accuracy, differ more than allowed
+      - RegressionError (4)    slower than the baseline allows
+      - UnstableError (5)      a measurement cannot be trusted
       - UnsupportedError (6)   a model, layer or op cannot be converted
 
 Exit code 0 is success, 2 is wrong usage of a command, 130 is interrupted.
@@ -40,6 +42,18 @@ class ParityError(LeptonError):
     """An artifact's outputs, or its accuracy, differ from the source model's more than allowed."""
 
     exit_code = 3
+
+
+class RegressionError(LeptonError):
+    """A latency is higher than the baseline allows, and surely so."""
+
+    exit_code = 4
+
+
+class UnstableError(LeptonError):
+    """A measurement cannot be trusted: throttled, disturbed, or by a clock that fails."""
+
+    exit_code = 5
 
 
 class UnsupportedError(LeptonError):

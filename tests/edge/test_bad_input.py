@@ -78,6 +78,16 @@ def test_a_folder_instead_of_a_file(lepton_edge) -> None:
     lepton_edge("export", "saved_model").refused(6, because=r"a model is a \.keras or \.h5 file, found the folder")
 
 
+def test_a_bundle_instead_of_a_model(lepton_edge, digits_bundle: Path) -> None:
+    lepton_edge("export", digits_bundle).refused(1, because=r"digits\.bundle' is a bundle already; give the model")
+
+
+def test_the_model_is_looked_at_before_the_output(lepton_edge) -> None:
+    Path("notes.keras").write_text("dear diary")
+    Path("notes.bundle").mkdir()
+    lepton_edge("export", "notes.keras").refused(1, because=r"must be a \.keras or \.h5 file, its content is neither")
+
+
 def test_a_lambda_layer_needs_trust(lepton_edge) -> None:
     from lepton_converters.keras_source import import_keras
 
@@ -112,7 +122,10 @@ def test_an_empty_calibration_folder(lepton_edge, small_model: Path) -> None:
 
 
 def test_missing_calibration_data(lepton_edge, small_model: Path) -> None:
-    lepton_edge("export", small_model, "-o", "b", "--calib", "nowhere").refused(1, because="'nowhere' does not exist")
+    for path in ("nowhere", "nowhere.npz"):
+        for option in ("--calib", "--eval"):
+            outcome = lepton_edge("export", small_model, "-o", "b", option, path)
+            outcome.refused(1, because=rf"error: {option} .*'{path}' does not exist")
 
 
 def test_images_of_another_size_without_a_resize(lepton_edge, small_model: Path, images: Path) -> None:
@@ -139,7 +152,20 @@ def test_class_folders_that_do_not_match_the_outputs(lepton_edge, small_model: P
     shutil.copytree(images, "four")
     shutil.copytree(images / "left", "four/top")
     because = r"one class an output, 'four' holds 4 class folders \(left, middle, right, top\) and the model has output scores 1×3"
+    lepton_edge("export", small_model, "-o", "b", "--eval", "four").refused(
+        1, because=f"{because} float32; keep the 3 that the model knows"
+    )
+    lepton_edge("export", small_model, "-o", "b", "--calib", "four").refused(1, because=f"{because} .* or calibrate on a folder without")
+    shutil.rmtree("four/top")
+    shutil.rmtree("four/left")
+    because = r"'four' holds 2 class folders .*; name all 3 with --labels, those without a folder too$"
     lepton_edge("export", small_model, "-o", "b", "--eval", "four").refused(1, because=because)
+
+
+def test_another_number_of_labels_than_outputs(lepton_edge, small_model: Path) -> None:
+    Path("two.txt").write_text("left\nright\n")
+    outcome = lepton_edge("export", small_model, "-o", "b", "--labels", "two.txt")
+    outcome.refused(1, because=r"2 labels are given \(left, right\) .* scores 1×3 float32; give 3 names with --labels$")
 
 
 def test_class_folders_that_do_not_match_the_labels(lepton_edge, small_model: Path, images: Path) -> None:
@@ -256,6 +282,30 @@ def test_labels_for_a_model_without_classes(lepton_edge) -> None:
 
 def test_a_precision_that_needs_data(lepton_edge, small_model: Path) -> None:
     lepton_edge("export", small_model, "-o", "b", "--precision", "int16x8").refused(1, because="needs sample inputs .* give --calib PATH")
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        (("--precision", "fp32", "--calib", "photos"), "add static-int8 to --precision"),
+        (("--precision", "fp32"), "add static-int8 to --precision and give --calib PATH"),
+        ((), "give --calib PATH"),
+    ],
+)
+def test_integers_at_the_doors_of_nothing(lepton_edge, small_model: Path, options, advice: str) -> None:
+    lepton_edge("export", small_model, "-o", "b", "--io", "uint8", *options).refused(1, because=f"fp32.*; {re.escape(advice)}$")
+
+
+def test_a_negative_seed_is_wrong_usage(lepton_edge, small_model: Path) -> None:
+    outcome = lepton_edge("export", small_model, "--seed", "-5")
+    assert outcome.code == 2
+    assert "-5 is not in the range x>=0" in outcome.err
+
+
+def test_a_typo_in_a_preprocessing_file(lepton_edge, small_model: Path) -> None:
+    Path("steps.toml").write_text('scal = "1/255"\n')
+    outcome = lepton_edge("export", small_model, "-o", "b", "--preprocess", "steps.toml")
+    outcome.refused(1, because=r"'steps\.toml' takes .* found 'scal'; did you mean 'scale'")
 
 
 def test_a_precision_that_the_format_lacks(lepton_edge, small_model: Path, images: Path) -> None:
@@ -469,6 +519,22 @@ def test_run_with_an_array_that_does_not_fit(lepton_edge, array, because: str) -
     lepton_edge("run", shipped_bundle(), "array.npy").refused(1, because=because)
 
 
+def test_run_with_real_numbers_on_an_integer_artifact(lepton_edge) -> None:
+    np.save("array.npy", np.zeros((1, 28, 28, 1), np.float32))
+    outcome = lepton_edge("run", shipped_bundle(), "array.npy", "--precision", "static-int8")
+    outcome.refused(1, because=r"must be uint8, found float32; .*\(scale 1\.0, zero point 0\): quantize")
+
+
+def test_run_with_a_file_that_no_model_takes(lepton_edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)  # as on a device without the extra
+    Path("names.txt").write_text("left")
+    lepton_edge("run", shipped_bundle(), "names.txt").refused(
+        1, because=r"INPUT must be an image \(\.bmp, .*\.npz file, found 'names\.txt'"
+    )
+    lepton_edge("run", shipped_bundle(), "photo.JPG").refused(1, because="needs Pillow")
+    lepton_edge("run", shipped_bundle(), "photo").refused(1, because="needs Pillow")
+
+
 def test_run_with_an_array_of_objects(lepton_edge) -> None:
     np.save("objects.npy", np.array([{}], object), allow_pickle=True)
     lepton_edge("run", shipped_bundle(), "objects.npy").refused(1, because="NumPy file of plain numbers")
@@ -491,11 +557,22 @@ def test_a_bundle_with_one_byte_flipped(lepton_edge, digits_bundle: Path, file: 
     lepton_edge(command, digits_bundle, *arguments).refused(1, because=because)
 
 
+def test_doctor_says_how_to_mend_only_what_can_be_mended(lepton_edge, digits_bundle: Path, rewrite_manifest) -> None:
+    def fix(path: object) -> str:
+        (check,) = (check for check in json.loads(lepton_edge("doctor", path, "--json", "-").out)["checks"] if check["state"] == "FAIL")
+        return str(check["fix"])
+
+    assert fix("nowhere") == ""
+    rewrite_manifest(digits_bundle, lambda values: values.update(schema_version=99))
+    assert fix(digits_bundle) == "update with: pip install --upgrade lepton-edge"
+
+
 def test_doctor_names_a_damaged_bundle(lepton_edge, digits_bundle: Path) -> None:
     (digits_bundle / "golden.npz").write_bytes(b"")
     outcome = lepton_edge("doctor", digits_bundle)
     assert outcome.code == 1
     assert "FAIL" in outcome.out
+    assert "fix: it is damaged or was changed: copy the bundle again" in outcome.out
     assert outcome.err.startswith("error: every check must pass, 1 did not")
 
 
@@ -518,6 +595,12 @@ def test_an_option_with_a_typo_is_wrong_usage(lepton_edge) -> None:
 
 def test_a_json_file_that_cannot_be_written(lepton_edge) -> None:
     lepton_edge("inspect", shipped_bundle(), "--json", "/proc/no/report.json").refused(1, because="--json needs a file that can be written")
+
+
+@pytest.mark.parametrize("arguments", [("export", "no.keras"), ("run", "no.bundle", "no.npy"), ("benchmark", "no.bundle"), ("doctor",)])
+def test_a_json_file_is_checked_before_any_work(lepton_edge, arguments) -> None:
+    because = r"--json needs a file that can be written, 'no/report\.json' cannot: its folder is missing"
+    lepton_edge(*arguments, "--json", "no/report.json").refused(1, because=because)
 
 
 def test_json_on_stdout_is_one_document(lepton_edge) -> None:

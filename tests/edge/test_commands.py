@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lepton_edge.device import read_device
 from lepton_edge.digits import Digits, load_digits, shipped_bundle
-from lepton_edge.latency import LatencyResult
 
 
 def test_inspect_prints_the_promised_keys(lepton_edge) -> None:
@@ -33,6 +31,30 @@ def test_inspect_shows_a_table(lepton_edge) -> None:
     assert "same as Keras" in outcome.out
 
 
+def test_inspect_names_the_integers_at_the_doors(lepton_edge) -> None:
+    lines = lepton_edge("inspect", shipped_bundle()).out.splitlines()
+    assert [line for line in lines if "takes" in line] == ["static-int8.onnx   takes image 1×28×28×1 uint8, gives scores 1×10 uint8"]
+
+
+def test_run_answers_every_sample(lepton_edge, small_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("ant\nbee\ncat\n")
+    options = ("--precision", "fp32", "--format", "onnx", "--batch", "dynamic", "--labels", tmp_path / "names.txt")
+    assert lepton_edge("export", small_model, "-o", tmp_path / "b", *options).code == 0
+    samples = np.random.default_rng(2).uniform(0, 255, (3, 8, 8, 3)).astype(np.float32)
+    np.save(tmp_path / "three.npy", samples)
+    np.save(tmp_path / "one.npy", samples[:1])
+    document = json.loads(lepton_edge("run", tmp_path / "b", tmp_path / "three.npy", "--json", "-").out)
+    alone = json.loads(lepton_edge("run", tmp_path / "b", tmp_path / "one.npy", "--json", "-").out)
+    assert [len(top) for top in document["tops"]] == [3, 3, 3]
+    assert document["top"] == document["tops"][0]
+    assert "tops" not in alone
+    assert [answer["label"] for answer in document["top"]] == [answer["label"] for answer in alone["top"]]
+    shown = lepton_edge("run", tmp_path / "b", tmp_path / "three.npy", "--top", 1).out.splitlines()
+    assert shown[::2] == ["sample 1", "sample 2", "sample 3"]
+    assert [line.split()[0] for line in shown[1::2]] == [top[0]["label"] for top in document["tops"]]
+    assert "sample" not in lepton_edge("run", tmp_path / "b", tmp_path / "one.npy").out
+
+
 def test_run_names_the_digit_in_a_picture(lepton_edge, digits: Digits, tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image", reason="images need Pillow, which is not installed")
     image.fromarray(digits.test_images[0]).save(tmp_path / "digit.png")
@@ -50,56 +72,11 @@ def test_run_takes_arrays_as_the_model_does(lepton_edge, digits: Digits, tmp_pat
     assert document["top"][0]["label"] == str(digits.test_labels[0])
 
 
-def test_benchmark_prints_the_promised_keys(lepton_edge) -> None:
-    outcome = lepton_edge("benchmark", shipped_bundle(), "--runs", 20, "--seconds", 0, "--threads", "1,2", "--json", "-")
-    document = json.loads(outcome.out)
-    assert {"device", "versions", "settings", "results"} <= set(document)
-    assert [(result["file"], result["threads"]) for result in document["results"]] == [
-        (file, threads) for file in ("model.fp32.onnx", "model.static-int8.onnx") for threads in (1, 2)
-    ]
-    for result in document["results"]:
-        assert {"engine", "precision", "p50_ms", "p90_ms", "p99_ms", "load_ms"} <= set(result)
-        assert len(result["samples_ns"]) == 20
-        assert all(isinstance(sample, int) for sample in result["samples_ns"])
-        assert result["p50_ms"] <= result["p90_ms"] <= result["p99_ms"]
-        assert result["peak_rss_bytes"] > 20e6
-
-
-def test_benchmark_shows_a_table_with_the_fastest_marked(lepton_edge) -> None:
-    outcome = lepton_edge("benchmark", shipped_bundle(), "--runs", 5, "--seconds", 0)
-    assert outcome.code == 0
-    assert outcome.out.count("* ") == 2  # the row, and the note that explains it
-
-
-def test_percentiles_come_from_the_raw_samples() -> None:
-    result = LatencyResult("f", "onnxruntime", "fp32", 1, 1, 1, None, tuple(range(1_000_000, 102_000_000, 1_000_000)))
-    assert result.percentile_ms(50) == 51
-    assert result.to_dict()["p90_ms"] == 91
-    assert result.per_second == pytest.approx(1000 / 51)
-
-
 def test_doctor_checks_device_packages_and_bundle(lepton_edge) -> None:
     document = json.loads(lepton_edge("doctor", shipped_bundle(), "--json", "-").out)
     assert {check["state"] for check in document["checks"]} <= {"ok", "info"}
     assert sum("gives its golden answers" in check["text"] for check in document["checks"]) == 2
     assert "onnxruntime" in lepton_edge("doctor").out
-
-
-def test_a_device_is_read_from_its_own_files(tmp_path: Path) -> None:
-    (tmp_path / "proc/device-tree").mkdir(parents=True)
-    (tmp_path / "proc/device-tree/model").write_bytes(b"Raspberry Pi 4 Model B Rev 1.4\0")
-    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nFeatures\t: fp asimd evtstrm crc32 cpuid\nCPU part\t: 0xd08\n")
-    (tmp_path / "proc/meminfo").write_text("MemTotal:        3885000 kB\n")
-    device = read_device(tmp_path)
-    assert device.board == "Raspberry Pi 4 Model B Rev 1.4"
-    assert device.cpu == "Cortex-A72"
-    assert device.features == ("asimd",)
-    assert device.memory_bytes == 3885000 * 1024
-
-
-def test_what_a_device_does_not_tell_is_none(tmp_path: Path) -> None:
-    device = read_device(tmp_path)
-    assert (device.board, device.cpu, device.memory_bytes, device.features) == (None, None, None, ())
 
 
 def test_ctrl_c_that_a_library_swallows_ends_the_export_at_the_next_step() -> None:

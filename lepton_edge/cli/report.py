@@ -1,0 +1,38 @@
+"""``lepton-edge report``."""
+
+from pathlib import Path
+
+import click
+
+from lepton_runtime.errors import InputError, OutputError
+from lepton_runtime.formats import did_you_mean
+
+_SUFFIXES = (".html", ".md", ".csv")
+
+
+@click.command()
+@click.argument("results", metavar="RESULT...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The report: .html (needs [report]), .md or .csv.")
+@click.option("--force", is_flag=True, help="Replace a report that is there.")
+def report(results: tuple[Path, ...], output: Path, force: bool) -> None:
+    """Make one report of RESULTs of ``benchmark --json``: a page to look at, Markdown, or CSV."""
+    from lepton_edge.report.document import load_report
+    from lepton_edge.report.file import check_writable, write_text
+    from lepton_edge.report.text import render_csv, render_markdown
+
+    if output.suffix not in _SUFFIXES:
+        raise InputError(f"a report ends in {', '.join(_SUFFIXES)}, found {str(output)!r}{did_you_mean(output.suffix, _SUFFIXES)}")
+    if output.exists() and not force:
+        raise OutputError(f"the output {str(output)!r} exists; add --force to replace it, or choose another with --output")
+    check_writable(output, option="--output")
+    reports = [load_report(path) for path in results]
+    if empty := [str(path) for path, loaded in zip(results, reports, strict=True) if not loaded.results]:
+        raise InputError(f"a result must hold at least one measured artifact, {empty[0]!r} holds none; measure again")
+    if output.suffix == ".html":
+        from lepton_edge.report.html import render_html
+
+        text = render_html(reports)
+    else:
+        text = render_markdown(reports) if output.suffix == ".md" else render_csv(reports)
+    write_text(text, output, option="--output")
+    click.echo(f"Wrote {output} ({len(text.encode()) / 1000:,.0f} kB).", err=True)

@@ -1,0 +1,362 @@
+"""Takes turns between candidates, each in a fresh process of its own, and looks at the machine between the turns."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter_ns, process_time_ns, time_ns
+from typing import Any, NoReturn
+
+import numpy as np
+
+from lepton_edge.device import DeviceReader, DeviceState
+from lepton_edge.latency.result import Block, Candidate, LatencyResult, ProcessRecord
+from lepton_edge.latency.settings import LatencySettings
+from lepton_runtime.engines import OperatorTime
+from lepton_runtime.errors import LeptonError, UnstableError
+from lepton_runtime.tensors import Array
+
+_KEPT_PER_BLOCK = 20_000
+_KEPT_OF_SUSTAINED = 200_000
+_KEPT_PER_SECOND = (100, 5_000)  # at least and at most, of a sustained run
+_KEPT_WARMUP = 300
+_WATCHED_TURNS = 20
+_WARMUP_BLOCK_SECONDS = 0.1
+_SETTLED = 0.02  # of the median
+_IDLE_SECONDS = 1.0
+_CLOCK_STEP_NS = 500_000_000
+_MEMORY_LEFT = 0.1  # of what was available before
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a run of measurements found.
+
+    Attributes:
+        results: One a candidate, in their order; those without a single sample are left out.
+        notes: What the reader should know, in words.
+        is_partial: Whether it was stopped before it was done.
+    """
+
+    results: tuple[LatencyResult, ...]
+    notes: tuple[str, ...]
+    is_partial: bool
+
+
+@dataclass
+class _Record:
+    """What has been collected of one candidate so far."""
+
+    candidate: Candidate
+    processes: list[ProcessRecord] = field(default_factory=list)
+    turns: list[tuple[Block, Array]] = field(default_factory=list)
+    operators: tuple[OperatorTime, ...] | None = None
+
+    def result(self) -> LatencyResult:
+        samples_ns = tuple(sample for _, samples in self.turns for sample in samples.tolist())
+        return LatencyResult(self.candidate, tuple(self.processes), tuple(block for block, _ in self.turns), samples_ns, self.operators)
+
+    def running_median_ms(self) -> float:
+        """Of the last turns, for whoever watches."""
+        return float(np.median(np.concatenate([samples for _, samples in self.turns[-_WATCHED_TURNS:]]))) / 1e6
+
+    def done(self, process: int, settings: LatencySettings) -> float:
+        """How much of its share in this process is measured, 0 to 1."""
+        blocks = [block for block, _ in self.turns if block.process == process]
+        measured = sum(block.measured_ns for block in blocks) / 1e9
+        if settings.duration_seconds is not None:
+            return min(1.0, measured / settings.duration_seconds)
+        calls = sum(block.calls + (block.dropped or 0) for block in blocks)
+        shares = (calls / -(-settings.runs // settings.processes), measured * settings.processes / (settings.seconds or 1e-9))
+        return min(1.0, *shares) if blocks else 0.0
+
+
+class _Worker:
+    """One measured process and what it says."""
+
+    def __init__(self, record: _Record, stack: ExitStack) -> None:
+        candidate = record.candidate
+        self.record = record
+        # Closed by the stack, as the process is ended by it.
+        self._stderr = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))  # noqa: SIM115
+        request = {"bundle": candidate.bundle, "file": candidate.file, "threads": candidate.threads, "batch": candidate.batch}
+        spawned_ns = perf_counter_ns()
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "lepton_edge.latency.worker", json.dumps(request)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for this process, which ends the others
+        )
+        stack.callback(self._end)
+        started = self.read()
+        self.warmup_ns: list[int] = []
+        self.is_settled = False
+        self.idle_cpu_ns: int | None = None
+        self._times = {
+            "start_ns": started["begun_ns"] - spawned_ns,
+            "import_ns": started["import_ns"],
+            "load_ns": started["load_ns"],
+            "first_run_ns": started["first_run_ns"],
+        }
+
+    def send(self, kind: str, **request: Any) -> None:
+        """Ask for something; Any: whatever JSON holds."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"kind": kind, **request}) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            self._fail()
+
+    def ask(self, kind: str, **request: Any) -> dict[str, Any]:
+        """Ask for something and wait for the answer."""
+        self.send(kind, **request)
+        return self.read()
+
+    def read(self) -> dict[str, Any]:
+        """The answer to what was sent."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._fail()
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _fail(self) -> NoReturn:
+        code = self._process.wait()
+        self._stderr.seek(0)
+        reason = (self._stderr.read().strip().splitlines() or ["no message"])[-1]
+        candidate = self.record.candidate
+        kind = UnstableError if code == UnstableError.exit_code else LeptonError
+        raise kind(f"{candidate.file} on {candidate.engine} must run to the end, its process ended with {code}: {reason}")
+
+    def finish(self, *, is_interrupted: bool) -> None:
+        """Note what the process was like; an interrupted one is busy and cannot be asked for its peak."""
+        memory = {"rss_bytes": self.record.turns[-1][0].rss_bytes, "peak_rss_bytes": None} if is_interrupted else self.ask("end")
+        idle_ns = None if self.idle_cpu_ns is None else int(_IDLE_SECONDS * 1e9)
+        kept = tuple(self.warmup_ns[:_KEPT_WARMUP])
+        self.record.processes.append(
+            ProcessRecord(
+                **self._times, warmup_ns=kept, is_settled=self.is_settled, idle_cpu_ns=self.idle_cpu_ns, idle_ns=idle_ns, **memory
+            )
+        )
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def measure(
+    candidates: Sequence[Candidate],
+    settings: LatencySettings,
+    *,
+    reader: DeviceReader | None = None,
+    with_operators: bool = False,
+    on_progress: Callable[[float, str], None] = lambda done, text: None,
+) -> Measurement:
+    """Latency of each candidate, measured in turns (A B B A) in fresh processes.
+
+    What changes while a run goes on, such as the clock or other load, so hits all candidates alike. A sustained
+    run takes the candidates one after another instead. Ctrl-C ends it; what was measured comes back, marked.
+
+    Args:
+        candidates: What is measured.
+        settings: How much, and how.
+        reader: Of the machine; by default of this one.
+        with_operators: Also ask each engine what its operators take.
+        on_progress: Told the share that is done, and the running median, between the turns.
+
+    Raises:
+        LeptonError: A process ended early; the text says how.
+        UnstableError: The clock went back.
+    """
+    run = _Run([_Record(candidate) for candidate in candidates], settings, reader or DeviceReader(), on_progress)
+    is_partial = False
+    try:
+        run.measure(with_operators=with_operators)
+    except KeyboardInterrupt:
+        is_partial = True
+    results = [record.result() for record in run.records if record.turns]
+    return Measurement(tuple(results), (*run.notes, *run.reader.notes), is_partial)
+
+
+class _Run:
+    """One run of measurements; it holds what the turns have in common."""
+
+    def __init__(
+        self, records: list[_Record], settings: LatencySettings, reader: DeviceReader, on_progress: Callable[[float, str], None]
+    ) -> None:
+        self.records = records
+        self.settings = settings
+        self.reader = reader
+        self.notes: list[str] = []
+        self._on_progress = on_progress
+        self._started_ns = perf_counter_ns()
+        self._wall_offset_ns = time_ns() - perf_counter_ns()
+        self._process = 0
+
+    def measure(self, *, with_operators: bool) -> None:
+        """All processes of all candidates."""
+        settings = self.settings
+        if settings.duration_seconds is not None:
+            for position, record in enumerate(self.records):
+                self._measure_processes([record], finished=position, total=len(self.records), with_operators=with_operators)
+            return
+        while self._process < settings.processes or (self._process < settings.max_processes and not self._is_narrow()):
+            order = self.records if self._process % 2 == 0 else self.records[::-1]
+            is_last = self._process + 1 >= settings.processes
+            self._measure_processes(order, finished=self._process, total=settings.processes, with_operators=with_operators and is_last)
+            self._process += 1
+
+    def _is_narrow(self) -> bool:
+        """Whether every median is known as well as was asked for."""
+        if self.settings.interval is None:
+            return True
+        for record in self.records:
+            result = record.result()
+            low, high = result.interval_ms or (0.0, float("inf"))
+            if max(high - result.p50_ms, result.p50_ms - low) > self.settings.interval * result.p50_ms:
+                return False
+        return True
+
+    def _measure_processes(self, records: Sequence[_Record], *, finished: int, total: int, with_operators: bool) -> None:
+        """One process of each candidate, in turns there and back."""
+        with self._workers(records) as workers:
+            for worker in workers:
+                self._warm_up(worker)
+            while any(worker.record.done(self._process, self.settings) < 1 for worker in workers):
+                for worker in (*workers, *workers[::-1]):
+                    record = worker.record
+                    if record.done(self._process, self.settings) < 1:
+                        self._take_turn(worker)
+                        done = sum(worker.record.done(self._process, self.settings) for worker in workers) / len(workers)
+                        text = f"{record.candidate.file} p50 {record.running_median_ms():.3f} ms"
+                        self._on_progress(min(1.0, (finished + done) / total), text)
+            if finished + 1 == total or self.settings.duration_seconds is not None:
+                self._measure_idle(workers)
+            if with_operators:
+                for worker in workers:
+                    found = worker.ask("profile")["operators"]
+                    worker.record.operators = None if found is None else tuple(OperatorTime(**operator) for operator in found)
+
+    @contextmanager
+    def _workers(self, records: Sequence[_Record]) -> Iterator[list[_Worker]]:
+        """A process of each candidate, started one after the other, and ended whatever happens."""
+        before = self.reader.state().memory_available_bytes
+        with ExitStack() as stack:
+            workers: list[_Worker] = []
+            for record in records:
+                workers.append(_Worker(record, stack))
+                now = self.reader.state().memory_available_bytes
+                if before and now and now < _MEMORY_LEFT * before:
+                    raise LeptonError(
+                        f"memory must hold a process of every candidate at once, {len(workers)} of {len(records)} left "
+                        f"{now / 2**20:.0f} MiB; measure fewer at a time, for example with --precision"
+                    )
+            try:
+                yield workers
+            except KeyboardInterrupt:
+                for worker in workers:
+                    if worker.record.turns and worker.record.turns[-1][0].process == self._process:
+                        worker.finish(is_interrupted=True)
+                raise
+            for worker in workers:
+                worker.finish(is_interrupted=False)
+
+    def _warm_up(self, worker: _Worker) -> None:
+        """Calls that do not count, until two windows in a row agree."""
+        settings = self.settings
+        windows: list[Any] = []
+        calls, spent_ns = 0, 0
+        while True:
+            answer = worker.ask("block", calls=5, seconds=_WARMUP_BLOCK_SECONDS, limit_seconds=_WARMUP_BLOCK_SECONDS, keep=1000)
+            worker.warmup_ns += answer["lead_ns"] + answer["samples_ns"]
+            windows.append(np.array(answer["samples_ns"], np.float64))
+            calls += answer["calls"]
+            spent_ns += answer["wall_ns"]
+            is_long_enough = calls >= settings.warmup_runs and spent_ns >= settings.warmup_seconds * 1e9
+            worker.is_settled = len(windows) > 1 and agree(windows[-2], windows[-1])
+            if is_long_enough and (worker.is_settled or spent_ns >= settings.warmup_max_seconds * 1e9):
+                return
+
+    def _take_turn(self, worker: _Worker) -> None:
+        """One block of one candidate, and a look at the machine before and after."""
+        settings, record = self.settings, worker.record
+        before, own_ns = self.reader.state(), process_time_ns()
+        if settings.fps is not None:
+            seconds = max(1.0, 2 / settings.fps)
+            answer = worker.ask("frames", fps=settings.fps, frames=max(1, round(seconds * settings.fps)), keep=_KEPT_PER_BLOCK)
+        elif settings.duration_seconds is not None:
+            keep = int(np.clip(_KEPT_OF_SUSTAINED / settings.duration_seconds, *_KEPT_PER_SECOND))
+            answer = worker.ask("block", calls=1, seconds=1.0, limit_seconds=1.0, keep=keep)
+        else:
+            mine = [block for block, _ in record.turns if block.process == self._process]
+            calls = -(-settings.runs // settings.processes) - sum(block.calls for block in mine)
+            share = settings.seconds / settings.processes
+            seconds = share - sum(block.measured_ns for block in mine) / 1e9
+            # At least two turns, there and back.
+            limit = min(settings.block_seconds, share / 2 or settings.block_seconds)
+            limits = {"calls": max(1, calls), "seconds": max(0.0, seconds), "limit_seconds": limit}
+            answer = worker.ask("block", **limits, keep=_KEPT_PER_BLOCK)
+        after, own_ns = self.reader.state(), process_time_ns() - own_ns
+        worker.warmup_ns += answer.pop("lead_ns")
+        self._notice_clock_step()
+        # One step, so that an interrupt finds both or none.
+        record.turns.append((self._block(answer, before, after, own_ns=own_ns), np.array(answer["samples_ns"], np.int64)))
+
+    def _block(self, answer: dict[str, Any], before: DeviceState, after: DeviceState, *, own_ns: int) -> Block:
+        other_ns = stolen_ns = None
+        if None not in (before.busy_ns, after.busy_ns, before.stolen_ns, after.stolen_ns):
+            busy_ns = (after.busy_ns or 0) - (before.busy_ns or 0)
+            other_ns = busy_ns - answer["cpu_ns"] - own_ns
+            stolen_ns = (after.stolen_ns or 0) - (before.stolen_ns or 0)
+        return Block(
+            process=self._process,
+            started_ns=answer["started_ns"] - self._started_ns,
+            measured_ns=answer["measured_ns"],
+            calls=answer["calls"],
+            kept=len(answer["samples_ns"]),
+            total_ns=answer["total_ns"],
+            min_ns=answer["min_ns"],
+            max_ns=answer["max_ns"],
+            cpu_ns=answer["cpu_ns"],
+            other_ns=other_ns,
+            stolen_ns=stolen_ns,
+            rss_bytes=answer["rss_bytes"],
+            late=answer.get("late"),
+            dropped=answer.get("dropped"),
+            state=after,
+        )
+
+    def _notice_clock_step(self) -> None:
+        """Say so if somebody set the time of day; latencies come from a clock that nobody sets."""
+        offset_ns = time_ns() - perf_counter_ns()
+        step_ns = offset_ns - self._wall_offset_ns
+        self._wall_offset_ns = offset_ns
+        if abs(step_ns) > _CLOCK_STEP_NS:
+            self.notes.append(f"the time of day was set by {step_ns / 1e9:+.1f} s during the run; latencies are not affected")
+
+    def _measure_idle(self, workers: Sequence[_Worker]) -> None:
+        """What open sessions cost while nobody calls them, all at the same time."""
+        for worker in workers:
+            worker.send("idle", seconds=_IDLE_SECONDS)
+        for worker in workers:
+            worker.idle_cpu_ns = worker.read()["cpu_ns"]
+
+
+def agree(first: Any, second: Any) -> bool:
+    """Whether two windows of samples have the same median, within 2 % or what their own noise explains.
+
+    Source: the standard error of a median is 1.2533 of a mean's, and 1.4826 MAD estimate a standard deviation.
+    """
+    medians = [float(np.median(window)) for window in (first, second)]
+    errors = [
+        1.2533 * 1.4826 * float(np.median(np.abs(window - median))) / len(window) ** 0.5
+        for window, median in zip((first, second), medians, strict=True)
+    ]
+    return abs(medians[1] - medians[0]) <= max(_SETTLED * medians[0], 3 * float(np.hypot(*errors)))

@@ -1,0 +1,50 @@
+"""A file whole or not at all."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from lepton_runtime.errors import OutputError
+
+
+def write_text(text: str, path: Path, *, option: str) -> None:
+    """Write a text file beside its place, flush it to the disk, and only then put it there.
+
+    Args:
+        text: What it holds, UTF-8.
+        path: Where; what is there is replaced. Something that is no file, such as ``/dev/stderr``, is written to.
+        option: How errors call it.
+
+    Raises:
+        OutputError: It cannot be written; nothing is left behind.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+            return
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.tmp-")
+        try:
+            with open(descriptor, "w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(name, 0o666 & ~umask)
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise OutputError(f"{option} needs a file that can be written, {str(path)!r} cannot: {error.strerror}") from error
+
+
+def check_writable(path: Path, *, option: str) -> None:
+    """Refuse a file that could not be written, before any work is done.
+
+    Raises:
+        OutputError: Its folder is missing or closed.
+    """
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        reason = "it is a folder" if path.is_dir() else "its folder is missing or closed" if not path.exists() else "it is write-protected"
+        raise OutputError(f"{option} needs a file that can be written, {str(path)!r} cannot: {reason}")

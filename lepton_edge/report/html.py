@@ -1,0 +1,181 @@
+"""One HTML file for people: no network, no script, light and dark, for a phone and for a desk."""
+
+import re
+from collections.abc import Sequence
+from itertools import count
+from typing import Any
+
+from lepton_edge.latency.result import LatencyResult
+from lepton_edge.latency.verdict import judge
+from lepton_edge.report.chart import (
+    distribution_chart,
+    histogram_chart,
+    memory_chart,
+    pareto_chart,
+    size_chart,
+    time_chart,
+)
+from lepton_edge.report.document import Report
+from lepton_edge.report.terminal import (
+    best_results,
+    candidate_names,
+    latency_cells,
+    milliseconds,
+    percent_text,
+    remark_lines,
+    size_text,
+    start_cells,
+)
+from lepton_runtime.errors import MissingExtraError
+
+_SHOWN_OPERATORS = 12
+
+
+def render_html(reports: Sequence[Report]) -> str:
+    """The page for one or several runs.
+
+    Raises:
+        MissingExtraError: matplotlib or Jinja is not installed.
+    """
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+        from markupsafe import Markup
+    except ImportError:
+        raise MissingExtraError('drawing a report needs matplotlib and Jinja: pip install "lepton-edge[report]"') from None
+    environment = Environment(
+        loader=PackageLoader("lepton_edge.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    numbers = count(1)
+
+    def place(chart: str) -> Markup:
+        """One of our own charts, whose texts matplotlib has escaped, with ids that no other on the page has."""
+        return Markup(re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>chart-{next(numbers)}-", chart))  # noqa: S704
+
+    environment.globals["svg"] = place
+    return environment.get_template("report.html.jinja").render(runs=[_run(report) for report in reports])
+
+
+def _run(report: Report) -> dict[str, Any]:
+    """What the template shows of one run."""
+    results, names = report.results, candidate_names(report)
+    best = best_results(report)
+    verdicts = [judge(result) for result in results]
+    return {
+        "report": report,
+        "headline": _headline(report, best[0]),
+        "is_stable": all(verdict.is_stable for verdict in verdicts),
+        "rows": [
+            {
+                "name": names[number],
+                "is_best": number in best,
+                "cells": [
+                    *latency_cells(result),
+                    percent_text(result.candidate.accuracy),
+                    size_text(result.candidate.size_bytes),
+                    str(result.candidate.threads),
+                ],
+                "start": start_cells(result),
+                "verdict": verdicts[number],
+                "remarks": remark_lines(result),
+            }
+            for number, result in enumerate(results)
+        ],
+        "ratios": [
+            {
+                "new": names[pair.new],
+                "base": names[pair.base],
+                "ratio": f"{pair.ratio.value:.3f}",
+                "interval": "–" if pair.ratio.low is None else f"{pair.ratio.low:.3f} to {pair.ratio.high:.3f}",
+                "verdict": pair.ratio.verdict,
+            }
+            for pair in report.ratios
+        ],
+        "distribution": distribution_chart(report),
+        "histograms": [
+            {"name": names[number], "chart": histogram_chart(result, number), "words": _histogram_words(result)}
+            for number, result in enumerate(results)
+        ],
+        "time": time_chart(report),
+        "time_words": _time_words(report),
+        "pareto": pareto_chart(report),
+        "size": size_chart(report),
+        "memory": [
+            {"name": names[number], "chart": chart, "words": memory_words(result)}
+            for number, result in enumerate(results)
+            if (chart := memory_chart(result)) is not None
+        ],
+        "operators": [
+            {"name": names[number], "rows": _operator_rows(result), "count": len(result.operators)}
+            for number, result in enumerate(results)
+            if result.operators
+        ],
+        "settings": {key.replace("_", " "): value for key, value in report.to_dict()["settings"].items() if value is not None},
+        "bundles": {
+            name: f"{result.candidate.bundle}/{result.candidate.file}, SHA-256 {result.candidate.sha256[:16]}…"
+            for name, result in zip(names, results, strict=True)
+        },
+    }
+
+
+def _headline(report: Report, best: int) -> str:
+    result, name = report.results[best], candidate_names(report)[best]
+    if report.settings.scenario == "offline":
+        return f"Largest throughput: {name}, {result.per_second:,.0f} samples a second"
+    accuracy = "" if result.candidate.accuracy is None else f", accuracy {percent_text(result.candidate.accuracy)}"
+    word = "Lowest latency" if len(report.results) > 1 else "Latency"
+    return f"{word}: {name}, median {milliseconds(result.p50_ms)} ms{accuracy}"
+
+
+def _histogram_words(result: LatencyResult) -> str:
+    known = [(percent, result.percentile_ms(percent)) for percent in (90, 99, 99.9)]
+    tails = ", ".join(f"p{percent:g} {milliseconds(value)}" for percent, value in known if value is not None)
+    return (
+        f"min {milliseconds(result.min_ms)}, median {milliseconds(result.p50_ms)}, {tails + ', ' if tails else ''}"
+        f"max {milliseconds(result.max_ms)} ms; MAD {milliseconds(result.mad_ms)} ms; {result.calls:,} calls"
+    )
+
+
+def _time_words(report: Report) -> str:
+    states = [block.state for result in report.results for block in result.blocks]
+    known = (
+        ("temperature", "°C", [state.temperature_c for state in states]),
+        ("fastest core", "MHz", [max(filter(None, state.clocks_mhz)) if state.clocks_mhz else None for state in states]),
+        ("power", "W", [state.power_w for state in states]),
+    )
+    words, absent = [], []
+    for name, unit, values in known:
+        found = [value for value in values if value is not None]
+        if found:
+            words.append(f"{name} {min(found):.4g} to {max(found):.4g} {unit}")
+        else:
+            absent.append(name)
+    if absent:
+        words.append(f"this machine does not tell: {', '.join(absent)}")
+    throttled = sorted({name for state in states for name in state.throttled_now or ()})
+    if any(state.throttled_now is not None for state in states):
+        words.append(f"throttled: {', '.join(throttled) or 'never'}")
+    text = "; ".join(words)
+    return text[0].upper() + text[1:]
+
+
+def memory_words(result: LatencyResult) -> str:
+    """Whether memory grows, in words."""
+    if result.memory_trend is None:
+        return "too short to say"
+    slope, doubt = result.memory_trend
+    text = f"{slope / 1000:+,.1f} kB an hour over the second half"
+    return f"flat: {text}, within the noise" if slope <= 0 or doubt > 0.01 else f"growing: {text}"
+
+
+def _operator_rows(result: LatencyResult) -> list[dict[str, Any]]:
+    operators = result.operators or ()
+    total = sum(operator.mean_ns for operator in operators) or 1
+    return [
+        {
+            "kind": operator.kind,
+            "name": operator.name,
+            "microseconds": f"{operator.mean_ns / 1e3:.1f}",
+            "percent": f"{100 * operator.mean_ns / total:.1f}",
+        }
+        for operator in operators[:_SHOWN_OPERATORS]
+    ]

@@ -1,0 +1,281 @@
+"""Tables for people and JSON for machines, on the terminal."""
+
+import json
+import math
+import re
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lepton_edge.latency.statistics import samples_needed
+from lepton_edge.latency.verdict import judge
+from lepton_edge.report.file import write_text
+from lepton_runtime.manifest import ArtifactRecord
+
+if TYPE_CHECKING:
+    from lepton_edge.latency.result import LatencyResult
+    from lepton_edge.report.comparison import Comparison
+    from lepton_edge.report.document import Report
+
+_BAR_WIDTH = 8
+_NUMBERS = re.compile(r"\[\s+([-\d.,e+\s]*[\d.])\s+\]")
+
+
+def write_json(value: Any, path: str) -> None:
+    """Write one JSON document to a file, or to stdout for ``-``; lists of numbers take one line each.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    text = json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = _NUMBERS.sub(lambda found: "[" + " ".join(found[1].split()) + "]", text)
+    if path == "-":
+        sys.stdout.write(text)
+    else:
+        write_text(text, Path(path), option="--json")
+
+
+def _without_nan(value: Any) -> Any:
+    """The value with ``None`` for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, note: str = "") -> None:
+    """A table on stdout, within 80 columns: words on the left, numbers on the right; starred rows stand out."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0))
+    for position, header in enumerate(headers):
+        is_words = position == 0 or not header or any(row[position] and row[position][0].isalpha() for row in rows)
+        table.add_column(header, justify="left" if is_words else "right", no_wrap=position < len(headers) - 1)
+    for row in rows:
+        table.add_row(*row, style="bold" if row[0].startswith("*") else None)
+    console.print(table)
+    if note:
+        click.echo(textwrap.fill(note, 80))
+
+
+ARTIFACT_HEADERS = ("artifact", "size", "max diff", "same top-1", "accuracy", "verdict")
+
+
+def artifact_rows(records: Sequence[ArtifactRecord]) -> list[list[str]]:
+    """One row an artifact for the headers ``ARTIFACT_HEADERS``."""
+    return [
+        [
+            short_name(record.file),
+            size_text(record.size_bytes),
+            f"{record.parity.max_abs:.1e}",
+            percent_text(record.parity.top1_agreement, digits=1),
+            percent_text(record.accuracy),
+            record.verdict,
+        ]
+        for record in records
+    ]
+
+
+def print_report(report: "Report") -> None:
+    """What was measured: the table, what speaks against it, cold starts and memory, the candidates against each other."""
+    results, names, best = report.results, candidate_names(report), best_results(report)
+    click.echo(f"{report.device}")
+    bundles = list(dict.fromkeys(result.candidate.bundle for result in results))
+    for number, path in enumerate(bundles if len(bundles) > 1 else []):
+        click.echo(f"{_letter(number)} is {path}")
+    costs = [1 / result.per_second if report.settings.scenario == "offline" else result.p50_ms for result in results]
+    rows = []
+    for number, result in enumerate(results):
+        accuracy = percent_text(result.candidate.accuracy).removesuffix(" %")
+        rows.append([("* " if number in best else "  ") + names[number], *latency_cells(result), accuracy, bar(costs[number] / max(costs))])
+    print_table(("artifact", "p50 ms", "±", "p90 ms", "p99 ms", "runs/s", "acc. %", ""), rows, note=_table_note(report))
+    print_table(
+        ("artifact", "cold start ms", "load ms", "first ms", "memory MB", "peak MB", "idle CPU"),
+        [[names[number], *start_cells(result)] for number, result in enumerate(results)],
+    )
+    for number, result in enumerate(results):
+        for line in (*remark_lines(result), judge(result)):
+            click.echo(f"{names[number]}: {line}")
+    if report.ratios:
+        print_ratios(report)
+    for number, result in enumerate(results):
+        if result.operators is not None:
+            print_operators(names[number], result)
+    for note in report.notes:
+        click.echo(f"note: {note}")
+
+
+def _table_note(report: "Report") -> str:
+    """What the star means, what all rows have in common, and what it takes to know what is not known."""
+    results = report.results
+    words = [f"* {'largest throughput' if report.settings.scenario == 'offline' else 'lowest p50'}"]
+    threads, batches = ({getattr(result.candidate, key) for result in results} for key in ("threads", "batch"))
+    words += [_threads_text(*threads)] if len(threads) == 1 else []
+    words += [f"batch {batches.pop()}"] if len(batches) == 1 else []
+    calls, processes = min(result.calls for result in results), min(len(result.processes) for result in results)
+    words += [f"at least {calls:,} calls in {processes} process{'es' if processes > 1 else ''} each"]
+    unknown = [percent for percent in (90, 99) if any(result.percentile_ms(percent) is None for result in results)]
+    words += [f"– is not known: p{percent} takes {samples_needed(percent)} calls" for percent in unknown]
+    return "; ".join(words) + "."
+
+
+def latency_cells(result: "LatencyResult") -> list[str]:
+    """p50, how well it is known, p90, p99 and throughput."""
+    interval = result.interval_ms
+    half = None if interval is None else max(interval[1] - result.p50_ms, result.p50_ms - interval[0]) / result.p50_ms
+    return [
+        milliseconds(result.p50_ms),
+        "–" if half is None else f"{100 * half:.1f} %",
+        milliseconds(result.percentile_ms(90)),
+        milliseconds(result.percentile_ms(99)),
+        f"{result.per_second:,.0f}",
+    ]
+
+
+def start_cells(result: "LatencyResult") -> list[str]:
+    """Cold start, load, first run, steady and peak memory, and what idling costs."""
+    memory = (result.steady_rss_bytes, result.peak_rss_bytes)
+    idle = result.idle_cpu_percent
+    return [
+        *(f"{value:.1f}" for value in (result.cold_start_ms, result.load_ms, result.first_run_ms)),
+        *("–" if value is None else f"{value / 1e6:.0f}" for value in memory),
+        "–" if idle is None else f"{idle:.1f} %",
+    ]
+
+
+def remark_lines(result: "LatencyResult") -> list[str]:
+    """What a scenario adds: frames, and the first minute against the last."""
+    lines = []
+    if result.frames is not None:
+        arrived, late, dropped = result.frames
+        words = "holds the rate" if late == dropped == 0 else "does not hold the rate" if dropped else "holds the rate, with late frames"
+        lines.append(f"{words}: {arrived:,} frames arrived, {late:,} late, {dropped:,} dropped")
+    minutes = result.minutes_ms
+    if len(minutes) > 1:
+        lines.append(f"first minute {minutes[0]:.3f} ms, last minute {minutes[-1]:.3f} ms ({100 * (minutes[-1] / minutes[0] - 1):+.1f} %)")
+        lines.append("median a minute, ms: " + " ".join(f"{minute:.3f}" for minute in minutes))
+    return lines
+
+
+def print_ratios(report: "Report") -> None:
+    """The candidates that were measured side by side against each other."""
+    names = candidate_names(report)
+    rows = []
+    for pair in report.ratios:
+        ratio = pair.ratio
+        interval = "–" if ratio.low is None else f"{ratio.low:.3f}–{ratio.high:.3f}"
+        rows.append([names[pair.new], names[pair.base], f"{ratio.value:.3f}", interval, ratio.verdict])
+    note = "Time as a multiple of the base's, with its 95 % interval over pairs of processes."
+    print_table(("artifact", "base", "ratio", "interval", "verdict"), rows, note=note)
+
+
+def print_operators(name: str, result: "LatencyResult", *, count: int = 10) -> None:
+    """The operators that take the most time."""
+    operators = list(result.operators or ())
+    total = sum(operator.mean_ns for operator in operators) or 1
+    rows = []
+    for operator in operators[:count]:
+        name_shown = operator.name if len(operator.name) <= 44 else "…" + operator.name[-43:]
+        share, of_dearest = operator.mean_ns / total, operator.mean_ns / (operators[0].mean_ns or 1)
+        rows.append([operator.kind, name_shown, f"{operator.mean_ns / 1e3:.1f}", f"{100 * share:.0f} %", bar(of_dearest)])
+    note = f"{name}: {min(count, len(operators))} of {len(operators)} operators; the profiler itself adds 1 to 2 µs to each."
+    print_table(("operator", "name", "µs", "share", ""), rows, note=note)
+
+
+def print_comparison(comparison: "Comparison") -> None:
+    """One run against another."""
+    rows = []
+    for change in comparison.changes:
+        ratio = change.ratio
+        interval = "–" if ratio.low is None else f"{ratio.low:.3f}–{ratio.high:.3f}"
+        name = short_name(change.new.candidate.file) + (f" ×{change.new.candidate.threads}" if change.new.candidate.threads > 1 else "")
+        cells = [milliseconds(change.base.p50_ms), milliseconds(change.new.p50_ms), f"{ratio.value:.3f}", interval, change.verdict]
+        rows.append([name, *cells])
+    print_table(("artifact", "base ms", "new ms", "ratio", "95 % interval", "verdict"), rows)
+    for change in comparison.changes:
+        if change.reason:
+            click.echo(f"{short_name(change.new.candidate.file)}: cannot tell: {change.reason}")
+    for title, names in (("only in the base", comparison.only_base), ("only in the new result", comparison.only_new)):
+        if names:
+            click.echo(f"{title}: {'; '.join(names)}")
+
+
+def candidate_names(report: "Report") -> list[str]:
+    """A short name for each result: the artifact, and what distinguishes it from the others."""
+    candidates = [result.candidate for result in report.results]
+    bundles = list(dict.fromkeys(candidate.bundle for candidate in candidates))
+    several_threads, several_batches = (len({getattr(c, key) for c in candidates}) > 1 for key in ("threads", "batch"))
+    names = []
+    for candidate in candidates:
+        name = short_name(candidate.file)
+        if len(bundles) > 1:
+            name += f" {_letter(bundles.index(candidate.bundle))}"
+        if several_threads:
+            name += f" ×{candidate.threads}"
+        if several_batches:
+            name += f" b{candidate.batch}"
+        names.append(name)
+    # A bundle against itself gives each name twice.
+    return [f"{name} {_letter(names[:position].count(name))}" if names.count(name) > 1 else name for position, name in enumerate(names)]
+
+
+def best_results(report: "Report") -> list[int]:
+    """The number of the result with the lowest median; offline, with the largest throughput."""
+    results = list(enumerate(report.results))
+    if report.settings.scenario == "offline":
+        return [max(results, key=lambda entry: entry[1].per_second)[0]]
+    return [min(results, key=lambda entry: entry[1].p50_ms)[0]]
+
+
+def _letter(number: int) -> str:
+    return chr(ord("A") + number) if number < 26 else str(number)
+
+
+def _threads_text(count: int) -> str:
+    return "one thread" if count == 1 else f"{count} threads"
+
+
+def bar(share: float) -> str:
+    """A small bar; plain where the terminal cannot show blocks."""
+    width = max(0.0, min(1.0, share)) * _BAR_WIDTH
+    encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "")
+    if not encoding.startswith("utf"):
+        return "#" * max(1, round(width))
+    whole, eighths = divmod(round(width * 8), 8)
+    return ("█" * whole + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths]) or "▏"
+
+
+def milliseconds(value: float | None) -> str:
+    """A latency with three digits that count, at most three behind the point."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:,.1f}"
+
+
+def short_name(file: str) -> str:
+    """An artifact's file name without the ``model.`` that all of them begin with."""
+    return file.removeprefix("model.")
+
+
+def percent_text(share: float | None, *, digits: int = 2) -> str:
+    """A share as a percentage, or a dash; all is 100 %, and nearly all is not.
+
+    >>> percent_text(0.9999, digits=1)
+    '99.9 %'
+    """
+    if share is None:
+        return "–"
+    return f"{min(100 * share, 100 - 10**-digits if share < 1 else 100):.{digits}f} %"
+
+
+def size_text(size_bytes: int) -> str:
+    """A file size in kB (1,000 bytes)."""
+    return f"{size_bytes / 1000:,.{0 if size_bytes >= 10_000 else 1}f} kB"

@@ -1,0 +1,62 @@
+"""Reports as Markdown, for a pull request, and as CSV, for a spreadsheet."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from lepton_edge.latency.verdict import judge
+from lepton_edge.report.document import Report, statistics_of
+from lepton_edge.report.terminal import best_results, candidate_names, latency_cells, percent_text, remark_lines, size_text
+
+_MARKDOWN_COLUMNS = ("artifact", "p50 ms", "±", "p90 ms", "p99 ms", "per second", "accuracy", "size", "verdict")
+_CSV_COLUMNS = (
+    *("calls", "min_ms", "p50_ms", "p50_low_ms", "p50_high_ms", "p90_ms", "p99_ms", "p99_9_ms", "max_ms", "mad_ms", "per_second"),
+    *("load_ms", "first_run_ms", "cold_start_ms", "peak_rss_bytes", "steady_rss_bytes", "idle_cpu_percent"),
+)
+
+
+def render_markdown(reports: Sequence[Report]) -> str:
+    """A table a run, with what it was measured on and what speaks against it."""
+    parts = []
+    for report in reports:
+        names, best = candidate_names(report), best_results(report)
+        lines = [f"**{report.device}**, {report.settings.scenario}, {report.created}" + (" (partial)" if report.is_partial else ""), ""]
+        lines += [_row(_MARKDOWN_COLUMNS), _row(["---", *["---:"] * (len(_MARKDOWN_COLUMNS) - 2), "---"])]
+        for number, result in enumerate(report.results):
+            name = f"**{names[number]}**" if number in best and len(names) > 1 else names[number]
+            cells = [*latency_cells(result), percent_text(result.candidate.accuracy), size_text(result.candidate.size_bytes)]
+            lines.append(_row([name, *cells, str(judge(result))]))
+        lines += ["", *(f"- {names[number]}: {line}" for number, result in enumerate(report.results) for line in remark_lines(result))]
+        for pair in report.ratios:
+            ratio = pair.ratio
+            interval = "" if ratio.low is None else f" ({ratio.low:.3f} to {ratio.high:.3f})"
+            lines.append(f"- {names[pair.new]} takes {ratio.value:.3f}{interval} times as long as {names[pair.base]}: {ratio.verdict}")
+        lines += [f"- {note}" for note in report.notes]
+        versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+        lines += ["", f"{versions}. Repeat it: `{report.command}`", ""]
+        parts.append("\n".join(lines))
+    return "\n".join(parts)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def render_csv(reports: Sequence[Report]) -> str:
+    """One line a result; what is not known is empty."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    head = ("created", "board", "cpu", "scenario", "bundle", "file", "engine", "precision", "threads", "batch", "size_bytes", "accuracy")
+    writer.writerow([*head, *_CSV_COLUMNS, "is_stable", "reasons"])
+    for report in reports:
+        for result in report.results:
+            candidate, values, verdict = result.candidate, statistics_of(result), judge(result)
+            values["p50_low_ms"], values["p50_high_ms"] = result.interval_ms or (None, None)
+            names = ("bundle", "file", "engine", "precision", "threads", "batch", "size_bytes", "accuracy")
+            writer.writerow(
+                [report.created, report.device.board, report.device.cpu, report.settings.scenario]
+                + [getattr(candidate, name) for name in names]
+                + [values[name] for name in _CSV_COLUMNS]
+                + [verdict.is_stable, "; ".join(verdict.reasons)]
+            )
+    return buffer.getvalue()

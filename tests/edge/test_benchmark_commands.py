@@ -1,0 +1,181 @@
+"""``benchmark``, ``compare`` and ``report`` on the command line."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lepton_edge.digits import shipped_bundle
+from lepton_edge.latency import verdict
+from lepton_edge.report.document import load_report
+from lepton_edge.report.terminal import bar, write_json
+from tests.edge.made import CANDIDATE, made_report, made_result, noise
+
+FAST = ("--runs", 20, "--seconds", 0, "--processes", 1)
+
+
+def test_benchmark_prints_the_promised_keys(lepton_edge, tmp_path: Path) -> None:
+    outcome = lepton_edge("benchmark", shipped_bundle(), *FAST, "--threads", "1,2", "--json", "-")
+    document = json.loads(outcome.out)
+    assert {"device", "versions", "settings", "results"} <= set(document)
+    assert [(result["file"], result["threads"]) for result in document["results"]] == [
+        (file, threads) for file in ("model.fp32.onnx", "model.static-int8.onnx") for threads in (1, 2)
+    ]
+    for result in document["results"]:
+        assert {"engine", "precision", "p50_ms", "p90_ms", "p99_ms", "load_ms"} <= set(result)
+        assert len(result["samples_ns"]) == 20
+        assert all(isinstance(sample, int) for sample in result["samples_ns"])
+        assert result["p50_ms"] > 0
+        assert result["p90_ms"] is result["p99_ms"] is None  # 20 calls are too few
+        assert result["peak_rss_bytes"] > 20e6
+    (tmp_path / "result.json").write_text(outcome.out)
+    assert len(load_report(tmp_path / "result.json").results) == 4
+
+
+def test_benchmark_shows_a_plain_table_when_piped(lepton_edge) -> None:
+    outcome = lepton_edge("benchmark", shipped_bundle(), *FAST)
+    assert outcome.code == 0
+    assert outcome.out.count("* ") == 2  # the row, and the note that explains it
+    assert "p90 takes 64 calls" in outcome.out
+    assert "p99 takes 662 calls" in outcome.out
+    assert "\033" not in outcome.out + outcome.err
+    assert max(map(len, outcome.out.splitlines()[:12])) <= 80
+
+
+def test_one_artifact_is_named_by_its_path(lepton_edge) -> None:
+    outcome = lepton_edge("benchmark", shipped_bundle() / "model.static-int8.onnx", *FAST, "--json", "-")
+    assert [result["file"] for result in json.loads(outcome.out)["results"]] == ["model.static-int8.onnx"]
+
+
+def test_two_bundles_are_measured_side_by_side(lepton_edge, digits_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    outcome = lepton_edge("benchmark", shipped_bundle(), digits_bundle, *FAST[:-1], 6, "--precision", "fp32", "--json", path)
+    assert outcome.code == 0, outcome.err
+    document = json.loads(path.read_text())
+    (ratio,) = document["ratios"]
+    assert (ratio["base"], ratio["new"], ratio["processes"]) == (0, 1, 6)
+    assert ratio["interval"][0] <= ratio["ratio"] <= ratio["interval"][1]
+    assert f"B is {digits_bundle}" in outcome.out
+
+
+def test_throughput_is_swept_over_batches_that_are_free(lepton_edge) -> None:
+    outcome = lepton_edge("benchmark", shipped_bundle() / "model.fp32.onnx", *FAST, "--scenario", "offline", "--json", "-")
+    assert [result["batch"] for result in json.loads(outcome.out)["results"]] == [1]
+    assert "its batch is fixed at 1; export with --batch dynamic" in outcome.err
+    lepton_edge("benchmark", shipped_bundle(), "--batch", "2").refused(1, because="--batch is for --scenario offline, found single-stream")
+
+
+def test_frames_a_second_choose_the_scenario(lepton_edge) -> None:
+    arguments = ("--fps", 50, "--runs", 10, "--seconds", 0.1, "--processes", 1)
+    outcome = lepton_edge("benchmark", shipped_bundle() / "model.fp32.onnx", *arguments)
+    assert outcome.code == 0, outcome.err
+    assert "the rate" in outcome.out
+    assert "50 frames arrived" in outcome.out
+
+
+def test_zero_runs_are_wrong_usage(lepton_edge) -> None:
+    outcome = lepton_edge("benchmark", shipped_bundle(), "--runs", 0)
+    assert outcome.code == 2
+    assert "0 is not in the range x>=1" in outcome.err
+
+
+def test_more_threads_than_cores_are_warned_about(lepton_edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lepton_edge.device.usable_cores", lambda: 1)
+    outcome = lepton_edge("benchmark", shipped_bundle() / "model.fp32.onnx", *FAST, "--threads", 2)
+    assert outcome.code == 0
+    assert "warning: 2 threads share 1 core" in outcome.err
+
+
+def test_a_result_that_is_not_stable_is_exit_5_if_asked(lepton_edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdict, "_OTHER_LOAD", -99.0)
+    arguments = ("benchmark", shipped_bundle() / "model.fp32.onnx", *FAST)
+    assert lepton_edge(*arguments).code == 0
+    outcome = lepton_edge(*arguments, "--strict")
+    assert outcome.code == 5
+    assert "error: every result must be stable, 1 of 1 are not: model.fp32.onnx is not stable: other load took" in outcome.err
+
+
+def test_ctrl_c_saves_what_was_measured_and_marks_it(lepton_edge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupt(line: object, done: float, text: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["lepton_edge.cli.benchmark"]._ProgressLine, "__call__", interrupt)
+    path = tmp_path / "result.json"
+    outcome = lepton_edge("benchmark", shipped_bundle() / "model.fp32.onnx", "--duration", "1h", "--json", path)
+    assert outcome.code == 130
+    assert f"interrupted: what was measured is shown, saved in {path}, and marked partial" in outcome.err
+    assert "fp32.onnx" in outcome.out
+    assert load_report(path).is_partial
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[..., Path]:
+    """Saves a made report under a name."""
+
+    def write(name: str, *results, **changes) -> Path:
+        write_json(made_report(*results, **changes).to_dict(), str(tmp_path / name))
+        return tmp_path / name
+
+    return write
+
+
+def at(factor: float):
+    """A result of calls that take that many times as long."""
+    return made_result(samples=lambda process, block: noise(120, median_ms=2 * factor, seed=10 * process + block))
+
+
+def test_compare_fails_only_if_it_is_surely_slower(lepton_edge, save) -> None:
+    base, slower = save("base.json", at(1)), save("slower.json", at(1.08))
+    outcome = lepton_edge("compare", base, slower, "--fail-if-slower", "5%")
+    assert outcome.code == 4
+    assert outcome.err == "error: no artifact must be slower than 5%, these surely are: model.fp32.onnx (+8.0 %)\n"
+    assert "slower" in outcome.out
+    assert lepton_edge("compare", base, slower, "--fail-if-slower", "10%").code == 0
+    assert lepton_edge("compare", slower, base, "--fail-if-slower", "5%").code == 0
+    document = json.loads(lepton_edge("compare", base, slower, "--json", "-").out)
+    assert [change["verdict"] for change in document["changes"]] == ["slower"]
+
+
+def test_compare_refuses_what_it_cannot_compare(lepton_edge, save, tmp_path: Path) -> None:
+    base = save("base.json")
+    other = save("other.json", made_result(candidate=replace(CANDIDATE, source_sha256="2" * 64)))
+    lepton_edge("compare", base, other).refused(1, because="both results must be of one model")
+    lepton_edge("compare", base, tmp_path / "nothing.json").refused(1, because="cannot be read: No such file")
+    lepton_edge("compare", base, base, "--fail-if-slower", "5").refused(1, because="a share is in percent such as 5%, found '5'")
+
+
+def test_a_report_is_markdown_or_csv(lepton_edge, save, tmp_path: Path) -> None:
+    first, second = save("a.json"), save("b.json", at(1.5), notes=("vcgencmd slept",))
+    assert lepton_edge("report", first, second, "-o", tmp_path / "r.md").code == 0
+    text = (tmp_path / "r.md").read_text()
+    assert text.count("| artifact | p50 ms |") == 2
+    assert "| fp32.onnx | 3.0" in text
+    assert "- vcgencmd slept" in text
+    assert "Repeat it: `lepton-edge benchmark cats.bundle`" in text
+    assert lepton_edge("report", first, second, "-o", tmp_path / "r.csv").code == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "r.csv").read_text())))
+    assert [row["file"] for row in rows] == ["model.fp32.onnx"] * 2
+    assert float(rows[0]["p50_ms"]) == load_report(first).results[0].p50_ms
+    assert rows[0]["p99_9_ms"] == ""  # 1,440 calls do not know it
+    assert {row["is_stable"] for row in rows} == {"True"}
+
+
+def test_a_report_that_cannot_be_made_is_refused_in_one_line(lepton_edge, save, tmp_path: Path) -> None:
+    result = save("a.json")
+    lepton_edge("report", result, "-o", tmp_path / "r.htm").refused(1, because=r"ends in \.html, \.md, \.csv, .* did you mean '\.html'")
+    (tmp_path / "r.md").write_text("mine")
+    lepton_edge("report", result, "-o", tmp_path / "r.md").refused(1, because="exists; add --force")
+    lepton_edge("report", result, "-o", tmp_path / "no/r.md").refused(1, because="its folder is missing or closed")
+    result.write_text(result.read_text()[:500])
+    lepton_edge("report", result, "-o", tmp_path / "r.md", "--force").refused(1, because="is not or was cut short")
+    assert (tmp_path / "r.md").read_text() == "mine"
+
+
+def test_bars_are_plain_where_blocks_cannot_be_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert bar(0.5) == "####"

@@ -1,0 +1,118 @@
+"""The document that measurements are kept in: what was written is read back, and what was changed is noticed."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lepton_edge.latency.settings import LatencySettings, parse_duration
+from lepton_edge.report.document import load_report
+from lepton_edge.report.terminal import write_json
+from lepton_runtime import InputError
+from lepton_runtime.engines import OperatorTime
+from tests.edge.made import CANDIDATE, made_report, made_result
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    result = replace(made_result(), operators=(OperatorTime("conv", "Conv", 1000),))
+    write_json(made_report(result, made_result(candidate=replace(CANDIDATE, threads=2))).to_dict(), str(tmp_path / "result.json"))
+    return tmp_path / "result.json"
+
+
+def test_what_was_written_is_read_back(saved: Path) -> None:
+    report = load_report(saved)
+    assert json.loads(json.dumps(report.to_dict())) == json.loads(saved.read_text())
+    assert report.results[0].candidate == CANDIDATE
+    assert report.results[0].samples_ns == made_result().samples_ns
+    assert [pair.ratio.verdict for pair in report.ratios] == ["cannot tell"]
+
+
+def test_a_file_of_numbers_is_small(saved: Path) -> None:
+    assert len(saved.read_text().splitlines()) < 2500  # samples take one line a result, not one line each
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_a_truncated_file(saved: Path, share: float) -> None:
+    data = saved.read_bytes()
+    saved.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(InputError, match=r"must be a whole JSON document, it is not or was cut short.*; measure again"):
+        load_report(saved)
+
+
+def edit(saved: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    values = json.loads(saved.read_text())
+    change(values)
+    saved.write_text(json.dumps(values))
+    return saved
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda values: values.update(schema_version=2), r"reads results of schema 1, .* has 2; update"),
+        (lambda values: values.update(schema="cats"), "it is another document"),
+        (lambda values: values.pop("device"), "the report must have 'device', it is missing"),
+        (lambda values: values.update(mood="good"), "found 'mood'"),
+        (lambda values: values["device"].update(cores="four"), r"the report\.device\.cores must be int, found 'four'"),
+        (lambda values: values["results"][0]["samples_ns"].pop(), "must have the samples that its blocks tell of, found 1439 samples"),
+        (lambda values: values["results"][0]["samples_ns"].__setitem__(3, -5), "must have the samples that its blocks tell of"),
+        (lambda values: values["results"][0]["samples_ns"].__setitem__(3, 2.5), "must be a list of whole numbers"),
+        (lambda values: values["results"][0]["samples_ns"].__setitem__(3, 1), r"results\[0\]\.blocks\[0\] must fit its samples"),
+        (lambda values: values["results"][0].update(p50_ms=1.0), r"results\[0\]\.p50_ms must follow from the samples \(2.*\), found 1\.0"),
+        (lambda values: values["results"][1]["verdict"].update(is_stable=False), r"results\[1\]\.verdict must follow from the samples"),
+        (lambda values: values["ratios"][0].update(verdict="faster"), "ratios must follow from the samples"),
+        (lambda values: values["settings"].update(runs=5000), r"must hold what the settings ask for, found 1440 calls"),
+        (lambda values: values["settings"].update(runs=0), "runs must be more than 0, found 0"),
+        (lambda values: values["settings"].update(processes=7), "must hold what the settings ask for"),
+        (
+            lambda values: values["settings"].update(scenario="server"),
+            "must be 'single-stream' or 'offline' or 'fixed-rate'",
+        ),
+        (lambda values: values["results"][0]["processes"].pop(), "must have blocks of each of its 5 processes"),
+        (lambda values: values["results"][0]["blocks"][0]["state"].update(clocks_mhz=[0, "fast"]), r"clocks_mhz\[1\] must be float"),
+        (lambda values: values["results"][0]["blocks"][0].update(late=0, dropped=0), "must count frames at a fixed rate and nowhere else"),
+    ],
+)
+def test_what_was_edited_is_noticed(saved: Path, change, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_report(edit(saved, change))
+
+
+def test_a_partial_result_may_hold_less_than_the_settings_ask_for(saved: Path) -> None:
+    def change(values: dict[str, Any]) -> None:
+        values["settings"].update(runs=5000)
+        values.update(is_partial=True)
+
+    assert load_report(edit(saved, change)).is_partial
+
+
+@pytest.mark.parametrize("name", ["nothing.json", "."])
+def test_a_file_that_cannot_be_read(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="a result of `lepton-edge benchmark --json` is needed"):
+        load_report(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"runs": 0}, "runs must be more than 0, found 0"),
+        ({"processes": -1}, "processes must be more than 0"),
+        ({"scenario": "fixed-rate"}, "a rate of frames belongs to the scenario fixed-rate"),
+        ({"fps": 30.0}, "a rate of frames belongs to the scenario fixed-rate"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        LatencySettings(**changes)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("0.5h", 1800)])
+def test_durations_have_units(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+    for wrong in ("30", "0m", "m", "-3s"):
+        with pytest.raises(InputError, match="such as 30m"):
+            parse_duration(wrong)
