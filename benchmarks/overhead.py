@@ -8,7 +8,6 @@ the medians of the round medians; the machine and the versions stand above them.
 
 from __future__ import annotations
 
-import hashlib
 import statistics
 import sys
 import tempfile
@@ -19,41 +18,13 @@ from time import perf_counter_ns
 import numpy as np
 import onnx
 import onnxruntime
+from made_bundle import write_made_bundle
 
-from lepton_converters.bundle_writer import GOLDEN_FILE, file_record, pack_arrays, write_bundle
 from lepton_edge.device import read_device
 from lepton_edge.digits import shipped_bundle
-from lepton_runtime import Bundle, Format, Manifest, Precision, Session, TensorSpec
-from lepton_runtime.manifest import ArtifactRecord, Parity
+from lepton_runtime import Bundle, Session
 
 CALLS = 100  # a round and candidate
-
-
-def one_node_bundle(folder: Path) -> Path:
-    """A bundle whose model is one Relu on ``(1, 4)`` float32."""
-    spec, answer = TensorSpec("x", (1, 4), "float32"), TensorSpec("y", (1, 4), "float32")
-    doors = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 4]) for name in "xy"]
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "one", doors[:1], doors[1:])
-    data = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=7).SerializeToString()
-    zeros = np.zeros((1, 4), np.float32)
-    golden = pack_arrays({"input/x": zeros, "output/y": zeros, "model.onnx/y": zeros})
-    record = ArtifactRecord(
-        file="model.onnx",
-        size_bytes=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
-        format=Format.ONNX,
-        precision=Precision.FP32,
-        inputs=(spec,),
-        outputs=(answer,),
-        requires={},
-        parity=Parity(0, 1, None, 1),
-        accuracy=None,
-        verdict="same as Keras",
-        passed=True,
-    )
-    manifest = Manifest({"file": None, "sha256": None}, (spec,), (answer,), None, None, (record,), file_record(GOLDEN_FILE, golden))
-    write_bundle(folder / "one.bundle", manifest, {"model.onnx": data, GOLDEN_FILE: golden}, force=False)
-    return folder / "one.bundle"
 
 
 def compare(name: str, path: Path, rounds: int) -> None:
@@ -100,7 +71,8 @@ def main(rounds: int) -> None:
     versions = f"onnxruntime {onnxruntime.__version__}  numpy {np.__version__}"
     print(f"{datetime.now(UTC):%Y-%m-%d}  {read_device()}  {versions}  {2 * rounds} rounds of {CALLS}")
     with tempfile.TemporaryDirectory() as folder:
-        compare("one node", one_node_bundle(Path(folder)), rounds)
+        relu = onnx.helper.make_node("Relu", ["x"], ["y"])
+        compare("one node", write_made_bundle(Path(folder) / "one.bundle", [relu], {}, (1, 4)), rounds)
     compare("digits", shipped_bundle(), rounds)
 
 

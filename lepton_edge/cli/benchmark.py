@@ -221,6 +221,10 @@ def measure_report(candidates: "Sequence[Candidate]", settings: LatencySettings,
     if settings.duration_seconds and len(candidates) > 1:
         hours = settings.duration_seconds * len(candidates) / 3600
         click.echo(f"{len(candidates)} candidates one after the other take {hours:.1f} h; choose with --precision, --engine", err=True)
+    governor = reader.state().governor
+    if governor not in (None, "performance"):
+        text = f'warning: the clock may change while measuring (governor "{governor}"); steady: sudo cpupower frequency-set -g performance'
+        click.echo(text, err=True)
     measurement = measure(candidates, settings, reader=reader, with_operators=with_operators, on_progress=_ProgressLine())
     if sys.stderr.isatty():
         click.echo("\r\033[K", nl=False, err=True)

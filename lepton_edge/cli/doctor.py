@@ -56,10 +56,11 @@ def doctor(bundle: Path | None, json_path: str | None) -> None:
         raise LeptonError(f"every check must pass, {problems} did not; the lines marked FAIL say how to fix it")
 
 
-def _check_device() -> list[Check]:
-    from lepton_edge.device import read_device
+def _check_device(root: Path = Path("/")) -> list[Check]:
+    from lepton_edge.device import DeviceReader
 
-    device = read_device()
+    reader = DeviceReader(root)
+    device, state = reader.device(), reader.state()
     checks = [Check("device", "ok", f"{device}"), Check("device", "info", f"{device.system}, Python {device.python}")]
     features = set(device.features)
     if features & {"avx512_vnni", "avx_vnni", "asimddp", "i8mm"}:
@@ -67,6 +68,15 @@ def _check_device() -> list[Check]:
     else:
         text = f"no 8-bit dot product ({', '.join(device.features) or 'no known features'}): int8 may be slower than fp32 here, measure it"
         checks.append(Check("device", "info", text))
+    if state.governor not in (None, "performance"):
+        text = f'the governor is "{state.governor}": timings will vary with the clock'
+        checks.append(Check("device", "warn", text, "sudo cpupower frequency-set -g performance"))
+    if state.throttled_now or state.throttled_since_boot:
+        now, before = (", ".join(names or ()) or "nothing" for names in (state.throttled_now, state.throttled_since_boot))
+        checks.append(Check("device", "warn", f"held back now: {now}; since boot: {before}", "a stronger power supply, or cooling"))
+    elif state.throttled_now is not None:
+        checks.append(Check("device", "ok", "power supply and cooling: not throttled since boot"))
+    checks += [Check("device", "info", note) for note in reader.notes]
     return checks
 
 

@@ -242,7 +242,10 @@ class _Run:
             if with_operators:
                 for worker in workers:
                     found = worker.ask("profile")["operators"]
-                    worker.record.operators = None if found is None else tuple(OperatorTime(**operator) for operator in found)
+                    if found is None:
+                        self.notes.append(f"the operators of {worker.record.candidate.file} are not known: its engine does not tell")
+                    else:
+                        worker.record.operators = tuple(OperatorTime(**operator) for operator in found)
 
     @contextmanager
     def _workers(self, records: Sequence[_Record]) -> Iterator[list[_Worker]]:

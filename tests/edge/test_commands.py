@@ -79,6 +79,18 @@ def test_doctor_checks_device_packages_and_bundle(lepton_edge) -> None:
     assert "onnxruntime" in lepton_edge("doctor").out
 
 
+def test_doctor_knows_what_holds_a_raspberry_pi_back() -> None:
+    from lepton_edge.cli.doctor import _check_device
+
+    trees = Path(__file__).parent / "trees"
+    warned = {check.text for check in _check_device(trees / "pi4") if check.state == "warn"}
+    assert warned == {
+        'the governor is "ondemand": timings will vary with the clock',
+        "held back now: nothing; since boot: under-voltage, throttled",
+    }
+    assert "power supply and cooling: not throttled since boot" in {check.text for check in _check_device(trees / "pi5")}
+
+
 def test_ctrl_c_that_a_library_swallows_ends_the_export_at_the_next_step() -> None:
     from lepton_converters import Step
     from lepton_edge.cli.export import StepPrinter

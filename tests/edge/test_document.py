@@ -1,6 +1,7 @@
 """The document that measurements are kept in: what was written is read back, and what was changed is noticed."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -116,3 +117,16 @@ def test_durations_have_units(text: str, seconds: float) -> None:
     for wrong in ("30", "0m", "m", "-3s"):
         with pytest.raises(InputError, match="such as 30m"):
             parse_duration(wrong)
+
+
+def test_every_key_of_the_document_is_described(saved: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "benchmark-results.md").read_text(encoding="utf-8")
+
+    def keys(value: Any, skipped: tuple[str, ...] = ("versions",)) -> set[str]:
+        if isinstance(value, dict):
+            return {key for name in value if name not in skipped for key in ({name} | keys(value[name]))}
+        return {key for entry in value for key in keys(entry)} if isinstance(value, list) else set()
+
+    described = set(re.findall(r"`([a-z0-9_]+)`", page))
+    assert keys(json.loads(saved.read_text())) <= described
+    assert {"bytes_per_hour", "doubt", "arrived", "late", "dropped"} <= described
