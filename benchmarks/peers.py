@@ -1,10 +1,11 @@
 """Our medians beside those of the engines' own loops, on the same files, in turns, in one run.
 
-python benchmarks/peers.py BUNDLE [ROUNDS]
+python benchmarks/peers.py [ROUNDS [BUNDLE]]
 
-ONNX files: a bare loop over ``InferenceSession.run`` with the same session options, in a fresh process. TFLite files: the
-loop of LiteRT's own tool ``litert-benchmark``, which runs through its newer CompiledModel interface and gives hundredths
-of a millisecond; take a model that needs milliseconds.
+Without a bundle it exports a MobileNetV2 of 224×224 pixels with seeded weights. ONNX files: a bare loop over
+``InferenceSession.run`` with one thread, in a fresh process. TFLite files: the loop of LiteRT's own tool
+``litert-benchmark``, which runs through its newer CompiledModel interface and gives hundredths of a millisecond: a model
+must need milliseconds to be compared.
 """
 
 from __future__ import annotations
@@ -60,7 +61,21 @@ def run_litert_benchmark(bundle: Path, file: str, expected_ms: float) -> float:
         return float(json.loads(Path(result.name).read_text())["latency"]["median_ms"])
 
 
-def main(bundle: Path, rounds: int) -> None:
+def export_mobilenet(folder: Path) -> Path:
+    """A bundle to time; what untrained weights answer is of no matter here."""
+    import numpy as np
+
+    from lepton_converters import export
+    from lepton_converters.keras_source import import_keras
+
+    keras = import_keras()
+    keras.utils.set_random_seed(1)
+    model = keras.applications.MobileNetV2((224, 224, 3), weights=None, classes=10)
+    np.save(folder / "noise.npy", np.random.default_rng(0).normal(size=(12, 224, 224, 3)).astype(np.float32))
+    return export(model, folder / "bundle", calib=str(folder / "noise.npy"), precisions=["fp32", "static-int8"]).path
+
+
+def main(rounds: int, bundle: Path) -> None:
     """Print one row an artifact."""
     versions = installed_versions(PACKAGES)
     print(f"{datetime.now(UTC):%Y-%m-%d}  {read_device()}  onnxruntime {versions['onnxruntime']}  LiteRT {versions['ai-edge-litert']}")
@@ -90,4 +105,5 @@ def main(bundle: Path, rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 4)
+    with tempfile.TemporaryDirectory() as work:
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else 4, Path(sys.argv[2]) if len(sys.argv) > 2 else export_mobilenet(Path(work)))
