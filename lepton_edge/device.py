@@ -136,7 +136,7 @@ class DeviceReader:
         now, since_boot = self._throttled()
         load = re.match(r"\d+\.\d+", _text(self.root / "proc/loadavg") or "")
         available = re.search(r"MemAvailable:\s+(\d+) kB", _text(self.root / "proc/meminfo") or "")
-        busy, stolen = _cpu_times(_text(self.root / "proc/stat") or "")
+        busy, stolen = self.cpu_times()
         return DeviceState(
             clocks_mhz=clocks if any(clocks) else None,
             governor=", ".join(governors) or None,
@@ -149,6 +149,18 @@ class DeviceReader:
             busy_ns=busy,
             stolen_ns=stolen,
         )
+
+    def cpu_times(self) -> tuple[int | None, int | None]:
+        """Busy and stolen time of all cores together since boot, in nanoseconds; ``None`` where it is not told.
+
+        Source: proc(5), the line ``cpu`` of ``/proc/stat``: user nice system idle iowait irq softirq steal.
+        """
+        found = re.match(r"cpu +((?:\d+ ?)+)", _text(self.root / "proc/stat") or "")
+        if not found:
+            return None, None
+        tick_ns = 10**9 // os.sysconf("SC_CLK_TCK")
+        ticks = [int(number) for number in found[1].split()] + [0] * 8
+        return (ticks[0] + ticks[1] + ticks[2] + ticks[5] + ticks[6]) * tick_ns, ticks[7] * tick_ns
 
     def _temperature(self) -> float | None:
         """The hottest zone that is the processor's, in degrees Celsius."""
@@ -210,19 +222,6 @@ class DeviceReader:
 
 def _core_number(folder: Path) -> int:
     return int(folder.parent.name.removeprefix("cpu"))
-
-
-def _cpu_times(stat: str) -> tuple[int | None, int | None]:
-    """Busy and stolen time of all cores together, in nanoseconds.
-
-    Source: proc(5), the line ``cpu`` of ``/proc/stat``: user nice system idle iowait irq softirq steal.
-    """
-    found = re.match(r"cpu +((?:\d+ ?)+)", stat)
-    if not found:
-        return None, None
-    tick_ns = 10**9 // os.sysconf("SC_CLK_TCK")
-    ticks = [int(number) for number in found[1].split()] + [0] * 8
-    return (ticks[0] + ticks[1] + ticks[2] + ticks[5] + ticks[6]) * tick_ns, ticks[7] * tick_ns
 
 
 def _number(path: Path, unit: float) -> float | None:

@@ -1,32 +1,27 @@
 """Takes turns between candidates, each in a fresh process of its own, and looks at the machine between the turns."""
 
-import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from time import perf_counter_ns, process_time_ns, time_ns
-from typing import Any, NoReturn
+from time import perf_counter_ns, time_ns
+from typing import Any
 
 import numpy as np
 
-from lepton_edge.device import DeviceReader, DeviceState
+from lepton_edge.device import DeviceReader
+from lepton_edge.latency.process import IDLE_SECONDS, MeasuredProcess, own_cpu_ns
 from lepton_edge.latency.result import Block, Candidate, LatencyResult, ProcessRecord
 from lepton_edge.latency.settings import LatencySettings
 from lepton_runtime.engines import OperatorTime
-from lepton_runtime.errors import LeptonError, UnstableError
+from lepton_runtime.errors import LeptonError
 from lepton_runtime.tensors import Array
 
 _KEPT_PER_BLOCK = 20_000
 _KEPT_OF_SUSTAINED = 200_000
 _KEPT_PER_SECOND = (100, 5_000)  # at least and at most, of a sustained run
-_KEPT_WARMUP = 300
 _WATCHED_TURNS = 20
 _WARMUP_BLOCK_SECONDS = 0.1
 _SETTLED = 0.02  # of the median
-_IDLE_SECONDS = 1.0
 _CLOCK_STEP_NS = 500_000_000
 _MEMORY_LEFT = 0.1  # of what was available before
 
@@ -55,9 +50,13 @@ class _Record:
     turns: list[tuple[Block, Array]] = field(default_factory=list)
     operators: tuple[OperatorTime, ...] | None = None
 
-    def result(self) -> LatencyResult:
-        samples_ns = tuple(sample for _, samples in self.turns for sample in samples.tolist())
-        return LatencyResult(self.candidate, tuple(self.processes), tuple(block for block, _ in self.turns), samples_ns, self.operators)
+    def result(self) -> LatencyResult | None:
+        """What there is of whole processes; an interrupt may have come before one could be described."""
+        turns = [(block, samples) for block, samples in self.turns if block.process < len(self.processes)]
+        if not turns:
+            return None
+        samples_ns = tuple(sample for _, samples in turns for sample in samples.tolist())
+        return LatencyResult(self.candidate, tuple(self.processes), tuple(block for block, _ in turns), samples_ns, self.operators)
 
     def running_median_ms(self) -> float:
         """Of the last turns, for whoever watches."""
@@ -72,83 +71,6 @@ class _Record:
         calls = sum(block.calls + (block.dropped or 0) for block in blocks)
         shares = (calls / -(-settings.runs // settings.processes), measured * settings.processes / (settings.seconds or 1e-9))
         return min(1.0, *shares) if blocks else 0.0
-
-
-class _Worker:
-    """One measured process and what it says."""
-
-    def __init__(self, record: _Record, stack: ExitStack) -> None:
-        candidate = record.candidate
-        self.record = record
-        # Closed by the stack, as the process is ended by it.
-        self._stderr = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))  # noqa: SIM115
-        request = {"bundle": candidate.bundle, "file": candidate.file, "threads": candidate.threads, "batch": candidate.batch}
-        spawned_ns = perf_counter_ns()
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "lepton_edge.latency.worker", json.dumps(request)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for this process, which ends the others
-        )
-        stack.callback(self._end)
-        started = self.read()
-        self.warmup_ns: list[int] = []
-        self.is_settled = False
-        self.idle_cpu_ns: int | None = None
-        self._times = {
-            "start_ns": started["begun_ns"] - spawned_ns,
-            "import_ns": started["import_ns"],
-            "load_ns": started["load_ns"],
-            "first_run_ns": started["first_run_ns"],
-        }
-
-    def send(self, kind: str, **request: Any) -> None:
-        """Ask for something; Any: whatever JSON holds."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps({"kind": kind, **request}) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            self._fail()
-
-    def ask(self, kind: str, **request: Any) -> dict[str, Any]:
-        """Ask for something and wait for the answer."""
-        self.send(kind, **request)
-        return self.read()
-
-    def read(self) -> dict[str, Any]:
-        """The answer to what was sent."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            self._fail()
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def _fail(self) -> NoReturn:
-        code = self._process.wait()
-        self._stderr.seek(0)
-        reason = (self._stderr.read().strip().splitlines() or ["no message"])[-1]
-        candidate = self.record.candidate
-        kind = UnstableError if code == UnstableError.exit_code else LeptonError
-        raise kind(f"{candidate.file} on {candidate.engine} must run to the end, its process ended with {code}: {reason}")
-
-    def finish(self, *, is_interrupted: bool) -> None:
-        """Note what the process was like; an interrupted one is busy and cannot be asked for its peak."""
-        memory = {"rss_bytes": self.record.turns[-1][0].rss_bytes, "peak_rss_bytes": None} if is_interrupted else self.ask("end")
-        idle_ns = None if self.idle_cpu_ns is None else int(_IDLE_SECONDS * 1e9)
-        kept = tuple(self.warmup_ns[:_KEPT_WARMUP])
-        self.record.processes.append(
-            ProcessRecord(
-                **self._times, warmup_ns=kept, is_settled=self.is_settled, idle_cpu_ns=self.idle_cpu_ns, idle_ns=idle_ns, **memory
-            )
-        )
-
-    def _end(self) -> None:
-        self._process.kill()
-        self._process.communicate()
 
 
 def measure(
@@ -181,7 +103,7 @@ def measure(
         run.measure(with_operators=with_operators)
     except KeyboardInterrupt:
         is_partial = True
-    results = [record.result() for record in run.records if record.turns]
+    results = filter(None, (record.result() for record in run.records))
     return Measurement(tuple(results), (*run.notes, *run.reader.notes), is_partial)
 
 
@@ -217,44 +139,41 @@ class _Run:
         """Whether every median is known as well as was asked for."""
         if self.settings.interval is None:
             return True
-        for record in self.records:
-            result = record.result()
-            low, high = result.interval_ms or (0.0, float("inf"))
-            if max(high - result.p50_ms, result.p50_ms - low) > self.settings.interval * result.p50_ms:
-                return False
-        return True
+        results = filter(None, (record.result() for record in self.records))
+        return all(result.half_width is not None and result.half_width <= self.settings.interval for result in results)
 
     def _measure_processes(self, records: Sequence[_Record], *, finished: int, total: int, with_operators: bool) -> None:
         """One process of each candidate, in turns there and back."""
         with self._workers(records) as workers:
             for worker in workers:
                 self._warm_up(worker)
-            while any(worker.record.done(self._process, self.settings) < 1 for worker in workers):
-                for worker in (*workers, *workers[::-1]):
-                    record = worker.record
+            pairs = list(zip(records, workers, strict=True))
+            while self._done(records) < 1:
+                for record, worker in (*pairs, *pairs[::-1]):
                     if record.done(self._process, self.settings) < 1:
-                        self._take_turn(worker)
-                        done = sum(worker.record.done(self._process, self.settings) for worker in workers) / len(workers)
+                        self._take_turn(record, worker)
                         text = f"{record.candidate.file} p50 {record.running_median_ms():.3f} ms"
-                        self._on_progress(min(1.0, (finished + done) / total), text)
+                        self._on_progress(min(1.0, (finished + self._done(records)) / total), text)
             if finished + 1 == total or self.settings.duration_seconds is not None:
                 self._measure_idle(workers)
-            if with_operators:
-                for worker in workers:
-                    found = worker.ask("profile")["operators"]
-                    if found is None:
-                        self.notes.append(f"the operators of {worker.record.candidate.file} are not known: its engine does not tell")
-                    else:
-                        worker.record.operators = tuple(OperatorTime(**operator) for operator in found)
+            for record, worker in pairs if with_operators else []:
+                found = worker.ask("profile")["operators"]
+                if found is None:
+                    self.notes.append(f"the operators of {record.candidate.file} are not known: its engine does not tell")
+                else:
+                    record.operators = tuple(OperatorTime(**operator) for operator in found)
+
+    def _done(self, records: Sequence[_Record]) -> float:
+        return sum(record.done(self._process, self.settings) for record in records) / len(records)
 
     @contextmanager
-    def _workers(self, records: Sequence[_Record]) -> Iterator[list[_Worker]]:
+    def _workers(self, records: Sequence[_Record]) -> Iterator[list[MeasuredProcess]]:
         """A process of each candidate, started one after the other, and ended whatever happens."""
         before = self.reader.state().memory_available_bytes
         with ExitStack() as stack:
-            workers: list[_Worker] = []
+            workers: list[MeasuredProcess] = []
             for record in records:
-                workers.append(_Worker(record, stack))
+                workers.append(MeasuredProcess(record.candidate, stack))
                 now = self.reader.state().memory_available_bytes
                 if before and now and now < _MEMORY_LEFT * before:
                     raise LeptonError(
@@ -264,14 +183,14 @@ class _Run:
             try:
                 yield workers
             except KeyboardInterrupt:
-                for worker in workers:
-                    if worker.record.turns and worker.record.turns[-1][0].process == self._process:
-                        worker.finish(is_interrupted=True)
+                for record, worker in zip(records, workers, strict=False):
+                    if record.turns and record.turns[-1][0].process == self._process:
+                        record.processes.append(worker.record(is_busy=True))
                 raise
-            for worker in workers:
-                worker.finish(is_interrupted=False)
+            for record, worker in zip(records, workers, strict=True):
+                record.processes.append(worker.record(is_busy=False))
 
-    def _warm_up(self, worker: _Worker) -> None:
+    def _warm_up(self, worker: MeasuredProcess) -> None:
         """Calls that do not count, until two windows in a row agree."""
         settings = self.settings
         windows: list[Any] = []
@@ -281,16 +200,16 @@ class _Run:
             worker.warmup_ns += answer["lead_ns"] + answer["samples_ns"]
             windows.append(np.array(answer["samples_ns"], np.float64))
             calls += answer["calls"]
-            spent_ns += answer["wall_ns"]
+            spent_ns += answer["measured_ns"] + sum(answer["lead_ns"])
             is_long_enough = calls >= settings.warmup_runs and spent_ns >= settings.warmup_seconds * 1e9
             worker.is_settled = len(windows) > 1 and agree(windows[-2], windows[-1])
             if is_long_enough and (worker.is_settled or spent_ns >= settings.warmup_max_seconds * 1e9):
                 return
 
-    def _take_turn(self, worker: _Worker) -> None:
-        """One block of one candidate, and a look at the machine before and after."""
-        settings, record = self.settings, worker.record
-        before, own_ns = self.reader.state(), process_time_ns()
+    def _take_turn(self, record: _Record, worker: MeasuredProcess) -> None:
+        """One block of one candidate, and a look at the machine after it."""
+        settings = self.settings
+        before = self._cpu_times(worker)
         if settings.fps is not None:
             seconds = max(1.0, 2 / settings.fps)
             answer = worker.ask("frames", fps=settings.fps, frames=max(1, round(seconds * settings.fps)), keep=_KEPT_PER_BLOCK)
@@ -306,18 +225,20 @@ class _Run:
             limit = min(settings.block_seconds, share / 2 or settings.block_seconds)
             limits = {"calls": max(1, calls), "seconds": max(0.0, seconds), "limit_seconds": limit}
             answer = worker.ask("block", **limits, keep=_KEPT_PER_BLOCK)
-        after, own_ns = self.reader.state(), process_time_ns() - own_ns
-        worker.warmup_ns += answer.pop("lead_ns")
+        after = self._cpu_times(worker)  # before anything else: asking a Raspberry Pi's firmware is load, too
+        worker.warmup_ns += answer["lead_ns"]
         self._notice_clock_step()
         # One step, so that an interrupt finds both or none.
-        record.turns.append((self._block(answer, before, after, own_ns=own_ns), np.array(answer["samples_ns"], np.int64)))
+        record.turns.append((self._block(answer, before, after), np.array(answer["samples_ns"], np.int64)))
 
-    def _block(self, answer: dict[str, Any], before: DeviceState, after: DeviceState, *, own_ns: int) -> Block:
-        other_ns = stolen_ns = None
-        if None not in (before.busy_ns, after.busy_ns, before.stolen_ns, after.stolen_ns):
-            busy_ns = (after.busy_ns or 0) - (before.busy_ns or 0)
-            other_ns = busy_ns - answer["cpu_ns"] - own_ns
-            stolen_ns = (after.stolen_ns or 0) - (before.stolen_ns or 0)
+    def _cpu_times(self, worker: MeasuredProcess) -> tuple[int | None, int | None]:
+        """CPU time of other programs, and time that the hypervisor took, so far."""
+        busy_ns, stolen_ns = self.reader.cpu_times()
+        ours_ns = (worker.cpu_ns(), own_cpu_ns())
+        return None if busy_ns is None or None in ours_ns else busy_ns - sum(filter(None, ours_ns)), stolen_ns
+
+    def _block(self, answer: dict[str, Any], before: tuple[int | None, int | None], after: tuple[int | None, int | None]) -> Block:
+        other_ns, stolen_ns = (None if start is None or end is None else end - start for start, end in zip(before, after, strict=True))
         return Block(
             process=self._process,
             started_ns=answer["started_ns"] - self._started_ns,
@@ -333,7 +254,7 @@ class _Run:
             rss_bytes=answer["rss_bytes"],
             late=answer.get("late"),
             dropped=answer.get("dropped"),
-            state=after,
+            state=self.reader.state(),
         )
 
     def _notice_clock_step(self) -> None:
@@ -344,10 +265,10 @@ class _Run:
         if abs(step_ns) > _CLOCK_STEP_NS:
             self.notes.append(f"the time of day was set by {step_ns / 1e9:+.1f} s during the run; latencies are not affected")
 
-    def _measure_idle(self, workers: Sequence[_Worker]) -> None:
+    def _measure_idle(self, workers: Sequence[MeasuredProcess]) -> None:
         """What open sessions cost while nobody calls them, all at the same time."""
         for worker in workers:
-            worker.send("idle", seconds=_IDLE_SECONDS)
+            worker.send("idle", seconds=IDLE_SECONDS)
         for worker in workers:
             worker.idle_cpu_ns = worker.read()["cpu_ns"]
 

@@ -190,6 +190,14 @@ class LatencyResult:
         return None if found is None else (found[0] / 1e6, found[1] / 1e6)
 
     @property
+    def half_width(self) -> float | None:
+        """How far the median's interval reaches to its wider side, as a share of the median."""
+        if self.interval_ms is None:
+            return None
+        low, high = self.interval_ms
+        return max(high - self.p50_ms, self.p50_ms - low) / self.p50_ms
+
+    @property
     def mad_ms(self) -> float:
         """The median absolute deviation from the median."""
         return median_deviation(self.samples) / 1e6

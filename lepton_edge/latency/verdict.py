@@ -159,8 +159,5 @@ def _drift(result: LatencyResult) -> str | None:
 
 
 def _width(result: LatencyResult) -> str | None:
-    if result.interval_ms is None:
-        return None
-    low, high = result.interval_ms
-    wide = max(high - result.p50_ms, result.p50_ms - low) / result.p50_ms
-    return f"noisy (the median is known to ±{100 * wide:.0f} % only)" if wide > _WIDE_INTERVAL else None
+    wide = result.half_width
+    return f"noisy (the median is known to ±{100 * wide:.0f} % only)" if wide is not None and wide > _WIDE_INTERVAL else None

@@ -104,12 +104,10 @@ def measure_block(
         UnstableError: They did.
     """
     lead: list[int] = []
-    begun = now = clock()
-    while not lead or now - begun < _LEAD_NS:
+    while sum(lead) < _LEAD_NS:
         before = clock()
         call()
-        now = clock()
-        lead.append(now - before)
+        lead.append(clock() - before)
     samples: list[int] = []
     cpu = process_time_ns()
     started = now = clock()
@@ -123,19 +121,7 @@ def measure_block(
             break
     if min(samples) <= 0:
         raise UnstableError(f"a clock must go forward, it gave a call of {min(samples)} ns; nothing can be measured by it")
-    return {
-        "lead_ns": lead,
-        "started_ns": started,
-        "wall_ns": now - begun,
-        "measured_ns": now - started,
-        "cpu_ns": process_time_ns() - cpu,
-        "calls": len(samples),
-        "total_ns": sum(samples),
-        "min_ns": min(samples),
-        "max_ns": max(samples),
-        "samples_ns": thin(samples, keep),
-        "rss_bytes": _rss_bytes(),
-    }
+    return _block(samples, keep, lead=lead, started_ns=started, ended_ns=now, cpu_ns=process_time_ns() - cpu)
 
 
 def measure_frames(call: Call, *, fps: float, frames: int, keep: int) -> dict[str, Any]:
@@ -168,21 +154,23 @@ def measure_frames(call: Call, *, fps: float, frames: int, keep: int) -> dict[st
         newest = min(frames - 1, int((now - started) / period) - 1)
         dropped += max(0, newest - frame - 1)
         frame = max(frame + 1, newest)
-    now = perf_counter_ns()
+    block = _block(samples, keep, lead=[], started_ns=started, ended_ns=perf_counter_ns(), cpu_ns=process_time_ns() - cpu)
+    return {**block, "late": late, "dropped": dropped}
+
+
+def _block(samples: list[int], keep: int, *, lead: list[int], started_ns: int, ended_ns: int, cpu_ns: int) -> dict[str, Any]:
+    """What is said of a stretch of calls; of many samples only some are handed on, but all are counted."""
     return {
-        "lead_ns": [],
-        "started_ns": started,
-        "wall_ns": now - started,
-        "measured_ns": now - started,
-        "cpu_ns": process_time_ns() - cpu,
+        "lead_ns": lead,
+        "started_ns": started_ns,
+        "measured_ns": ended_ns - started_ns,
+        "cpu_ns": cpu_ns,
         "calls": len(samples),
         "total_ns": sum(samples),
         "min_ns": min(samples),
         "max_ns": max(samples),
         "samples_ns": thin(samples, keep),
         "rss_bytes": _rss_bytes(),
-        "late": late,
-        "dropped": dropped,
     }
 
 

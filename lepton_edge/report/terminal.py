@@ -129,11 +129,9 @@ def _table_note(report: "Report") -> str:
 
 def latency_cells(result: "LatencyResult") -> list[str]:
     """p50, how well it is known, p90, p99 and throughput."""
-    interval = result.interval_ms
-    half = None if interval is None else max(interval[1] - result.p50_ms, result.p50_ms - interval[0]) / result.p50_ms
     return [
         milliseconds(result.p50_ms),
-        "–" if half is None else f"{100 * half:.1f} %",
+        "–" if result.half_width is None else f"{100 * result.half_width:.1f} %",
         milliseconds(result.percentile_ms(90)),
         milliseconds(result.percentile_ms(99)),
         f"{result.per_second:,.0f}",
