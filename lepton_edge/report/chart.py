@@ -108,14 +108,14 @@ def time_chart(report: Report) -> str:
 
 
 def pareto_chart(report: Report) -> str | None:
-    """Accuracy against latency; the line joins candidates that no other beats at both. ``None`` without accuracies."""
+    """Accuracy against latency; the line joins candidates that no other beats at both. ``None`` without two."""
     names = candidate_names(report)
     points = [
         (result.p50_ms, 100 * result.candidate.accuracy, number)
         for number, result in enumerate(report.results)
         if result.candidate.accuracy is not None
     ]
-    if not points:
+    if len(points) < 2:
         return None
     front = pareto_front([(x, y) for x, y, _ in points])
 
@@ -146,9 +146,11 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
     return front
 
 
-def size_chart(report: Report) -> str:
-    """The files' sizes."""
+def size_chart(report: Report) -> str | None:
+    """The files' sizes; ``None`` with nothing to compare."""
     names = candidate_names(report)
+    if len(names) < 2:
+        return None
 
     def draw(axes: Any) -> None:
         sizes = [result.candidate.size_bytes / 1000 for result in report.results]
@@ -185,7 +187,7 @@ def _plain_ticks(axes: Any) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axes.get_xlim()
-    is_narrow = high / low < 15
+    is_narrow = high / low < 100
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_narrow else (1,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())

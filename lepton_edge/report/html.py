@@ -164,7 +164,7 @@ def memory_words(result: LatencyResult) -> str:
         return "too short to say"
     slope, doubt = result.memory_trend
     text = f"{slope / 1000:+,.1f} kB an hour over the second half"
-    return f"flat: {text}, within the noise" if slope <= 0 or doubt > 0.01 else f"growing: {text}"
+    return f"flat, {text}, within the noise" if slope <= 0 or doubt > 0.01 else f"growing, {text}"
 
 
 def _operator_rows(result: LatencyResult) -> list[dict[str, Any]]:

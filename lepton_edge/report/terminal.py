@@ -101,9 +101,13 @@ def print_report(report: "Report") -> None:
         ("artifact", "cold start ms", "load ms", "first ms", "memory MB", "peak MB", "idle CPU"),
         [[names[number], *start_cells(result)] for number, result in enumerate(results)],
     )
-    for number, result in enumerate(results):
-        for line in (*remark_lines(result), judge(result)):
-            click.echo(f"{names[number]}: {line}")
+    verdicts = [judge(result) for result in results]
+    for name, result, verdict in zip(names, results, verdicts, strict=True):
+        for line in (*remark_lines(result), *([] if verdict.is_stable else [verdict])):
+            click.echo(f"{name}: {line}")
+    stable = [name for name, verdict in zip(names, verdicts, strict=True) if verdict.is_stable]
+    if stable:
+        click.echo(f"stable: {'all' if len(stable) == len(names) else ', '.join(stable)}")
     if report.ratios:
         print_ratios(report)
     for number, result in enumerate(results):
@@ -158,7 +162,8 @@ def remark_lines(result: "LatencyResult") -> list[str]:
         lines.append(f"{words}: {arrived:,} frames arrived, {late:,} late, {dropped:,} dropped")
     minutes = result.minutes_ms
     if len(minutes) > 1:
-        lines.append(f"first minute {minutes[0]:.3f} ms, last minute {minutes[-1]:.3f} ms ({100 * (minutes[-1] / minutes[0] - 1):+.1f} %)")
+        change = round(100 * (minutes[-1] / minutes[0] - 1), 1) + 0.0  # no -0.0
+        lines.append(f"first minute {minutes[0]:.3f} ms, last minute {minutes[-1]:.3f} ms ({change:+.1f} %)")
         lines.append("median a minute, ms: " + " ".join(f"{minute:.3f}" for minute in minutes))
     return lines
 

@@ -116,7 +116,7 @@ def test_the_page_says_what_was_measured_and_what_speaks_against_it(page: Path) 
     assert "vcgencmd &lt;slept&gt;" in text
     assert "block_0/conv&lt;0&gt;" in text
     assert "Raspberry Pi 4 Model B Rev 1.4" in text
-    assert "flat: +0.0 kB an hour over the second half, within the noise" in text
+    assert "flat, +0.0 kB an hour over the second half, within the noise" in text
 
 
 def test_the_same_report_is_the_same_page(report: Report) -> None:
@@ -126,7 +126,7 @@ def test_the_same_report_is_the_same_page(report: Report) -> None:
 def test_growing_memory_is_called_so() -> None:
     result = made_result(processes=1, blocks=40)
     blocks = tuple(replace(block, rss_bytes=50_000_000 + 4096 * number) for number, block in enumerate(result.blocks))
-    assert memory_words(replace(result, blocks=blocks)).startswith("growing: +")
+    assert memory_words(replace(result, blocks=blocks)).startswith("growing, +")
 
 
 def test_the_pareto_front_has_what_no_other_beats_at_both() -> None:
