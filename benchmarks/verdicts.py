@@ -61,7 +61,7 @@ def main(repeats: int) -> None:
         paths = [write_chain(Path(folder) / f"{name}.bundle", length) for name, length in lengths.items()]
         candidates = [candidate for path in paths for candidate in choose_candidates(path)]
         for number in range(repeats):
-            report = measure_report(candidates, SETTINGS)
+            report, _ = measure_report(candidates, SETTINGS)
             for name, pair in zip(side_by_side, report.ratios, strict=True):
                 side_by_side[name][pair.ratio.verdict] += 1
                 ratios[name].append(pair.ratio.value)

@@ -78,6 +78,11 @@ class DeviceState:
     busy_ns: int | None
     stolen_ns: int | None
 
+    @property
+    def fastest_mhz(self) -> float | None:
+        """The clock of the fastest core: idle ones may sleep."""
+        return max(filter(None, self.clocks_mhz or ()), default=None)
+
 
 def read_device(root: Path = Path("/")) -> Device:
     """This machine.

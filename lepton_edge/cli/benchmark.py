@@ -1,8 +1,10 @@
 """``lepton-edge benchmark``."""
 
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +14,7 @@ import click
 
 from lepton_edge.cli.options import comma_list, json_option
 from lepton_edge.latency.settings import LatencySettings, Scenario, parse_duration
-from lepton_runtime.errors import InputError, MissingExtraError, UnstableError
+from lepton_runtime.errors import InputError, LeptonError, MissingExtraError, UnstableError
 from lepton_runtime.formats import Precision
 
 if TYPE_CHECKING:
@@ -20,10 +22,11 @@ if TYPE_CHECKING:
     from lepton_edge.report.document import Report
 
 _BATCHES = (1, 2, 4, 8, 16, 32)
+_NOTHING = "interrupted before anything was measured: nothing was written"
 
 
 def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise click.BadParameter(f"a whole number from 1, found {text!r}")
     return int(text)
 
@@ -100,6 +103,8 @@ def benchmark(
     """
     from lepton_edge.report.terminal import print_report, write_json
 
+    if duration and (processes or measured["interval"]):
+        raise InputError("a sustained run is one process, found --duration with --processes or --interval; leave these out")
     settings = LatencySettings(
         scenario=scenario or ("fixed-rate" if fps else "single-stream"),
         fps=fps,
@@ -115,18 +120,31 @@ def benchmark(
         for candidate in choose_candidates(bundle, precisions=precisions, engine=engine, threads=threads)
         for candidate in _swept(candidate, batches, settings)
     ]
-    report = measure_report(candidates, settings, with_operators=profile)
-    if json_path:
-        write_json(report.to_dict(), json_path)
-    if json_path != "-" and report.results:
-        print_report(report)
-    if report.is_partial:
-        click.echo(
-            "interrupted: what was measured is shown" + (f", saved in {json_path}," if json_path else "") + " and marked partial", err=True
-        )
-        sys.exit(130)
+    report, failure = measure_report(candidates, settings, with_operators=profile)
+    with _finishing():
+        if report.results:
+            if json_path:
+                write_json(report.to_dict(), json_path)
+            if json_path != "-":
+                print_report(report)
+        if failure is not None:
+            raise failure
+        if report.is_partial:
+            where = f", saved in {json_path}" if json_path else ""
+            click.echo(f"interrupted: what was measured is shown{where} and marked partial" if report.results else _NOTHING, err=True)
+            sys.exit(130)
     if strict:
         _refuse_unstable(report)
+
+
+@contextmanager
+def _finishing() -> Iterator[None]:
+    """What was measured is not lost to a second Ctrl-C: statistics of an hour take a while on a small board."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _refuse_unstable(report: "Report") -> None:
@@ -209,8 +227,10 @@ def choose_candidates(
     ]
 
 
-def measure_report(candidates: "Sequence[Candidate]", settings: LatencySettings, *, with_operators: bool = False) -> "Report":
-    """Measure, with a line on a terminal that says how far it is."""
+def measure_report(
+    candidates: "Sequence[Candidate]", settings: LatencySettings, *, with_operators: bool = False
+) -> "tuple[Report, LeptonError | None]":
+    """Measure, with a line on a terminal that says how far it is; what stopped it comes back beside what there is."""
     from lepton_edge.device import PACKAGES, DeviceReader
     from lepton_edge.latency.measure import measure
     from lepton_edge.report.document import Report
@@ -228,7 +248,7 @@ def measure_report(candidates: "Sequence[Candidate]", settings: LatencySettings,
     measurement = measure(candidates, settings, reader=reader, with_operators=with_operators, on_progress=_ProgressLine())
     if sys.stderr.isatty():
         click.echo("\r\033[K", nl=False, err=True)
-    return Report(
+    report = Report(
         created=created,
         command=shlex.join(["lepton-edge", *sys.argv[1:]]),
         device=reader.device(),
@@ -238,6 +258,7 @@ def measure_report(candidates: "Sequence[Candidate]", settings: LatencySettings,
         notes=measurement.notes,
         is_partial=measurement.is_partial,
     )
+    return report, measurement.failure
 
 
 class _ProgressLine:

@@ -45,7 +45,9 @@ def demo(output: Path, force: bool, json_path: str | None) -> None:
     bundle.check()
     _run_one(bundle, digits)
     click.echo("benchmark: one thread, each artifact in a process of its own", err=True)
-    report = measure_report(choose_candidates(path), LatencySettings(processes=2))
+    report, failure = measure_report(choose_candidates(path), LatencySettings(processes=3))
+    if failure is not None:
+        raise failure
     if report.is_partial:
         raise KeyboardInterrupt
     fastest = min(report.results, key=lambda result: result.p50_ms)

@@ -26,8 +26,6 @@ def report(results: tuple[Path, ...], output: Path, force: bool) -> None:
         raise OutputError(f"the output {str(output)!r} exists; add --force to replace it, or choose another with --output")
     check_writable(output, option="--output")
     reports = [load_report(path) for path in results]
-    if empty := [str(path) for path, loaded in zip(results, reports, strict=True) if not loaded.results]:
-        raise InputError(f"a result must hold at least one measured artifact, {empty[0]!r} holds none; measure again")
     if output.suffix == ".html":
         from lepton_edge.report.html import render_html
 

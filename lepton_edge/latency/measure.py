@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton_edge.device import DeviceReader
+from lepton_edge.device import DeviceReader, DeviceState
 from lepton_edge.latency.process import IDLE_SECONDS, MeasuredProcess, own_cpu_ns
 from lepton_edge.latency.result import Block, Candidate, LatencyResult, ProcessRecord
 from lepton_edge.latency.settings import LatencySettings
@@ -18,7 +18,7 @@ from lepton_runtime.tensors import Array
 
 _KEPT_PER_BLOCK = 20_000
 _KEPT_OF_SUSTAINED = 200_000
-_KEPT_PER_SECOND = (100, 5_000)  # at least and at most, of a sustained run
+_KEPT_PER_SECOND = (2, 5_000)  # at least and at most, of a sustained run
 _WATCHED_TURNS = 20
 _WARMUP_BLOCK_SECONDS = 0.1
 _SETTLED = 0.02  # of the median
@@ -34,11 +34,13 @@ class Measurement:
         results: One a candidate, in their order; those without a single sample are left out.
         notes: What the reader should know, in words.
         is_partial: Whether it was stopped before it was done.
+        failure: What stopped it, if it was not Ctrl-C.
     """
 
     results: tuple[LatencyResult, ...]
     notes: tuple[str, ...]
     is_partial: bool
+    failure: LeptonError | None = None
 
 
 @dataclass
@@ -50,13 +52,14 @@ class _Record:
     turns: list[tuple[Block, Array]] = field(default_factory=list)
     operators: tuple[OperatorTime, ...] | None = None
 
-    def result(self) -> LatencyResult | None:
+    def result(self, state_before: DeviceState) -> LatencyResult | None:
         """What there is of whole processes; an interrupt may have come before one could be described."""
         turns = [(block, samples) for block, samples in self.turns if block.process < len(self.processes)]
         if not turns:
             return None
         samples_ns = tuple(sample for _, samples in turns for sample in samples.tolist())
-        return LatencyResult(self.candidate, tuple(self.processes), tuple(block for block, _ in turns), samples_ns, self.operators)
+        blocks = tuple(block for block, _ in turns)
+        return LatencyResult(self.candidate, state_before, tuple(self.processes), blocks, samples_ns, self.operators)
 
     def running_median_ms(self) -> float:
         """Of the last turns, for whoever watches."""
@@ -94,17 +97,22 @@ def measure(
         on_progress: Told the share that is done, and the running median, between the turns.
 
     Raises:
-        LeptonError: A process ended early; the text says how.
-        UnstableError: The clock went back.
+        LeptonError: A process ended early, before there was anything to keep; the text says how.
+        UnstableError: The clock went back, likewise.
     """
     run = _Run([_Record(candidate) for candidate in candidates], settings, reader or DeviceReader(), on_progress)
-    is_partial = False
+    is_partial, failure = False, None
     try:
         run.measure(with_operators=with_operators)
     except KeyboardInterrupt:
         is_partial = True
-    results = filter(None, (record.result() for record in run.records))
-    return Measurement(tuple(results), (*run.notes, *run.reader.notes), is_partial)
+    except LeptonError as error:
+        is_partial, failure = True, error
+        run.notes.append(str(error))
+    results = tuple(filter(None, (record.result(run.state_before) for record in run.records)))
+    if failure is not None and not results:
+        raise failure
+    return Measurement(results, (*run.notes, *run.reader.notes), is_partial, failure)
 
 
 class _Run:
@@ -116,6 +124,7 @@ class _Run:
         self.records = records
         self.settings = settings
         self.reader = reader
+        self.state_before = reader.state()
         self.notes: list[str] = []
         self._on_progress = on_progress
         self._started_ns = perf_counter_ns()
@@ -127,22 +136,23 @@ class _Run:
         settings = self.settings
         if settings.duration_seconds is not None:
             for position, record in enumerate(self.records):
-                self._measure_processes([record], finished=position, total=len(self.records), with_operators=with_operators)
-            return
-        while self._process < settings.processes or (self._process < settings.max_processes and not self._is_narrow()):
-            order = self.records if self._process % 2 == 0 else self.records[::-1]
-            is_last = self._process + 1 >= settings.processes
-            self._measure_processes(order, finished=self._process, total=settings.processes, with_operators=with_operators and is_last)
-            self._process += 1
+                self._measure_processes([record], finished=position, total=len(self.records))
+        else:
+            while self._process < settings.processes or (self._process < settings.max_processes and not self._is_narrow()):
+                order = self.records if self._process % 2 == 0 else self.records[::-1]
+                self._measure_processes(order, finished=self._process, total=max(settings.processes, self._process + 1))
+                self._process += 1
+        if with_operators:
+            self._profile()
 
     def _is_narrow(self) -> bool:
         """Whether every median is known as well as was asked for."""
         if self.settings.interval is None:
             return True
-        results = filter(None, (record.result() for record in self.records))
+        results = filter(None, (record.result(self.state_before) for record in self.records))
         return all(result.half_width is not None and result.half_width <= self.settings.interval for result in results)
 
-    def _measure_processes(self, records: Sequence[_Record], *, finished: int, total: int, with_operators: bool) -> None:
+    def _measure_processes(self, records: Sequence[_Record], *, finished: int, total: int) -> None:
         """One process of each candidate, in turns there and back."""
         with self._workers(records) as workers:
             for worker in workers:
@@ -156,12 +166,16 @@ class _Run:
                         self._on_progress(min(1.0, (finished + self._done(records)) / total), text)
             if finished + 1 == total or self.settings.duration_seconds is not None:
                 self._measure_idle(workers)
-            for record, worker in pairs if with_operators else []:
-                found = worker.ask("profile")["operators"]
-                if found is None:
-                    self.notes.append(f"the operators of {record.candidate.file} are not known: its engine does not tell")
-                else:
-                    record.operators = tuple(OperatorTime(**operator) for operator in found)
+
+    def _profile(self) -> None:
+        """What operators take, in processes of their own: a profiler costs time and memory."""
+        for record in self.records:
+            with ExitStack() as stack:
+                found = MeasuredProcess(record.candidate, stack).ask("profile")["operators"]
+            if found is None:
+                self.notes.append(f"the operators of {record.candidate.file} are not known: its engine does not tell")
+            else:
+                record.operators = tuple(OperatorTime(**operator) for operator in found)
 
     def _done(self, records: Sequence[_Record]) -> float:
         return sum(record.done(self._process, self.settings) for record in records) / len(records)
@@ -182,7 +196,7 @@ class _Run:
                     )
             try:
                 yield workers
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, LeptonError):
                 for record, worker in zip(records, workers, strict=False):
                     if record.turns and record.turns[-1][0].process == self._process:
                         record.processes.append(worker.record(is_busy=True))
@@ -209,12 +223,14 @@ class _Run:
     def _take_turn(self, record: _Record, worker: MeasuredProcess) -> None:
         """One block of one candidate, and a look at the machine after it."""
         settings = self.settings
-        before = self._cpu_times(worker)
+        before, before_ns = self._cpu_times(worker), perf_counter_ns()
+        keep = _KEPT_PER_BLOCK
+        if settings.duration_seconds is not None:
+            keep = int(np.clip(_KEPT_OF_SUSTAINED / settings.duration_seconds, *_KEPT_PER_SECOND))
         if settings.fps is not None:
             seconds = max(1.0, 2 / settings.fps)
-            answer = worker.ask("frames", fps=settings.fps, frames=max(1, round(seconds * settings.fps)), keep=_KEPT_PER_BLOCK)
+            answer = worker.ask("frames", fps=settings.fps, frames=max(1, round(seconds * settings.fps)), keep=keep)
         elif settings.duration_seconds is not None:
-            keep = int(np.clip(_KEPT_OF_SUSTAINED / settings.duration_seconds, *_KEPT_PER_SECOND))
             answer = worker.ask("block", calls=1, seconds=1.0, limit_seconds=1.0, keep=keep)
         else:
             mine = [block for block, _ in record.turns if block.process == self._process]
@@ -224,12 +240,13 @@ class _Run:
             # At least two turns, there and back.
             limit = min(settings.block_seconds, share / 2 or settings.block_seconds)
             limits = {"calls": max(1, calls), "seconds": max(0.0, seconds), "limit_seconds": limit}
-            answer = worker.ask("block", **limits, keep=_KEPT_PER_BLOCK)
-        after = self._cpu_times(worker)  # before anything else: asking a Raspberry Pi's firmware is load, too
+            answer = worker.ask("block", **limits, keep=keep)
+        # Before anything else: asking a Raspberry Pi's firmware is load, too.
+        after, wall_ns = self._cpu_times(worker), perf_counter_ns() - before_ns
         worker.warmup_ns += answer["lead_ns"]
         self._notice_clock_step()
         # One step, so that an interrupt finds both or none.
-        record.turns.append((self._block(answer, before, after), np.array(answer["samples_ns"], np.int64)))
+        record.turns.append((self._block(answer, before, after, wall_ns=wall_ns), np.array(answer["samples_ns"], np.int64)))
 
     def _cpu_times(self, worker: MeasuredProcess) -> tuple[int | None, int | None]:
         """CPU time of other programs, and time that the hypervisor took, so far."""
@@ -237,7 +254,9 @@ class _Run:
         ours_ns = (worker.cpu_ns(), own_cpu_ns())
         return None if busy_ns is None or None in ours_ns else busy_ns - sum(filter(None, ours_ns)), stolen_ns
 
-    def _block(self, answer: dict[str, Any], before: tuple[int | None, int | None], after: tuple[int | None, int | None]) -> Block:
+    def _block(
+        self, answer: dict[str, Any], before: tuple[int | None, int | None], after: tuple[int | None, int | None], *, wall_ns: int
+    ) -> Block:
         other_ns, stolen_ns = (None if start is None or end is None else end - start for start, end in zip(before, after, strict=True))
         return Block(
             process=self._process,
@@ -248,7 +267,7 @@ class _Run:
             total_ns=answer["total_ns"],
             min_ns=answer["min_ns"],
             max_ns=answer["max_ns"],
-            cpu_ns=answer["cpu_ns"],
+            wall_ns=wall_ns,
             other_ns=other_ns,
             stolen_ns=stolen_ns,
             rss_bytes=answer["rss_bytes"],

@@ -75,7 +75,7 @@ class MeasuredProcess:
         """The answer to what was sent."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        if not line:
+        if not line.endswith("\n"):
             self._fail()
         answer: dict[str, Any] = json.loads(line)
         return answer

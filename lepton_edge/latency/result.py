@@ -91,9 +91,9 @@ class Block:
         total_ns: Of all calls.
         min_ns: The shortest call.
         max_ns: The longest.
-        cpu_ns: CPU time of the measured process.
-        other_ns: CPU time that other programs took on all cores; ``None`` where it cannot be known.
-        stolen_ns: Time that the hypervisor kept from all cores.
+        wall_ns: From the look at the machine's load before the block to the look after it.
+        other_ns: CPU time that other programs took on all cores in between; ``None`` where it cannot be known.
+        stolen_ns: Time that the hypervisor kept from all cores in between.
         rss_bytes: Resident memory after it.
         late: Frames that were answered after the next had arrived; ``None`` unless frames came at a fixed rate.
         dropped: Frames that were never looked at.
@@ -108,7 +108,7 @@ class Block:
     total_ns: int
     min_ns: int
     max_ns: int
-    cpu_ns: int
+    wall_ns: int
     other_ns: int | None
     stolen_ns: int | None
     rss_bytes: int | None
@@ -123,6 +123,7 @@ class LatencyResult:
 
     Attributes:
         candidate: What it is.
+        state_before: How the machine was doing before the run.
         processes: The fresh processes, in order.
         blocks: The stretches of calls, in the order of their processes and of time.
         samples_ns: The kept samples, block after block.
@@ -130,6 +131,7 @@ class LatencyResult:
     """
 
     candidate: Candidate
+    state_before: DeviceState
     processes: tuple[ProcessRecord, ...]
     blocks: tuple[Block, ...]
     samples_ns: tuple[int, ...]
@@ -245,7 +247,9 @@ class LatencyResult:
 
     @cached_property
     def minutes_ms(self) -> list[float]:
-        """The median of each full minute of a run; the last, cut one counts if it is half a minute long."""
+        """The median of each minute of a run in one process; a last, cut one counts if it is half a minute long."""
+        if len(self.processes) != 1:
+            return []
         minutes: dict[int, list[Array]] = {}
         first = self.blocks[0].started_ns
         for block, samples in zip(self.blocks, self.block_samples, strict=True):

@@ -8,6 +8,7 @@ from lepton_runtime.errors import InputError
 
 Scenario = Literal["single-stream", "offline", "fixed-rate"]
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|min|h)")
+_LARGEST = 10**6
 _UNIT_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 
 
@@ -56,6 +57,9 @@ class LatencySettings:
         for name, value in positive.items():
             if not value > 0:
                 raise InputError(f"{name.replace('_', ' ')} must be more than 0, found {value:g}")
+        numbers = (self.seconds, self.interval, self.fps, self.duration_seconds)
+        if not all(number is None or number <= _LARGEST for number in numbers) or self.seconds < 0 or (self.fps and self.fps < 1e-3):
+            raise InputError(f"times must be at most {_LARGEST:,} s and rates from 0.001 to {_LARGEST:,} a second, found {numbers}")
         if (self.scenario == "fixed-rate") != (self.fps is not None):
             raise InputError(f"a rate of frames belongs to the scenario fixed-rate, found {self.scenario} and fps {self.fps}; give both")
 

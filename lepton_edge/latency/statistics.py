@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import erfc, exp, sqrt
+from statistics import NormalDist
 
 import numpy as np
 
@@ -13,6 +14,7 @@ CONFIDENCE = 0.95
 _TAIL_CONFIDENCE = 0.99
 _RESAMPLES = 1000
 _KEPT_PER_BLOCK = 101  # quantiles that stand for a block in a resample
+_LARGEST_EXACT = 2500  # pairs of processes; above, a normal distribution is as good
 
 
 @cache
@@ -74,8 +76,22 @@ def median_interval(groups: Sequence[Sequence[Array]]) -> tuple[float, float] | 
         drawn = [shrunk[number] for number in generator.integers(0, len(shrunk), len(shrunk))]
         parts = [blocks[number] for blocks in drawn for number in generator.integers(0, len(blocks), len(blocks))]
         medians.append(np.median(np.concatenate(parts)))
-    low, high = np.percentile(medians, [50 * (1 - CONFIDENCE), 100 - 50 * (1 - CONFIDENCE)])
+    ends = np.percentile(medians, [50 * (1 - CONFIDENCE), 100 - 50 * (1 - CONFIDENCE)])
+    middle = float(np.median(np.concatenate([samples for blocks in groups for samples in blocks])))
+    low, high = middle + _small_sample_factor(len(groups) if len(groups) > 1 else len(groups[0])) * (ends - middle)
     return float(low), float(high)
+
+
+def _small_sample_factor(count: int) -> float:
+    """How much wider than a bootstrap's the interval of a few must be: it draws from what is there, and that varies too little.
+
+    Source: Davison and Hinkley 1997, section 2.4 for the square root; Student's quantile for the normal one, by the
+        expansion in Abramowitz and Stegun 1964, 26.7.5.
+    """
+    z, free = NormalDist().inv_cdf((1 + CONFIDENCE) / 2), count - 1
+    terms = ((z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
+    student = z + sum(term / free**power for power, term in enumerate(terms, 1))
+    return float(sqrt(count / free) * student / z)
 
 
 def trend(times: Array, values: Array) -> tuple[float, float]:
@@ -136,7 +152,7 @@ def paired_ratio(base: Sequence[float], new: Sequence[float], *, confidence: flo
     logs = np.log(np.asarray(new) / np.asarray(base))
     count = len(logs)
     means = np.sort([(logs[i] + logs[j]) / 2 for i in range(count) for j in range(i, count)])
-    return _ratio(means, _signed_rank_counts(count), count, confidence)
+    return _ratio(means, _cut(_signed_rank_counts(count), confidence), count)
 
 
 def unpaired_ratio(base: Sequence[float], new: Sequence[float], *, confidence: float = CONFIDENCE) -> Ratio:
@@ -151,20 +167,27 @@ def unpaired_ratio(base: Sequence[float], new: Sequence[float], *, confidence: f
         Wilcoxon-Mann-Whitney test, here of logarithms.
     """
     differences = np.sort(np.subtract.outer(np.log(new), np.log(base)).ravel())
-    return _ratio(differences, _rank_sum_counts(len(base), len(new)), min(len(base), len(new)), confidence)
+    many, few = len(base) * len(new), min(len(base), len(new))
+    if many > _LARGEST_EXACT:
+        deviation = sqrt(many * (len(base) + len(new) + 1) / 12)
+        return _ratio(differences, int(many / 2 - NormalDist().inv_cdf((1 + confidence) / 2) * deviation), few)
+    return _ratio(differences, _cut(_rank_sum_counts(len(base), len(new)), confidence), few)
 
 
-def _ratio(ordered: Array, counts: Sequence[int], processes: int, confidence: float) -> Ratio:
-    """The middle of the ordered candidates, and those that the test's distribution cuts off."""
-    value = exp(float(np.median(ordered)))
-    # With k + 1 candidates cut off at each end, 2 * P(statistic <= k) of all arrangements speak against the interval.
-    allowed, below, cut = (1 - confidence) / 2 * sum(counts), 0, 0
-    for count in counts:
+def _cut(counts: Sequence[int], confidence: float) -> int:
+    """How many of the ordered candidates the test cuts off at each end, by how often each value of its statistic arises."""
+    allowed, below = (1 - confidence) / 2 * sum(counts), 0
+    for cut, count in enumerate(counts):
         below += count
         if below > allowed:
-            break
-        cut += 1
-    if cut == 0 or 2 * cut > len(ordered):
+            return cut
+    return len(counts)
+
+
+def _ratio(ordered: Array, cut: int, processes: int) -> Ratio:
+    """The middle of the ordered candidates, and the outermost that are not cut off; with none cut off there is no interval."""
+    value = exp(float(np.median(ordered)))
+    if cut < 1 or 2 * cut > len(ordered):
         return Ratio(value, None, None, processes)
     return Ratio(value, exp(float(ordered[cut - 1])), exp(float(ordered[-cut])), processes)
 

@@ -23,6 +23,7 @@ _VALLEY = 0.5  # of the lower peak's height
 _DRIFT_DOUBT = 0.01  # how likely such a trend would be among blocks without one
 _FEWEST_BLOCKS = 8
 _FEWEST_SAMPLES = 64
+_FEWEST_LOAD_NS = 50_000_000  # five ticks of the kernel: below that, it is rounding
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Verdict:
 def judge(result: LatencyResult) -> Verdict:
     """The verdict on one result, from its samples and from how the machine was doing."""
     found = (
-        _throttled(result.blocks),
+        _throttled(result),
         _clock_change(result.blocks),
         _load(result.blocks),
         _settling(result),
@@ -59,17 +60,18 @@ def judge(result: LatencyResult) -> Verdict:
     return Verdict(tuple(filter(None, found)))
 
 
-def _throttled(blocks: tuple[Block, ...]) -> str | None:
-    """What held a Raspberry Pi back: bits of now, and bits that were set between the first look and the last."""
-    now = {name for block in blocks for name in block.state.throttled_now or ()}
-    first, last = blocks[0].state.throttled_since_boot, blocks[-1].state.throttled_since_boot
-    names = now | (set(last or ()) - set(first or ()) if first is not None else set())
+def _throttled(result: LatencyResult) -> str | None:
+    """What held a Raspberry Pi back: bits of now, and bits that were set since before the run."""
+    states = [block.state for block in result.blocks]
+    names = {name for state in states for name in state.throttled_now or ()}
+    before, after = result.state_before.throttled_since_boot, states[-1].throttled_since_boot
+    if before is not None and after is not None:
+        names |= set(after) - set(before)
     return f"throttled ({', '.join(sorted(names))})" if names else None
 
 
 def _clock_change(blocks: tuple[Block, ...]) -> str | None:
-    """The fastest core's clock: idle cores may sleep."""
-    clocks = [max(filter(None, block.state.clocks_mhz)) for block in blocks if block.state.clocks_mhz]
+    clocks = [clock for block in blocks if (clock := block.state.fastest_mhz) is not None]
     if not clocks or max(clocks) - min(clocks) <= _CLOCK_CHANGE * max(clocks):
         return None
     return f"clock changed ({min(clocks):.0f} to {max(clocks):.0f} MHz)"
@@ -77,14 +79,14 @@ def _clock_change(blocks: tuple[Block, ...]) -> str | None:
 
 def _load(blocks: tuple[Block, ...]) -> str | None:
     reasons = []
-    known = [block for block in blocks if block.other_ns is not None and block.stolen_ns is not None]
-    measured_ns = sum(block.measured_ns for block in known) or 1
-    other = sum(block.other_ns or 0 for block in known) / measured_ns
-    stolen = sum(block.stolen_ns or 0 for block in known) / measured_ns
-    if other > _OTHER_LOAD:
-        reasons.append(f"other load took {100 * other:.0f} % of a core")
-    if stolen > _STOLEN:
-        reasons.append(f"the hypervisor took {100 * stolen:.0f} % of a core")
+    known = [(block.wall_ns, block.other_ns, block.stolen_ns) for block in blocks if None not in (block.other_ns, block.stolen_ns)]
+    if not known:
+        return None
+    wall_ns, other_ns, stolen_ns = (sum(filter(None, column)) for column in zip(*known, strict=True))
+    if other_ns > max(_OTHER_LOAD * wall_ns, _FEWEST_LOAD_NS):
+        reasons.append(f"other load took {100 * other_ns / wall_ns:.0f} % of a core")
+    if stolen_ns > max(_STOLEN * wall_ns, _FEWEST_LOAD_NS):
+        reasons.append(f"the hypervisor took {100 * stolen_ns / wall_ns:.0f} % of a core")
     return "; ".join(reasons) or None
 
 
@@ -143,19 +145,22 @@ def find_peaks(samples: Array) -> tuple[float, float] | None:
 
 
 def _drift(result: LatencyResult) -> str | None:
-    """A trend over the whole run that is both large and not by chance."""
+    """A stretch of a run in one process that differs from its beginning; else a trend that is not by chance."""
     if len(result.blocks) < _FEWEST_BLOCKS:
         return None
+    minutes = result.minutes_ms
+    if len(minutes) > 1:
+        worst = max(range(len(minutes)), key=lambda minute: abs(minutes[minute] - minutes[0]))
+        change = minutes[worst] / minutes[0] - 1
+        if abs(change) > _DRIFT:
+            where = "the last" if worst == len(minutes) - 1 else f"minute {worst + 1}"
+            return f"drifting ({100 * change:+.0f} %, from {minutes[0]:.3g} ms in the first minute to {minutes[worst]:.3g} ms in {where})"
     times = np.array([block.started_ns for block in result.blocks], np.float64)
     medians = np.array([np.median(samples) for samples in result.block_samples])
     order = np.argsort(times)
     change, doubt = trend(times[order], medians[order])
     share = change / (1e6 * result.p50_ms)
-    if abs(share) <= _DRIFT or doubt > _DRIFT_DOUBT:
-        return None
-    minutes = result.minutes_ms
-    detail = f", from {minutes[0]:.3g} ms in the first minute to {minutes[-1]:.3g} ms in the last" if len(minutes) > 1 else ""
-    return f"drifting ({100 * share:+.0f} % over the run{detail})"
+    return f"drifting ({100 * share:+.0f} % over the run)" if abs(share) > _DRIFT and doubt <= _DRIFT_DOUBT else None
 
 
 def _width(result: LatencyResult) -> str | None:

@@ -53,7 +53,6 @@ def serve(requests: TextIO, answers: TextIO, *, bundle: str, file: str, threads:
             "import_ns": imported_ns - _BEGUN_NS,
             "load_ns": loaded_ns - imported_ns,
             "first_run_ns": answered_ns - loaded_ns,
-            "answered_ns": answered_ns,
         }
     )
     inputs = _golden_inputs(opened, session, shapes)
@@ -109,7 +108,6 @@ def measure_block(
         call()
         lead.append(clock() - before)
     samples: list[int] = []
-    cpu = process_time_ns()
     started = now = clock()
     enough, limit = started + int(seconds * 1e9), started + int(limit_seconds * 1e9)
     while len(samples) < calls or now < enough:
@@ -121,7 +119,7 @@ def measure_block(
             break
     if min(samples) <= 0:
         raise UnstableError(f"a clock must go forward, it gave a call of {min(samples)} ns; nothing can be measured by it")
-    return _block(samples, keep, lead=lead, started_ns=started, ended_ns=now, cpu_ns=process_time_ns() - cpu)
+    return _block(samples, keep, lead=lead, started_ns=started, ended_ns=now)
 
 
 def measure_frames(call: Call, *, fps: float, frames: int, keep: int) -> dict[str, Any]:
@@ -139,7 +137,6 @@ def measure_frames(call: Call, *, fps: float, frames: int, keep: int) -> dict[st
     samples: list[int] = []
     late = dropped = 0
     call()
-    cpu = process_time_ns()
     started = perf_counter_ns()
     frame = 0
     while frame < frames:
@@ -151,20 +148,19 @@ def measure_frames(call: Call, *, fps: float, frames: int, keep: int) -> dict[st
         now = perf_counter_ns()
         samples.append(now - arrival)
         late += now - arrival > period
-        newest = min(frames - 1, int((now - started) / period) - 1)
+        newest = int((now - started) / period) - 1
         dropped += max(0, newest - frame - 1)
         frame = max(frame + 1, newest)
-    block = _block(samples, keep, lead=[], started_ns=started, ended_ns=perf_counter_ns(), cpu_ns=process_time_ns() - cpu)
+    block = _block(samples, keep, lead=[], started_ns=started, ended_ns=perf_counter_ns())
     return {**block, "late": late, "dropped": dropped}
 
 
-def _block(samples: list[int], keep: int, *, lead: list[int], started_ns: int, ended_ns: int, cpu_ns: int) -> dict[str, Any]:
+def _block(samples: list[int], keep: int, *, lead: list[int], started_ns: int, ended_ns: int) -> dict[str, Any]:
     """What is said of a stretch of calls; of many samples only some are handed on, but all are counted."""
     return {
         "lead_ns": lead,
         "started_ns": started_ns,
         "measured_ns": ended_ns - started_ns,
-        "cpu_ns": cpu_ns,
         "calls": len(samples),
         "total_ns": sum(samples),
         "min_ns": min(samples),

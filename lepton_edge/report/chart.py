@@ -82,7 +82,7 @@ def time_chart(report: Report) -> str:
     minutes = np.array([block.started_ns for block in blocks]) / 60e9
     panels: list[tuple[str, list[float | None]]] = [
         ("°C", [block.state.temperature_c for block in blocks]),
-        ("MHz", [max(filter(None, block.state.clocks_mhz)) if block.state.clocks_mhz else None for block in blocks]),
+        ("MHz", [block.state.fastest_mhz for block in blocks]),
         ("other load, %", [None if block.other_ns is None else 100 * max(0, block.other_ns) / block.measured_ns for block in blocks]),
     ]
     panels = [(label, values) for label, values in panels if any(value is not None for value in values)]

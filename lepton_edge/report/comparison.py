@@ -102,31 +102,45 @@ def compare_reports(base: "Report", new: "Report") -> Comparison:
             + (f" at {base.settings.fps:g} and {new.settings.fps:g} fps" if base.settings.fps and new.settings.fps else "")
         )
     sources = [{result.candidate.source_sha256 for result in report.results} for report in (base, new)]
-    if None not in sources[0] | sources[1] and not sources[0] & sources[1]:
+    has_sources = None not in sources[0] | sources[1]
+    if has_sources and not sources[0] & sources[1]:
         digests = [min(filter(None, source))[:12] for source in sources]
         raise InputError(
             f"both results must be of one model, found source models {digests[0]}… and {digests[1]}…; "
             "measure two models side by side: lepton-edge benchmark A B"
         )
-    old = {_key(result): result for result in base.results}
-    now = {_key(result): result for result in new.results}
-    changes = tuple(_change(old[key], now[key]) for key in now if key in old)
+    old, now = (_by_key(report.results, has_sources=has_sources) for report in (base, new))
+    is_sustained = None not in (base.settings.duration_seconds, new.settings.duration_seconds)
+    changes = tuple(_change(old[key], now[key], is_sustained=is_sustained) for key in now if key in old)
     if not changes:
         raise InputError(f"both results must hold the same artifacts, found {_names(old)} and {_names(now)}")
     warnings = _warnings(base, new)
-    if None in sources[0] | sources[1]:
+    if not has_sources:
         warnings.append("a bundle was made from a model in memory: that both are of one model cannot be checked")
-    missing, added = old.keys() - now.keys(), now.keys() - old.keys()
-    return Comparison(changes, tuple(sorted(map(_name, missing))), tuple(sorted(map(_name, added))), tuple(warnings))
+    missing = tuple(sorted(_name(old[key]) for key in old.keys() - now.keys()))
+    added = tuple(sorted(_name(now[key]) for key in now.keys() - old.keys()))
+    return Comparison(changes, missing, added, tuple(warnings))
 
 
-def _change(base: LatencyResult, new: LatencyResult) -> Change:
+def _by_key(results: Sequence[LatencyResult], *, has_sources: bool) -> dict[tuple[object, ...], LatencyResult]:
+    """The results by what they are matched by: model, artifact, engine, threads, batch; twins are numbered."""
+    found: dict[tuple[object, ...], LatencyResult] = {}
+    for result in results:
+        key = (*_key(result), result.candidate.source_sha256 if has_sources else None)
+        found[*key, sum(other[:-1] == key for other in found)] = result
+    return found
+
+
+def _change(base: LatencyResult, new: LatencyResult, *, is_sustained: bool) -> Change:
     ratio = unpaired_ratio(list(base.process_medians_ms.values()), list(new.process_medians_ms.values()))
     verdicts = {"base": judge(base), "new": judge(new)}
     if faults := [f"{name} is {verdict}" for name, verdict in verdicts.items() if not verdict.is_stable]:
         return Change(base, new, ratio, "cannot tell", "; ".join(faults))
     if ratio.low is None:
-        return Change(base, new, ratio, "cannot tell", f"{ratio.processes} processes are too few, measure with --processes 6")
+        advice = "a sustained run is one process; measure both in one: benchmark A B"
+        if not is_sustained:
+            advice = f"too few processes to know ({ratio.processes}), measure with --processes 6"
+        return Change(base, new, ratio, "cannot tell", advice)
     return Change(base, new, ratio, ratio.verdict, None)
 
 
@@ -141,10 +155,10 @@ def _warnings(base: "Report", new: "Report") -> list[str]:
     return warnings
 
 
-def _name(key: tuple[str, str, int, int]) -> str:
-    file, engine, threads, batch = key
+def _name(result: LatencyResult) -> str:
+    file, engine, threads, batch = _key(result)
     return f"{file} on {engine}, {threads} thread{'s' if threads > 1 else ''}" + (f", batch {batch}" if batch > 1 else "")
 
 
-def _names(keys: dict[tuple[str, str, int, int], LatencyResult]) -> str:
-    return "; ".join(map(_name, keys)) or "nothing"
+def _names(results: dict[tuple[object, ...], LatencyResult]) -> str:
+    return "; ".join(map(_name, results.values())) or "nothing"

@@ -8,6 +8,7 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin,
 from lepton_runtime.errors import InputError
 
 Record = TypeVar("Record")
+_LARGEST = 2**63
 
 
 def decode(kind: type[Record], value: Any, name: str) -> Record:  # Any: JSON in, a record out
@@ -42,6 +43,8 @@ def _decode(kind: Any, value: Any, name: str) -> Any:
         return _decode_tuple(get_args(kind)[0], value, name)
     if is_dataclass(kind):
         return _decode_record(kind, value, name)
+    if type(value) in (int, float) and not abs(value) < _LARGEST:
+        _refuse(name, "a finite number of 64 bits", value)
     if kind is float and type(value) in (int, float):
         return float(value)
     return value if type(value) is kind else _refuse(name, kind.__name__, value)
@@ -51,8 +54,8 @@ def _decode_tuple(inner: Any, value: Any, name: str) -> tuple[Any, ...]:
     if not isinstance(value, list):
         _refuse(name, "a list", value)
     if inner is int:  # raw samples: by the hundred thousand
-        if not all(type(entry) is int for entry in value):
-            _refuse(name, "a list of whole numbers", value)
+        if not all(type(entry) is int and abs(entry) < _LARGEST for entry in value):
+            _refuse(name, "a list of whole numbers of 64 bits", value)
         return tuple(value)
     return tuple(_decode(inner, entry, f"{name}[{number}]") for number, entry in enumerate(value))
 

@@ -21,6 +21,7 @@ from lepton_runtime.errors import InputError
 SCHEMA = "lepton-edge benchmark"
 SCHEMA_VERSION = 1
 MAX_BYTES = 512 * 2**20
+_JUDGED = {"verdict", "p50_interval_ms"}  # what another version may judge otherwise: computed anew, whatever the file says
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def statistics_of(result: LatencyResult) -> dict[str, Any]:
 
 def _raw(result: LatencyResult) -> dict[str, Any]:
     return {
+        "state_before": asdict(result.state_before),
         "processes": [asdict(process) for process in result.processes],
         "blocks": [asdict(block) for block in result.blocks],
         "samples_ns": list(result.samples_ns),
@@ -131,7 +133,7 @@ def load_report(path: Path) -> Report:
     if len(data) > MAX_BYTES:
         raise InputError(f"{str(path)!r} must be a benchmark result, it has more than {MAX_BYTES // 2**20} MiB")
     try:
-        values = json.loads(data)
+        values = json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{str(path)!r} must be a whole JSON document, it is not or was cut short: {error}; measure again") from error
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
@@ -147,6 +149,10 @@ def load_report(path: Path) -> Report:
         raise InputError(f"{str(path)!r} must be as it was written: {error}; measure again") from error
 
 
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
+
+
 def _report(values: dict[str, Any]) -> Report:
     entries, ratios = values.get("results"), values.pop("ratios", None)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -156,14 +162,17 @@ def _report(values: dict[str, Any]) -> Report:
         raise InputError(f"a report has {', '.join(sorted(known))}, found {', '.join(map(repr, unknown))}")
     head = {key: value for key, value in values.items() if key not in ("schema", "schema_version")}
     report = decode(Report, {**head, "results": [_regrouped(entry) for entry in entries]}, "the report")
+    if not report.results:
+        raise InputError("a report must hold at least one measured artifact, it holds none")
     for number, (result, entry) in enumerate(zip(report.results, entries, strict=True)):
         check_samples(result, report.settings, f"results[{number}]", is_partial=report.is_partial)
-        computed = {**asdict(result.candidate), **statistics_of(result), **_raw(result)}
-        if set(entry) != set(computed):
-            raise InputError(f"results[{number}] has other keys than it should: {', '.join(sorted(set(entry) ^ set(computed)))}")
-        for key, value in statistics_of(result).items():
-            if not _is_same(value, entry[key]):
-                raise InputError(f"results[{number}].{key} must follow from the samples ({value!r}), found {entry[key]!r}")
+        computed = statistics_of(result)
+        keys = {*computed, *(part.name for record in (Candidate, LatencyResult) for part in fields(record))} - {"candidate"}
+        if set(entry) != keys:
+            raise InputError(f"results[{number}] has other keys than it should: {', '.join(sorted(set(entry) ^ keys))}")
+        for key in computed.keys() - _JUDGED:
+            if not _is_same(computed[key], entry[key]):
+                raise InputError(f"results[{number}].{key} must follow from the samples ({computed[key]!r}), found {entry[key]!r}")
     if not _is_same([_ratio_dict(pair) for pair in report.ratios], ratios):
         raise InputError("ratios must follow from the samples, they do not")
     return report
@@ -187,11 +196,17 @@ def check_samples(result: LatencyResult, settings: LatencySettings, name: str, *
         raise InputError(f"{name} must have the samples that its blocks tell of, found {len(samples)} samples in {len(blocks)} blocks")
     for number, (block, kept) in enumerate(zip(blocks, result.block_samples, strict=True)):
         is_whole = block.kept == block.calls
-        fits = 0 < block.kept <= block.calls and block.measured_ns > 0 and block.min_ns <= kept.min() and block.max_ns >= kept.max()
+        fits = (
+            0 < block.kept <= block.calls
+            and min(block.measured_ns, block.wall_ns) > 0
+            and block.min_ns <= kept.min()
+            and block.max_ns >= kept.max()
+        )
         if not fits or (is_whole and (block.total_ns, block.min_ns, block.max_ns) != (kept.sum(), kept.min(), kept.max())):
             raise InputError(f"{name}.blocks[{number}] must fit its samples, it does not")
         if (block.late is None or block.dropped is None) != (settings.fps is None):
             raise InputError(f"{name}.blocks[{number}] must count frames at a fixed rate and nowhere else")
+    _check_ranges(result, name)
     numbers = [block.process for block in blocks]
     if sorted(set(numbers)) != list(range(len(result.processes))) or numbers != sorted(numbers):
         raise InputError(f"{name} must have blocks of each of its {len(result.processes)} processes, in order")
@@ -205,6 +220,15 @@ def check_samples(result: LatencyResult, settings: LatencySettings, name: str, *
         is_done = len(result.processes) >= settings.processes and calls >= settings.runs and seconds >= settings.seconds - 1e-6
     if not is_done:
         raise InputError(f"{name} must hold what the settings ask for, found {result.calls} calls in {seconds:.3f} s")
+
+
+def _check_ranges(result: LatencyResult, name: str) -> None:
+    candidate = result.candidate
+    counts = [value for process in result.processes for value in asdict(process).values() if type(value) is int]
+    if min(counts) < 0 or any(process.idle_ns == 0 for process in result.processes):
+        raise InputError(f"{name} must have processes with times and memory of 0 or more, found {min(counts)}")
+    if min(candidate.threads, candidate.batch, candidate.size_bytes) < 1 or not 0 <= (candidate.accuracy or 0) <= 1:
+        raise InputError(f"{name} must have a candidate that can be, found {candidate}")
 
 
 def _is_same(wanted: Any, found: Any) -> bool:

@@ -29,6 +29,8 @@ from lepton_edge.report.terminal import (
 from lepton_runtime.errors import MissingExtraError
 
 _SHOWN_OPERATORS = 12
+_TREND_DOUBT = 0.01
+_GROWTH = 0.01  # of the resident memory, over the second half of a run
 
 
 def render_html(reports: Sequence[Report]) -> str:
@@ -139,7 +141,7 @@ def _time_words(report: Report) -> str:
     states = [block.state for result in report.results for block in result.blocks]
     known = (
         ("temperature", "°C", [state.temperature_c for state in states]),
-        ("fastest core", "MHz", [max(filter(None, state.clocks_mhz)) if state.clocks_mhz else None for state in states]),
+        ("fastest core", "MHz", [state.fastest_mhz for state in states]),
         ("power", "W", [state.power_w for state in states]),
     )
     words, absent = [], []
@@ -164,7 +166,11 @@ def memory_words(result: LatencyResult) -> str:
         return "too short to say"
     slope, doubt = result.memory_trend
     text = f"{slope / 1000:+,.1f} kB an hour over the second half"
-    return f"flat, {text}, within the noise" if slope <= 0 or doubt > 0.01 else f"growing, {text}"
+    if slope <= 0 or doubt > _TREND_DOUBT:
+        return f"flat, {text}, within the noise"
+    # Pages come and go in steps that a test of single looks takes for a trend: only what adds up counts.
+    hours = (result.blocks[-1].started_ns - result.blocks[0].started_ns) / 2 / 3.6e12
+    return f"{'growing' if slope * hours > _GROWTH * (result.steady_rss_bytes or 1) else 'flat'}, {text}"
 
 
 def _operator_rows(result: LatencyResult) -> list[dict[str, Any]]:

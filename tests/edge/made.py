@@ -34,7 +34,7 @@ def made_block(samples: Sequence[int], *, process: int, started_ns: int, state: 
         total_ns=sum(values),
         min_ns=min(values),
         max_ns=max(values),
-        cpu_ns=sum(values),
+        wall_ns=sum(values),
         other_ns=0,
         stolen_ns=0,
         rss_bytes=50_000_000,
@@ -66,7 +66,7 @@ def made_result(
             kept += [int(value) for value in values]
             now += made[-1].measured_ns + gap_ns
     record = ProcessRecord(10**8, 2 * 10**8, 3 * 10**7, 10**7, (3 * 10**6,), True, 50_000_000, 60_000_000, 10**6, SECOND)
-    return LatencyResult(candidate, (record,) * processes, tuple(made), tuple(kept))
+    return LatencyResult(candidate, QUIET, (record,) * processes, tuple(made), tuple(kept))
 
 
 def made_report(*results: LatencyResult, **changes: object) -> Report:

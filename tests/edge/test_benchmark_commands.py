@@ -3,6 +3,10 @@
 import csv
 import io
 import json
+import os
+import pty
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,8 +17,16 @@ import pytest
 from lepton_edge.digits import shipped_bundle
 from lepton_edge.latency import verdict
 from lepton_edge.report.document import load_report
-from lepton_edge.report.terminal import bar, write_json
+from lepton_edge.report.terminal import bar, remark_lines, write_json
 from tests.edge.made import CANDIDATE, made_report, made_result, noise
+
+
+@pytest.fixture
+def keras():
+    from lepton_converters.keras_source import import_keras
+
+    return import_keras()
+
 
 FAST = ("--runs", 20, "--seconds", 0, "--processes", 1)
 
@@ -63,7 +75,97 @@ def test_two_bundles_are_measured_side_by_side(lepton_edge, digits_bundle: Path,
     assert f"B is {digits_bundle}" in outcome.out
 
 
-def test_throughput_is_swept_over_batches_that_are_free(lepton_edge) -> None:
+def test_ctrl_c_from_the_terminal_ends_a_sustained_run(tmp_path: Path) -> None:
+    # A terminal shows when the measurement is under way.
+    leader, follower = pty.openpty()
+    path = tmp_path / "result.json"
+    command = [
+        sys.executable,
+        "-m",
+        "lepton_edge",
+        "benchmark",
+        str(shipped_bundle() / "model.fp32.onnx"),
+        "--duration",
+        "1h",
+        "--json",
+        path,
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=follower, text=True) as process:
+        os.close(follower)
+        shown = b""
+        while b"p50" not in shown:
+            shown += os.read(leader, 1000)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)  # the impatient must lose nothing
+        out = process.stdout.read()
+        shown += os.read(leader, 10000)
+    os.close(leader)
+    assert process.returncode == 130
+    assert "\u2501".encode() in shown or "\u2500".encode() in shown  # the line of progress
+    assert "fp32.onnx" in out
+    report = load_report(path)
+    assert report.is_partial
+    assert report.results[0].calls > 100
+
+
+def test_ctrl_c_before_the_first_sample_leaves_what_was_there(lepton_edge, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lepton_edge.latency.measure._Run._warm_up", interrupt)
+    (tmp_path / "result.json").write_text("mine")
+    outcome = lepton_edge("benchmark", shipped_bundle(), "--json", tmp_path / "result.json")
+    assert outcome.code == 130
+    assert outcome.err == "interrupted before anything was measured: nothing was written\n"
+    assert (tmp_path / "result.json").read_text() == "mine"
+
+
+def test_operators_are_named_and_what_is_not_known_is_said(lepton_edge) -> None:
+    outcome = lepton_edge("benchmark", shipped_bundle() / "model.fp32.onnx", *FAST, "--profile")
+    assert outcome.code == 0
+    assert "the profiler itself adds 1 to 2" in outcome.out
+    assert "Conv" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "because"),
+    [
+        (("--threads", "²"), None),
+        (("--fps", "inf"), "rates from 0.001 to 1,000,000 a second"),
+        (("--seconds", "nan"), "times must be at most 1,000,000 s"),
+        (("--duration", "1m", "--processes", "2"), "a sustained run is one process"),
+        (("--duration", "1m", "--interval", "1%"), "a sustained run is one process"),
+        (("--scenario", "fixed-rate"), "a rate of frames belongs to the scenario fixed-rate"),
+        (("--duration", "30"), "such as 30m, found '30'"),
+    ],
+)
+def test_settings_that_make_no_sense(lepton_edge, arguments, because: str | None) -> None:
+    outcome = lepton_edge("benchmark", shipped_bundle(), *arguments)
+    if because is None:
+        assert outcome.code == 2
+    else:
+        outcome.refused(1, because=because)
+
+
+@pytest.mark.parametrize(
+    ("late", "dropped", "words"), [(0, 0, "holds the rate:"), (3, 0, "with late frames:"), (9, 5, "does not hold the rate:")]
+)
+def test_whether_the_rate_is_held_is_said(late: int, dropped: int, words: str) -> None:
+    result = made_result(processes=1, blocks=1, late=late, dropped=dropped)
+    (line,) = remark_lines(result)
+    assert words in line
+    assert line.endswith(f"{60 + dropped} frames arrived, {late} late, {dropped} dropped")
+
+
+def test_throughput_is_swept_over_batches_that_are_free(lepton_edge, tmp_path: Path, keras) -> None:
+    from lepton_converters import export
+
+    model = keras.Sequential([keras.Input((4,), name="row"), keras.layers.Dense(2)])
+    path = export(model, tmp_path / "free.bundle", formats=["onnx"], precisions=["fp32"], batch=None).path
+    outcome = lepton_edge("benchmark", path, *FAST, "--scenario", "offline", "--batch", "1,8", "--json", "-")
+    one, eight = json.loads(outcome.out)["results"]
+    assert (one["batch"], eight["batch"]) == (1, 8)
+    assert eight["per_second"] > one["per_second"]  # a call costs next to nothing more for eight rows of four numbers
     outcome = lepton_edge("benchmark", shipped_bundle() / "model.fp32.onnx", *FAST, "--scenario", "offline", "--json", "-")
     assert [result["batch"] for result in json.loads(outcome.out)["results"]] == [1]
     assert "its batch is fixed at 1; export with --batch dynamic" in outcome.err
@@ -93,6 +195,7 @@ def test_more_threads_than_cores_are_warned_about(lepton_edge, monkeypatch: pyte
 
 def test_a_result_that_is_not_stable_is_exit_5_if_asked(lepton_edge, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdict, "_OTHER_LOAD", -99.0)
+    monkeypatch.setattr(verdict, "_FEWEST_LOAD_NS", -(10**18))
     arguments = ("benchmark", shipped_bundle() / "model.fp32.onnx", *FAST)
     assert lepton_edge(*arguments).code == 0
     outcome = lepton_edge(*arguments, "--strict")
@@ -108,7 +211,7 @@ def test_ctrl_c_saves_what_was_measured_and_marks_it(lepton_edge, monkeypatch: p
     path = tmp_path / "result.json"
     outcome = lepton_edge("benchmark", shipped_bundle() / "model.fp32.onnx", "--duration", "1h", "--json", path)
     assert outcome.code == 130
-    assert f"interrupted: what was measured is shown, saved in {path}, and marked partial" in outcome.err
+    assert f"interrupted: what was measured is shown, saved in {path} and marked partial" in outcome.err
     assert "fp32.onnx" in outcome.out
     assert load_report(path).is_partial
 

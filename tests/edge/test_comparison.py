@@ -38,7 +38,7 @@ def test_a_measurement_that_does_not_hold_tells_nothing() -> None:
 
 def test_too_few_processes_tell_nothing() -> None:
     (change,) = compare_reports(made_report(slowed(1, processes=2)), made_report(slowed(1.5, processes=2))).changes
-    assert change.reason == "2 processes are too few, measure with --processes 6"
+    assert change.reason == "too few processes to know (2), measure with --processes 6"
 
 
 def test_candidates_are_matched_by_artifact_engine_and_threads() -> None:
@@ -66,6 +66,23 @@ def test_two_models_are_refused() -> None:
         compare_reports(made_report(), dogs)
     memory = made_report(made_result(candidate=replace(CANDIDATE, source_sha256=None)))
     assert "cannot be checked" in compare_reports(made_report(), memory).warnings[0]
+
+
+def test_models_are_matched_by_their_digests_even_in_one_run() -> None:
+    dogs = replace(CANDIDATE, bundle="dogs.bundle", source_sha256="2" * 64)
+    both = made_report(slowed(1), slowed(1.5, candidate=dogs))
+    (change,) = compare_reports(both, made_report(slowed(1))).changes
+    assert change.verdict == "cannot tell"
+    assert change.ratio.value == pytest.approx(1, abs=0.01)
+    twice = made_report(slowed(1), slowed(1.5))
+    assert [round(change.ratio.value, 1) for change in compare_reports(twice, made_report(slowed(1), slowed(3))).changes] == [1.0, 2.0]
+
+
+def test_two_sustained_runs_are_one_process_each() -> None:
+    settings = LatencySettings(duration_seconds=5.0, processes=1)
+    runs = [made_report(slowed(factor, processes=1, blocks=40), settings=settings) for factor in (1, 1.5)]
+    (change,) = compare_reports(*runs).changes
+    assert change.reason == "a sustained run is one process; measure both in one: benchmark A B"
 
 
 def test_two_scenarios_and_nothing_in_common_are_refused() -> None:

@@ -64,7 +64,16 @@ def edit(saved: Path, change: Callable[[dict[str, Any]], object]) -> Path:
         (lambda values: values["results"][0]["samples_ns"].__setitem__(3, 2.5), "must be a list of whole numbers"),
         (lambda values: values["results"][0]["samples_ns"].__setitem__(3, 1), r"results\[0\]\.blocks\[0\] must fit its samples"),
         (lambda values: values["results"][0].update(p50_ms=1.0), r"results\[0\]\.p50_ms must follow from the samples \(2.*\), found 1\.0"),
-        (lambda values: values["results"][1]["verdict"].update(is_stable=False), r"results\[1\]\.verdict must follow from the samples"),
+        (lambda values: values["results"][1].update(mad_ms=1), r"results\[1\]\.mad_ms must follow from the samples"),
+        (lambda values: values.update(results=[], ratios=[]), "must hold at least one measured artifact, it holds none"),
+        (lambda values: values["results"][0].update(accuracy=float("nan")), "NaN is no number of JSON"),
+        (lambda values: values["results"][0].update(accuracy=75.0), "must have a candidate that can be"),
+        (lambda values: values["results"][0].update(threads=0), "must have a candidate that can be"),
+        (lambda values: values["results"][0].update(size_bytes=10**400), "must be a finite number of 64 bits"),
+        (lambda values: values["results"][0]["samples_ns"].__setitem__(3, 10**400), "a list of whole numbers of 64 bits"),
+        (lambda values: values["results"][0]["processes"][0].update(idle_ns=0), "times and memory of 0 or more"),
+        (lambda values: values["results"][0]["processes"][0].update(load_ns=-1), "times and memory of 0 or more, found -1"),
+        (lambda values: values["settings"].update(seconds=1e9), "times must be at most 1,000,000 s"),
         (lambda values: values["ratios"][0].update(verdict="faster"), "ratios must follow from the samples"),
         (lambda values: values["settings"].update(runs=5000), r"must hold what the settings ask for, found 1440 calls"),
         (lambda values: values["settings"].update(runs=0), "runs must be more than 0, found 0"),
@@ -81,6 +90,16 @@ def edit(saved: Path, change: Callable[[dict[str, Any]], object]) -> Path:
 def test_what_was_edited_is_noticed(saved: Path, change, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_report(edit(saved, change))
+
+
+def test_what_another_version_judged_otherwise_is_judged_anew(saved: Path) -> None:
+    def change(values: dict[str, Any]) -> None:
+        values["results"][0].update(verdict={"is_stable": False, "reasons": ["of old"]}, p50_interval_ms=None)
+        values["results"][0]["blocks"][0]["state"].update(clocks_mhz=[None, 0])
+
+    report = load_report(edit(saved, change))
+    assert report.results[0].interval_ms is not None
+    assert report.to_dict()["results"][0]["verdict"] == {"is_stable": True, "reasons": []}
 
 
 def test_a_partial_result_may_hold_less_than_the_settings_ask_for(saved: Path) -> None:

@@ -119,6 +119,45 @@ def test_frames_at_a_fixed_rate_are_counted(candidates: list[Candidate]) -> None
     assert 0 <= late <= arrived
 
 
+def test_what_was_measured_before_a_process_died_is_kept_and_marked(candidates: list[Candidate], monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(done: float, text: str) -> None:
+        if done >= 0.5:
+            raise LeptonError("the process was killed")
+
+    measurement = measure(candidates[:1], SHORT, on_progress=die)
+    assert measurement.is_partial
+    assert str(measurement.failure) == "the process was killed"
+    assert measurement.notes == ("the process was killed",)
+    assert measurement.results[0].calls >= 20
+
+
+class Talker:
+    """A measured process whose latency is told beforehand: one a window."""
+
+    def __init__(self, *medians_ms: float) -> None:
+        self._medians = list(medians_ms)
+        self.warmup_ns: list[int] = []
+        self.is_settled = False
+
+    def ask(self, kind: str, **request: object) -> dict[str, object]:
+        median_ns = int(1e6 * (self._medians.pop(0) if len(self._medians) > 1 else self._medians[0]))
+        return {"lead_ns": [], "samples_ns": [median_ns] * 50, "calls": 50, "measured_ns": 100_000_000}
+
+
+@pytest.mark.parametrize(
+    ("medians_ms", "windows", "is_settled"),
+    [((2, 2), 3, True), ((9, 5, 3, 2, 2), 5, True), ((2, 3) * 30, 50, False)],
+)
+def test_a_warm_up_ends_when_it_has_settled_or_took_too_long(
+    candidates: list[Candidate], tmp_path: Path, medians_ms, windows: int, is_settled: bool
+) -> None:
+    run = measure_module._Run([], LatencySettings(), DeviceReader(tmp_path), lambda done, text: None)
+    talker = Talker(*medians_ms)
+    run._warm_up(talker)
+    assert talker.is_settled == is_settled
+    assert len(talker.warmup_ns) == 50 * windows  # at least 0.3 s of windows of 0.1 s, at most 5 s
+
+
 def test_a_process_that_ends_early_is_named(candidates: list[Candidate]) -> None:
     with pytest.raises(
         LeptonError, match=r"model\.fp32\.onnx on onnxruntime must run to the end, its process ended with 1: .*does not exist"

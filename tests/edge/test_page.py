@@ -125,8 +125,14 @@ def test_the_same_report_is_the_same_page(report: Report) -> None:
 
 def test_growing_memory_is_called_so() -> None:
     result = made_result(processes=1, blocks=40)
-    blocks = tuple(replace(block, rss_bytes=50_000_000 + 4096 * number) for number, block in enumerate(result.blocks))
-    assert memory_words(replace(result, blocks=blocks)).startswith("growing, +")
+
+    def words(step: int) -> str:
+        blocks = tuple(replace(block, rss_bytes=50_000_000 + step * number) for number, block in enumerate(result.blocks))
+        return memory_words(replace(result, blocks=blocks))
+
+    assert words(65536).startswith("growing, +")
+    assert words(4096).startswith("flat, +")  # 80 kB in all
+    assert words(-65536).endswith("within the noise")
 
 
 def test_the_pareto_front_has_what_no_other_beats_at_both() -> None:

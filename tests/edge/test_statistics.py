@@ -76,3 +76,24 @@ def test_a_trend_is_told_from_noise() -> None:
     assert change == pytest.approx(11.8, abs=1.5)
     assert doubt < 1e-6
     assert trend(times, np.full(60, 7.0)) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("processes", "blocks"), [(6, 4), (10, 2), (1, 20)])
+def test_the_interval_holds_the_median_nineteen_times_of_twenty(processes: int, blocks: int) -> None:
+    generator = np.random.default_rng(2)
+    held = 0
+    for _ in range(150):
+        offsets = generator.normal(1, 0.01 if processes > 1 else 0, (processes, 1)) * generator.normal(1, 0.005, (processes, blocks))
+        low, high = median_interval([[offset * generator.normal(1, 0.002, 30) for offset in row] for row in offsets])
+        held += low <= 1 <= high
+    assert 0.9 <= held / 150 <= 0.995  # the standard error of such a share is 0.018
+
+
+def test_many_processes_are_compared_by_the_normal_distribution() -> None:
+    generator = np.random.default_rng(4)
+    base, new = np.exp(generator.normal(0, 0.02, (2, 51)))
+    many = unpaired_ratio(base, new)
+    assert many.low < many.value < many.high
+    exact = unpaired_ratio(base[:50], new[:50])
+    assert (many.low, many.high) == pytest.approx((exact.low, exact.high), abs=0.003)
+    assert unpaired_ratio(base, np.tile(1.1 * new, 100)).verdict == "slower"

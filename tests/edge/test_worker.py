@@ -83,6 +83,12 @@ def test_a_rate_that_cannot_be_held_drops_all_but_the_newest_frame(clock: Clock)
     assert max(answer["samples_ns"]) <= 35 * MS  # from arrival: at most a period old when it is taken
 
 
+def test_frames_that_arrive_while_the_last_one_is_looked_at_are_dropped_too(clock: Clock) -> None:
+    answer = measure_frames(clock.work(5010 * MS), fps=30, frames=30, keep=1000)
+    assert answer["samples_ns"] == [5010 * MS]
+    assert (answer["calls"], answer["late"], answer["dropped"]) == (1, 1, 149)
+
+
 def test_one_slow_frame_is_late_and_costs_those_that_it_kept_waiting(clock: Clock) -> None:
     # The first call is not counted; the fourth frame takes 45 ms while frames arrive each 10 ms.
     answer = measure_frames(clock.work(*[2 * MS] * 4, 45 * MS, 2 * MS), fps=100, frames=20, keep=1000)
