@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -140,11 +141,12 @@ def benchmark(
 @contextmanager
 def _finishing() -> Iterator[None]:
     """What was measured is not lost to a second Ctrl-C: statistics of an hour take a while on a small board."""
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _refuse_unstable(report: "Report") -> None:
@@ -245,7 +247,8 @@ def measure_report(
     if governor not in (None, "performance"):
         text = f'warning: the clock may change while measuring (governor "{governor}"); steady: sudo cpupower frequency-set -g performance'
         click.echo(text, err=True)
-    measurement = measure(candidates, settings, reader=reader, with_operators=with_operators, on_progress=_ProgressLine())
+    with _terminable():
+        measurement = measure(candidates, settings, reader=reader, with_operators=with_operators, on_progress=_ProgressLine())
     if sys.stderr.isatty():
         click.echo("\r\033[K", nl=False, err=True)
     report = Report(
@@ -259,6 +262,20 @@ def measure_report(
         is_partial=measurement.is_partial,
     )
     return report, measurement.failure
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM, as a service manager sends it, ends a measurement as Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 class _ProgressLine:

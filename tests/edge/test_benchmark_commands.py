@@ -75,7 +75,8 @@ def test_two_bundles_are_measured_side_by_side(lepton_edge, digits_bundle: Path,
     assert f"B is {digits_bundle}" in outcome.out
 
 
-def test_ctrl_c_from_the_terminal_ends_a_sustained_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_a_service_manager_end_a_sustained_run(tmp_path: Path, number: signal.Signals) -> None:
     # A terminal shows when the measurement is under way.
     leader, follower = pty.openpty()
     path = tmp_path / "result.json"
@@ -95,8 +96,8 @@ def test_ctrl_c_from_the_terminal_ends_a_sustained_run(tmp_path: Path) -> None:
         shown = b""
         while b"p50" not in shown:
             shown += os.read(leader, 1000)
-        process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGINT)  # the impatient must lose nothing
+        process.send_signal(number)
+        process.send_signal(number)  # the impatient must lose nothing
         out = process.stdout.read()
         shown += os.read(leader, 10000)
     os.close(leader)
