@@ -1,53 +1,14 @@
-"""Faster, slower, or cannot tell: candidates of one run side by side, and one run against another."""
+"""Faster, slower, or cannot tell: one run against another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from lepton_edge.latency.pair import match_key
 from lepton_edge.latency.result import LatencyResult
-from lepton_edge.latency.statistics import Ratio, paired_ratio, unpaired_ratio
+from lepton_edge.latency.statistics import Ratio, unpaired_ratio
 from lepton_edge.latency.verdict import judge
+from lepton_edge.report.document import Report
 from lepton_runtime.errors import InputError
-
-if TYPE_CHECKING:
-    from lepton_edge.report.document import Report
-
-
-@dataclass(frozen=True)
-class PairRatio:
-    """Two candidates that were measured in turns.
-
-    Attributes:
-        base: The number of one among the results.
-        new: The number of the other.
-        ratio: How many times as long ``new`` takes.
-    """
-
-    base: int
-    new: int
-    ratio: Ratio
-
-
-def pair_ratios(results: Sequence[LatencyResult]) -> list[PairRatio]:
-    """Each result against its twin in another bundle, or else against the first of the same batch."""
-    pairs = []
-    for number, new in enumerate(results):
-        twin = next((other for other in range(number) if _key(results[other]) == _key(new)), None)
-        first = next(other for other in range(number + 1) if results[other].candidate.batch == new.candidate.batch)
-        base = twin if twin is not None else first
-        if base == number:
-            continue
-        ours, theirs = new.process_medians_ms, results[base].process_medians_ms
-        common = sorted(ours.keys() & theirs.keys())
-        if common:
-            ratio = paired_ratio([theirs[process] for process in common], [ours[process] for process in common])
-            pairs.append(PairRatio(base, number, ratio))
-    return pairs
-
-
-def _key(result: LatencyResult) -> tuple[str, str, int, int]:
-    candidate = result.candidate
-    return candidate.file, candidate.engine, candidate.threads, candidate.batch
 
 
 @dataclass(frozen=True)
@@ -90,7 +51,7 @@ class Comparison:
     warnings: tuple[str, ...]
 
 
-def compare_reports(base: "Report", new: "Report") -> Comparison:
+def compare_reports(base: Report, new: Report) -> Comparison:
     """The candidates of two runs, matched by artifact, engine, threads and batch.
 
     Raises:
@@ -126,7 +87,7 @@ def _by_key(results: Sequence[LatencyResult], *, has_sources: bool) -> dict[tupl
     """The results by what they are matched by: model, artifact, engine, threads, batch; twins are numbered."""
     found: dict[tuple[object, ...], LatencyResult] = {}
     for result in results:
-        key = (*_key(result), result.candidate.source_sha256 if has_sources else None)
+        key = (*match_key(result), result.candidate.source_sha256 if has_sources else None)
         found[*key, sum(other[:-1] == key for other in found)] = result
     return found
 
@@ -144,7 +105,7 @@ def _change(base: LatencyResult, new: LatencyResult, *, is_sustained: bool) -> C
     return Change(base, new, ratio, ratio.verdict, None)
 
 
-def _warnings(base: "Report", new: "Report") -> list[str]:
+def _warnings(base: Report, new: Report) -> list[str]:
     warnings = []
     old, now = base.device, new.device
     if (old.board, old.cpu, old.machine, old.cores) != (now.board, now.cpu, now.machine, now.cores):
@@ -156,7 +117,7 @@ def _warnings(base: "Report", new: "Report") -> list[str]:
 
 
 def _name(result: LatencyResult) -> str:
-    file, engine, threads, batch = _key(result)
+    file, engine, threads, batch = match_key(result)
     return f"{file} on {engine}, {threads} thread{'s' if threads > 1 else ''}" + (f", batch {batch}" if batch > 1 else "")
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lepton_edge.device import Device
+from lepton_edge.latency.pair import PairRatio, pair_ratios
 from lepton_edge.latency.result import Candidate, LatencyResult
 from lepton_edge.latency.settings import LatencySettings
 from lepton_edge.latency.verdict import judge
-from lepton_edge.report.comparison import PairRatio, pair_ratios
 from lepton_edge.report.decode import decode
 from lepton_runtime.errors import InputError
 
