@@ -32,7 +32,8 @@ def demo(output: Path, force: bool, json_path: str | None) -> None:
     from lepton_edge.cli.benchmark import choose_candidates, measure_report
     from lepton_edge.latency.settings import LatencySettings
     from lepton_edge.latency.verdict import judge
-    from lepton_edge.report.terminal import bar, milliseconds, percent_text, print_table, size_text, write_json
+    from lepton_edge.report.cell import bar, milliseconds, percent_text, size_text
+    from lepton_edge.report.terminal import print_table, write_json
 
     digits = load_digits()
     missing = [name for name in ("tensorflow", "keras", "tf2onnx", "onnx", "onnx_ir", "ai_edge_litert") if find_spec(name) is None]

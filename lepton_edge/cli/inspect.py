@@ -15,7 +15,8 @@ from lepton_runtime.preprocess import Preprocessing
 @json_option
 def inspect(bundle: Path, json_path: str | None) -> None:
     """Say what is in BUNDLE, after every file's checksum was compared."""
-    from lepton_edge.report.terminal import ARTIFACT_HEADERS, artifact_rows, print_table, short_name, write_json
+    from lepton_edge.report.cell import short_name
+    from lepton_edge.report.terminal import ARTIFACT_HEADERS, artifact_rows, print_table, write_json
 
     opened = Bundle.open(bundle)
     opened.check()

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from lepton_edge.latency.result import LatencyResult
+from lepton_edge.report.cell import candidate_names
 from lepton_edge.report.document import Report
-from lepton_edge.report.terminal import candidate_names
 from lepton_runtime.errors import MissingExtraError
 
 # Stand-ins that are replaced by variables of the page. Series: eight that differ for color-blind eyes.

@@ -7,6 +7,17 @@ from typing import Any
 
 from lepton_edge.latency.result import LatencyResult
 from lepton_edge.latency.verdict import judge
+from lepton_edge.report.cell import (
+    best_results,
+    candidate_names,
+    latency_cells,
+    machine_words,
+    milliseconds,
+    percent_text,
+    remark_lines,
+    size_text,
+    start_cells,
+)
 from lepton_edge.report.chart import (
     distribution_chart,
     histogram_chart,
@@ -16,16 +27,6 @@ from lepton_edge.report.chart import (
     time_chart,
 )
 from lepton_edge.report.document import Report
-from lepton_edge.report.terminal import (
-    best_results,
-    candidate_names,
-    latency_cells,
-    milliseconds,
-    percent_text,
-    remark_lines,
-    size_text,
-    start_cells,
-)
 from lepton_runtime.errors import MissingExtraError
 
 _SHOWN_OPERATORS = 12
@@ -98,7 +99,7 @@ def _run(report: Report) -> dict[str, Any]:
             for number, result in enumerate(results)
         ],
         "time": time_chart(report),
-        "time_words": _time_words(report),
+        "time_words": machine_words(report),
         "pareto": pareto_chart(report),
         "size": size_chart(report),
         "memory": [
@@ -135,29 +136,6 @@ def _histogram_words(result: LatencyResult) -> str:
         f"min {milliseconds(result.min_ms)}, median {milliseconds(result.p50_ms)}, {tails + ', ' if tails else ''}"
         f"max {milliseconds(result.max_ms)} ms; MAD {milliseconds(result.mad_ms)} ms; {result.calls:,} calls"
     )
-
-
-def _time_words(report: Report) -> str:
-    states = [block.state for result in report.results for block in result.blocks]
-    known = (
-        ("temperature", "°C", [state.temperature_c for state in states]),
-        ("fastest core", "MHz", [state.fastest_mhz for state in states]),
-        ("power", "W", [state.power_w for state in states]),
-    )
-    words, absent = [], []
-    for name, unit, values in known:
-        found = [value for value in values if value is not None]
-        if found:
-            words.append(f"{name} {min(found):.4g} to {max(found):.4g} {unit}")
-        else:
-            absent.append(name)
-    if absent:
-        words.append(f"this machine does not tell: {', '.join(absent)}")
-    throttled = sorted({name for state in states for name in state.throttled_now or ()})
-    if any(state.throttled_now is not None for state in states):
-        words.append(f"throttled: {', '.join(throttled) or 'never'}")
-    text = "; ".join(words)
-    return text[0].upper() + text[1:]
 
 
 def memory_words(result: LatencyResult) -> str:

@@ -7,21 +7,32 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from lepton_edge.latency.result import LatencyResult
 from lepton_edge.latency.statistics import samples_needed
 from lepton_edge.latency.verdict import judge
+from lepton_edge.report.cell import (
+    bar,
+    best_results,
+    candidate_names,
+    latency_cells,
+    letter,
+    machine_words,
+    milliseconds,
+    percent_text,
+    remark_lines,
+    short_name,
+    size_text,
+    start_cells,
+)
+from lepton_edge.report.comparison import Comparison
+from lepton_edge.report.document import Report
 from lepton_edge.report.file import write_text
 from lepton_runtime.manifest import ArtifactRecord
 
-if TYPE_CHECKING:
-    from lepton_edge.latency.result import LatencyResult
-    from lepton_edge.report.comparison import Comparison
-    from lepton_edge.report.document import Report
-
-_BAR_WIDTH = 8
 _NUMBERS = re.compile(r"\[\s+([-\d.,e+\s]*[\d.])\s+\]")
 
 
@@ -84,13 +95,13 @@ def artifact_rows(records: Sequence[ArtifactRecord]) -> list[list[str]]:
     ]
 
 
-def print_report(report: "Report") -> None:
+def print_report(report: Report) -> None:
     """What was measured: the table, what speaks against it, cold starts and memory, the candidates against each other."""
     results, names, best = report.results, candidate_names(report), best_results(report)
     click.echo(f"{report.device}")
     bundles = list(dict.fromkeys(result.candidate.bundle for result in results))
     for number, path in enumerate(bundles if len(bundles) > 1 else []):
-        click.echo(f"{_letter(number)} is {path}")
+        click.echo(f"{letter(number)} is {path}")
     costs = [1 / result.per_second if report.settings.scenario == "offline" else result.p50_ms for result in results]
     rows = []
     for number, result in enumerate(results):
@@ -101,6 +112,7 @@ def print_report(report: "Report") -> None:
         ("artifact", "cold start ms", "load ms", "first ms", "memory MB", "peak MB", "idle CPU"),
         [[names[number], *start_cells(result)] for number, result in enumerate(results)],
     )
+    click.echo(textwrap.fill(machine_words(report) + ".", 80))
     verdicts = [judge(result) for result in results]
     for name, result, verdict in zip(names, results, verdicts, strict=True):
         for line in (*remark_lines(result), *([] if verdict.is_stable else [verdict])):
@@ -117,7 +129,7 @@ def print_report(report: "Report") -> None:
         click.echo(f"note: {note}")
 
 
-def _table_note(report: "Report") -> str:
+def _table_note(report: Report) -> str:
     """What the star means, what all rows have in common, and what it takes to know what is not known."""
     results = report.results
     words = [f"* {'largest throughput' if report.settings.scenario == 'offline' else 'lowest p50'}"]
@@ -131,44 +143,7 @@ def _table_note(report: "Report") -> str:
     return "; ".join(words) + "."
 
 
-def latency_cells(result: "LatencyResult") -> list[str]:
-    """p50, how well it is known, p90, p99 and throughput."""
-    return [
-        milliseconds(result.p50_ms),
-        "–" if result.half_width is None else f"{100 * result.half_width:.1f} %",
-        milliseconds(result.percentile_ms(90)),
-        milliseconds(result.percentile_ms(99)),
-        f"{result.per_second:,.0f}",
-    ]
-
-
-def start_cells(result: "LatencyResult") -> list[str]:
-    """Cold start, load, first run, steady and peak memory, and what idling costs."""
-    memory = (result.steady_rss_bytes, result.peak_rss_bytes)
-    idle = result.idle_cpu_percent
-    return [
-        *(f"{value:.1f}" for value in (result.cold_start_ms, result.load_ms, result.first_run_ms)),
-        *("–" if value is None else f"{value / 1e6:.0f}" for value in memory),
-        "–" if idle is None else f"{idle:.1f} %",
-    ]
-
-
-def remark_lines(result: "LatencyResult") -> list[str]:
-    """What a scenario adds: frames, and the first minute against the last."""
-    lines = []
-    if result.frames is not None:
-        arrived, late, dropped = result.frames
-        words = "holds the rate" if late == dropped == 0 else "does not hold the rate" if dropped else "holds the rate, with late frames"
-        lines.append(f"{words}: {arrived:,} frames arrived, {late:,} late, {dropped:,} dropped")
-    minutes = result.minutes_ms
-    if len(minutes) > 1:
-        change = round(100 * (minutes[-1] / minutes[0] - 1), 1) + 0.0  # no -0.0
-        lines.append(f"first minute {minutes[0]:.3f} ms, last minute {minutes[-1]:.3f} ms ({change:+.1f} %)")
-        lines.append("median a minute, ms: " + " ".join(f"{minute:.3f}" for minute in minutes))
-    return lines
-
-
-def print_ratios(report: "Report") -> None:
+def print_ratios(report: Report) -> None:
     """The candidates that were measured side by side against each other."""
     names = candidate_names(report)
     rows = []
@@ -180,7 +155,7 @@ def print_ratios(report: "Report") -> None:
     print_table(("artifact", "base", "ratio", "interval", "verdict"), rows, note=note)
 
 
-def print_operators(name: str, result: "LatencyResult", *, count: int = 10) -> None:
+def print_operators(name: str, result: LatencyResult, *, count: int = 10) -> None:
     """The operators that take the most time."""
     operators = list(result.operators or ())
     total = sum(operator.mean_ns for operator in operators) or 1
@@ -193,7 +168,7 @@ def print_operators(name: str, result: "LatencyResult", *, count: int = 10) -> N
     print_table(("operator", "name", "µs", "share", ""), rows, note=note)
 
 
-def print_comparison(comparison: "Comparison") -> None:
+def print_comparison(comparison: Comparison) -> None:
     """One run against another."""
     rows = []
     for change in comparison.changes:
@@ -211,74 +186,5 @@ def print_comparison(comparison: "Comparison") -> None:
             click.echo(f"{title}: {'; '.join(names)}")
 
 
-def candidate_names(report: "Report") -> list[str]:
-    """A short name for each result: the artifact, and what distinguishes it from the others."""
-    candidates = [result.candidate for result in report.results]
-    bundles = list(dict.fromkeys(candidate.bundle for candidate in candidates))
-    several_threads, several_batches = (len({getattr(c, key) for c in candidates}) > 1 for key in ("threads", "batch"))
-    names = []
-    for candidate in candidates:
-        name = short_name(candidate.file)
-        if len(bundles) > 1:
-            name += f" {_letter(bundles.index(candidate.bundle))}"
-        if several_threads:
-            name += f" ×{candidate.threads}"
-        if several_batches:
-            name += f" b{candidate.batch}"
-        names.append(name)
-    # A bundle against itself gives each name twice.
-    return [f"{name} {_letter(names[:position].count(name))}" if names.count(name) > 1 else name for position, name in enumerate(names)]
-
-
-def best_results(report: "Report") -> list[int]:
-    """The number of the result with the lowest median; offline, with the largest throughput."""
-    results = list(enumerate(report.results))
-    if report.settings.scenario == "offline":
-        return [max(results, key=lambda entry: entry[1].per_second)[0]]
-    return [min(results, key=lambda entry: entry[1].p50_ms)[0]]
-
-
-def _letter(number: int) -> str:
-    return chr(ord("A") + number) if number < 26 else str(number)
-
-
 def _threads_text(count: int) -> str:
     return "one thread" if count == 1 else f"{count} threads"
-
-
-def bar(share: float) -> str:
-    """A small bar; plain where the terminal cannot show blocks."""
-    width = max(0.0, min(1.0, share)) * _BAR_WIDTH
-    encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "")
-    if not encoding.startswith("utf"):
-        return "#" * max(1, round(width))
-    whole, eighths = divmod(round(width * 8), 8)
-    return ("█" * whole + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths]) or "▏"
-
-
-def milliseconds(value: float | None) -> str:
-    """A latency with three digits that count, at most three behind the point."""
-    if value is None:
-        return "–"
-    return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:,.1f}"
-
-
-def short_name(file: str) -> str:
-    """An artifact's file name without the ``model.`` that all of them begin with."""
-    return file.removeprefix("model.")
-
-
-def percent_text(share: float | None, *, digits: int = 2) -> str:
-    """A share as a percentage, or a dash; all is 100 %, and nearly all is not.
-
-    >>> percent_text(0.9999, digits=1)
-    '99.9 %'
-    """
-    if share is None:
-        return "–"
-    return f"{min(100 * share, 100 - 10**-digits if share < 1 else 100):.{digits}f} %"
-
-
-def size_text(size_bytes: int) -> str:
-    """A file size in kB (1,000 bytes)."""
-    return f"{size_bytes / 1000:,.{0 if size_bytes >= 10_000 else 1}f} kB"

@@ -5,8 +5,8 @@ import io
 from collections.abc import Sequence
 
 from lepton_edge.latency.verdict import judge
+from lepton_edge.report.cell import best_results, candidate_names, latency_cells, percent_text, remark_lines, size_text
 from lepton_edge.report.document import Report, statistics_of
-from lepton_edge.report.terminal import best_results, candidate_names, latency_cells, percent_text, remark_lines, size_text
 
 _MARKDOWN_COLUMNS = ("artifact", "p50 ms", "±", "p90 ms", "p99 ms", "per second", "accuracy", "size", "verdict")
 _CSV_COLUMNS = (

@@ -16,8 +16,9 @@ import pytest
 
 from lepton_edge.digits import shipped_bundle
 from lepton_edge.latency import verdict
+from lepton_edge.report.cell import bar, remark_lines
 from lepton_edge.report.document import load_report
-from lepton_edge.report.terminal import bar, remark_lines, write_json
+from lepton_edge.report.terminal import write_json
 from tests.edge.made import CANDIDATE, made_report, made_result, noise
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lepton_edge.latency.settings import LatencySettings
+from lepton_edge.report.cell import candidate_names
 from lepton_edge.report.comparison import compare_reports
-from lepton_edge.report.terminal import candidate_names
 from lepton_runtime import InputError
 from tests.edge.made import CANDIDATE, DEVICE, QUIET, made_report, made_result, noise
 

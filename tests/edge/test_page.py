@@ -113,6 +113,7 @@ def test_the_page_says_what_was_measured_and_what_speaks_against_it(page: Path) 
     assert "Lowest latency: fp32.onnx, median 0.30" in text
     assert "not stable: throttled (throttled); clock changed (1500 to 1800 MHz)" in text
     assert "Partial: it was stopped before it was done." in text
+    assert "Temperature 50 to 73 °C; fastest core 1500 to 1800 MHz; held back: throttled (since boot: throttled); not told: power" in text
     assert "vcgencmd &lt;slept&gt;" in text
     assert "block_0/conv&lt;0&gt;" in text
     assert "Raspberry Pi 4 Model B Rev 1.4" in text

@@ -1,0 +1,142 @@
+"""What the cells and lines of tables say, on the terminal, in Markdown and on a page alike."""
+
+import sys
+
+from lepton_edge.latency.result import LatencyResult
+from lepton_edge.report.document import Report
+
+_BAR_WIDTH = 8
+
+
+def latency_cells(result: LatencyResult) -> list[str]:
+    """p50, how well it is known, p90, p99 and throughput."""
+    return [
+        milliseconds(result.p50_ms),
+        "–" if result.half_width is None else f"{100 * result.half_width:.1f} %",
+        milliseconds(result.percentile_ms(90)),
+        milliseconds(result.percentile_ms(99)),
+        f"{result.per_second:,.0f}",
+    ]
+
+
+def start_cells(result: LatencyResult) -> list[str]:
+    """Cold start, load, first run, steady and peak memory, and what idling costs."""
+    memory = (result.steady_rss_bytes, result.peak_rss_bytes)
+    idle = result.idle_cpu_percent
+    return [
+        *(f"{value:.1f}" for value in (result.cold_start_ms, result.load_ms, result.first_run_ms)),
+        *("–" if value is None else f"{value / 1e6:.0f}" for value in memory),
+        "–" if idle is None else f"{idle:.1f} %",
+    ]
+
+
+def remark_lines(result: LatencyResult) -> list[str]:
+    """What a scenario adds: frames, and the first minute against the last."""
+    lines = []
+    if result.frames is not None:
+        arrived, late, dropped = result.frames
+        words = "holds the rate" if late == dropped == 0 else "does not hold the rate" if dropped else "holds the rate, with late frames"
+        lines.append(f"{words}: {arrived:,} frames arrived, {late:,} late, {dropped:,} dropped")
+    minutes = result.minutes_ms
+    if len(minutes) > 1:
+        change = round(100 * (minutes[-1] / minutes[0] - 1), 1) + 0.0  # no -0.0
+        lines.append(f"first minute {minutes[0]:.3f} ms, last minute {minutes[-1]:.3f} ms ({change:+.1f} %)")
+        lines.append("median a minute, ms: " + " ".join(f"{minute:.3f}" for minute in minutes))
+    return lines
+
+
+def machine_words(report: Report) -> str:
+    """How the machine was doing over the run, and what it does not tell."""
+    states = [block.state for result in report.results for block in result.blocks]
+    known = (
+        ("temperature", "°C", [state.temperature_c for state in states]),
+        ("fastest core", "MHz", [state.fastest_mhz for state in states]),
+        ("power", "W", [state.power_w for state in states]),
+    )
+    words, absent = [], []
+    for name, unit, values in known:
+        found = [value for value in values if value is not None]
+        if found:
+            words.append(f"{name} {min(found):.4g} to {max(found):.4g} {unit}")
+        else:
+            absent.append(name)
+    if any(state.throttled_now is not None for state in states):
+        now = sorted({name for state in states for name in state.throttled_now or ()})
+        since_boot = sorted({name for state in states for name in state.throttled_since_boot or ()})
+        words.append(f"held back: {', '.join(now) or 'never'} (since boot: {', '.join(since_boot) or 'never'})")
+    else:
+        absent.append("throttling")
+    if absent:
+        words.append(f"not told: {', '.join(absent)}")
+    text = "; ".join(words)
+    return text[0].upper() + text[1:]
+
+
+def candidate_names(report: Report) -> list[str]:
+    """A short name for each result: the artifact, and what distinguishes it from the others."""
+    candidates = [result.candidate for result in report.results]
+    bundles = list(dict.fromkeys(candidate.bundle for candidate in candidates))
+    several_threads, several_batches = (len({getattr(c, key) for c in candidates}) > 1 for key in ("threads", "batch"))
+    names = []
+    for candidate in candidates:
+        name = short_name(candidate.file)
+        if len(bundles) > 1:
+            name += f" {letter(bundles.index(candidate.bundle))}"
+        if several_threads:
+            name += f" ×{candidate.threads}"
+        if several_batches:
+            name += f" b{candidate.batch}"
+        names.append(name)
+    # A bundle against itself gives each name twice.
+    return [f"{name} {letter(names[:position].count(name))}" if names.count(name) > 1 else name for position, name in enumerate(names)]
+
+
+def best_results(report: Report) -> list[int]:
+    """The number of the result with the lowest median; offline, with the largest throughput."""
+    results = list(enumerate(report.results))
+    if report.settings.scenario == "offline":
+        return [max(results, key=lambda entry: entry[1].per_second)[0]]
+    return [min(results, key=lambda entry: entry[1].p50_ms)[0]]
+
+
+def letter(number: int) -> str:
+    """A, B, C, …: a short name for one of several bundles."""
+    return chr(ord("A") + number) if number < 26 else str(number)
+
+
+def bar(share: float) -> str:
+    """A small bar; plain where the terminal cannot show blocks."""
+    width = max(0.0, min(1.0, share)) * _BAR_WIDTH
+    encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "")
+    if not encoding.startswith("utf"):
+        return "#" * max(1, round(width))
+    whole, eighths = divmod(round(width * 8), 8)
+    return ("█" * whole + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths]) or "▏"
+
+
+def milliseconds(value: float | None) -> str:
+    """A latency with three digits that count, at most three behind the point."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:,.1f}"
+
+
+def short_name(file: str) -> str:
+    """An artifact's file name without the ``model.`` that all of them begin with."""
+    return file.removeprefix("model.")
+
+
+def percent_text(share: float | None, *, digits: int = 2) -> str:
+    """A share as a percentage, or a dash; all is 100 %, and nearly all is not.
+
+    >>> percent_text(0.9999, digits=1)
+    '99.9 %'
+    """
+    if share is None:
+        return "–"
+    return f"{min(100 * share, 100 - 10**-digits if share < 1 else 100):.{digits}f} %"
+
+
+def size_text(size_bytes: int) -> str:
+    """A file size in kB (1,000 bytes)."""
+    return f"{size_bytes / 1000:,.{0 if size_bytes >= 10_000 else 1}f} kB"
