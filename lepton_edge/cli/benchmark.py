@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import click
 
 from lepton_edge.cli.options import comma_list, json_option
 from lepton_edge.latency.settings import LatencySettings, Scenario, parse_duration
-from lepton_runtime.errors import InputError, LeptonError, MissingExtraError, UnstableError
+from lepton_runtime.errors import InputError, LeptonError, MissingExtraError, OutputError, UnstableError
 from lepton_runtime.formats import Precision
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def parse_percent(text: str) -> float:
 @click.option("--duration", callback=_duration, metavar="30m", help="A sustained run: a median a minute, first minute against last.")
 @click.option("--profile", is_flag=True, help="Also say which operators take the time (onnxruntime).")
 @click.option("--strict", is_flag=True, help="End with exit code 5 if a result is not stable.")
+@click.option("--force", is_flag=True, help="Replace a result that is there.")
 @json_option
 def benchmark(
     bundles: tuple[Path, ...],
@@ -94,6 +95,7 @@ def benchmark(
     duration: float | None,
     profile: bool,
     strict: bool,
+    force: bool,
     json_path: str | None,
     **measured: Any,
 ) -> None:
@@ -104,6 +106,8 @@ def benchmark(
     """
     from lepton_edge.report.terminal import print_report, write_json
 
+    if json_path and json_path != "-" and Path(json_path).is_file() and not force:
+        raise OutputError(f"the result {json_path!r} exists; add --force to replace it, or choose another with --json")
     if duration and (processes or measured["interval"]):
         raise InputError("a sustained run is one process, found --duration with --processes or --interval; leave these out")
     settings = LatencySettings(
@@ -187,15 +191,17 @@ def choose_candidates(
 
     from lepton_edge.device import usable_cores
     from lepton_edge.latency.result import Candidate
-    from lepton_runtime.bundle import Bundle
+    from lepton_runtime.bundle import MANIFEST_FILE, Bundle
     from lepton_runtime.engines import ENGINE_OF_FORMAT, engine_of
 
     if engine is not None and engine not in ENGINE_OF_FORMAT.values():
         raise InputError(f"an engine is one of {', '.join(ENGINE_OF_FORMAT.values())}, found {engine!r}")
-    is_file_of_bundle = path.suffix in (".onnx", ".tflite") and not path.is_dir()
+    is_file_of_bundle = not path.is_dir() and ((path.parent / MANIFEST_FILE).exists() or path.parent.is_file())
     bundle = Bundle.open(path.parent if is_file_of_bundle else path)
     bundle.check()
-    records = [bundle.artifact(path.name)] if is_file_of_bundle else bundle.manifest.artifacts
+    # The table's short name will do, too.
+    name = path.name if path.name.startswith("model.") else f"model.{path.name}"
+    records = [bundle.artifact(name)] if is_file_of_bundle else bundle.manifest.artifacts
     fitting = [record for record in records if (not precisions or record.precision in precisions) and engine in (None, engine_of(record))]
     if not fitting:
         held = ", ".join(record.file for record in records)
@@ -241,8 +247,8 @@ def measure_report(
     reader = DeviceReader()
     created = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
     if settings.duration_seconds and len(candidates) > 1:
-        hours = settings.duration_seconds * len(candidates) / 3600
-        click.echo(f"{len(candidates)} candidates one after the other take {hours:.1f} h; choose with --precision, --engine", err=True)
+        total = timedelta(seconds=round(settings.duration_seconds * len(candidates)))
+        click.echo(f"{len(candidates)} candidates one after the other take {total} (h:mm:ss); choose with --precision, --engine", err=True)
     governor = reader.state().governor
     if governor not in (None, "performance"):
         text = f'warning: the clock may change while measuring (governor "{governor}"); steady: sudo cpupower frequency-set -g performance'

@@ -36,6 +36,9 @@ def compare(base: Path, new: Path, limit: str | None, json_path: str | None) -> 
         write_json(_to_dict(comparison), json_path)
     if json_path != "-":
         print_comparison(comparison)
+    open_ones = [change.new.candidate.file for change in comparison.changes if change.verdict == "cannot tell"]
+    if limit is not None and open_ones:
+        click.echo(f"warning: --fail-if-slower {limit} decided nothing about {', '.join(open_ones)}: it cannot be told", err=True)
     slower = [change for change in comparison.changes if share is not None and change.is_slower_than(share)]
     if slower:
         names = ", ".join(f"{change.new.candidate.file} ({100 * (change.ratio.value - 1):+.1f} %)" for change in slower)

@@ -20,17 +20,18 @@ def report(results: tuple[Path, ...], output: Path, force: bool) -> None:
     from lepton_edge.report.file import check_writable, write_text
     from lepton_edge.report.text import render_csv, render_markdown
 
-    if output.suffix not in _SUFFIXES:
-        raise InputError(f"a report ends in {', '.join(_SUFFIXES)}, found {str(output)!r}{did_you_mean(output.suffix, _SUFFIXES)}")
+    suffix = output.suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise InputError(f"a report ends in {', '.join(_SUFFIXES)}, found {str(output)!r}{did_you_mean(suffix, _SUFFIXES)}")
     if output.exists() and not force:
         raise OutputError(f"the output {str(output)!r} exists; add --force to replace it, or choose another with --output")
     check_writable(output, option="--output")
     reports = [load_report(path) for path in results]
-    if output.suffix == ".html":
+    if suffix == ".html":
         from lepton_edge.report.html import render_html
 
         text = render_html(reports)
     else:
-        text = render_markdown(reports) if output.suffix == ".md" else render_csv(reports)
+        text = render_markdown(reports) if suffix == ".md" else render_csv(reports)
     write_text(text, output, option="--output")
     click.echo(f"Wrote {output} ({len(text.encode()) / 1000:,.0f} kB).", err=True)

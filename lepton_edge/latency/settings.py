@@ -57,9 +57,10 @@ class LatencySettings:
         for name, value in positive.items():
             if not value > 0:
                 raise InputError(f"{name.replace('_', ' ')} must be more than 0, found {value:g}")
-        numbers = (self.seconds, self.interval, self.fps, self.duration_seconds)
-        if not all(number is None or number <= _LARGEST for number in numbers) or self.seconds < 0 or (self.fps and self.fps < 1e-3):
-            raise InputError(f"times must be at most {_LARGEST:,} s and rates from 0.001 to {_LARGEST:,} a second, found {numbers}")
+        for name, smallest in (("seconds", 0), ("interval", 0), ("fps", 1e-3), ("duration_seconds", 0)):
+            value = getattr(self, name)
+            if value is not None and not smallest <= value <= _LARGEST:
+                raise InputError(f"{name.replace('_', ' ')} must be from {smallest:g} to {_LARGEST:,}, found {value:g}")
         if (self.scenario == "fixed-rate") != (self.fps is not None):
             raise InputError(f"a rate of frames belongs to the scenario fixed-rate, found {self.scenario} and fps {self.fps}; give both")
 

@@ -11,6 +11,7 @@ import numpy as np
 from lepton_runtime.tensors import Array
 
 CONFIDENCE = 0.95
+FEWEST_PAIRS = 6  # of 2 ** 6 sign patterns the two outermost are 3 %; of fewer they are more than 5 %
 _TAIL_CONFIDENCE = 0.99
 _RESAMPLES = 1000
 _KEPT_PER_BLOCK = 101  # quantiles that stand for a block in a resample

@@ -2,7 +2,10 @@
 
 import sys
 
+from lepton_edge.latency.pair import PairRatio
 from lepton_edge.latency.result import LatencyResult
+from lepton_edge.latency.statistics import FEWEST_PAIRS, samples_needed
+from lepton_edge.latency.verdict import judge
 from lepton_edge.report.document import Report
 
 _BAR_WIDTH = 8
@@ -92,11 +95,59 @@ def candidate_names(report: Report) -> list[str]:
 
 
 def best_results(report: Report) -> list[int]:
-    """The number of the result with the lowest median; offline, with the largest throughput."""
+    """The number of the best of several results, or none.
+
+    The lowest median; offline the largest throughput; at a fixed rate the lowest median of those that hold the rate.
+    """
     results = list(enumerate(report.results))
+    if report.settings.fps is not None:
+        results = [(number, result) for number, result in results if result.frames is not None and result.frames[2] == 0]
+    if len(report.results) < 2 or not results:
+        return []
     if report.settings.scenario == "offline":
         return [max(results, key=lambda entry: entry[1].per_second)[0]]
     return [min(results, key=lambda entry: entry[1].p50_ms)[0]]
+
+
+def best_words(report: Report) -> str:
+    """What makes a result the best."""
+    if report.settings.fps is not None:
+        return "lowest p50 of those that hold the rate"
+    return "largest throughput" if report.settings.scenario == "offline" else "lowest p50"
+
+
+def scenario_words(report: Report) -> str:
+    """How calls came."""
+    if report.settings.fps is not None:
+        return f"fixed-rate, {report.settings.fps:g} frames a second"
+    return report.settings.scenario + (", sustained" if report.settings.duration_seconds is not None else "")
+
+
+def caveat_lines(report: Report) -> list[str]:
+    """What a reader must know before deciding by the figures."""
+    lines = []
+    unknown = [percent for percent in (90, 99) if any(result.percentile_ms(percent) is None for result in report.results)]
+    if unknown:
+        lines.append("– is not known: " + ", ".join(f"p{percent} takes {samples_needed(percent)} calls" for percent in unknown) + ".")
+    if any(len(result.processes) == 1 for result in report.results):
+        lines.append("± is within one process: what differs from start to start is not in it; --processes 6 sees that.")
+    if report.settings.fps is not None:
+        lines.append("Latency runs from a frame's arrival; between frames caches and clocks go cold.")
+    return lines
+
+
+def ratio_verdict(report: Report, pair: PairRatio) -> str:
+    """Faster, slower or cannot tell, and what to think of it."""
+    if pair.ratio.low is None:
+        return f"{pair.ratio.verdict} (takes {FEWEST_PAIRS} processes)"
+    is_stable = all(judge(report.results[number]).is_stable for number in (pair.base, pair.new))
+    return pair.ratio.verdict if is_stable else f"{pair.ratio.verdict} (not stable)"
+
+
+def bundle_lines(report: Report) -> list[str]:
+    """Which letter stands for which bundle, if there are several."""
+    bundles = list(dict.fromkeys(result.candidate.bundle for result in report.results))
+    return [f"{letter(number)} is {path}" for number, path in enumerate(bundles if len(bundles) > 1 else [])]
 
 
 def letter(number: int) -> str:
@@ -118,6 +169,8 @@ def milliseconds(value: float | None) -> str:
     """A latency with three digits that count, at most three behind the point."""
     if value is None:
         return "–"
+    if value < 0.01:
+        return f"{value:.2g}"
     return f"{value:.3f}" if value < 10 else f"{value:.2f}" if value < 100 else f"{value:,.1f}"
 
 

@@ -108,7 +108,7 @@ def time_chart(report: Report) -> str:
 
 
 def pareto_chart(report: Report) -> str | None:
-    """Accuracy against latency; the line joins candidates that no other beats at both. ``None`` without two."""
+    """Accuracy against latency; candidates that no other beats at both are ringed. ``None`` without two."""
     names = candidate_names(report)
     points = [
         (result.p50_ms, 100 * result.candidate.accuracy, number)
@@ -120,7 +120,7 @@ def pareto_chart(report: Report) -> str | None:
     front = pareto_front([(x, y) for x, y, _ in points])
 
     def draw(axes: Any) -> None:
-        axes.plot(*zip(*front, strict=True), color=_INK, linewidth=1, linestyle="--")
+        axes.plot(*zip(*front, strict=True), "o--", color=_INK, linewidth=1, markersize=11, fillstyle="none")
         for x, y, number in points:
             axes.plot(x, y, _MARKERS[number % len(_MARKERS)], color=_color(number), label=names[number], markersize=6)
         axes.set_xscale("log")
@@ -188,7 +188,7 @@ def _plain_ticks(axes: Any) -> None:
 
     low, high = axes.get_xlim()
     is_narrow = high / low < 100
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_narrow else (1,)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if high / low < 10 else (1, 2, 5) if is_narrow else (1,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 

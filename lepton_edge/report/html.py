@@ -9,12 +9,17 @@ from lepton_edge.latency.result import LatencyResult
 from lepton_edge.latency.verdict import judge
 from lepton_edge.report.cell import (
     best_results,
+    best_words,
+    bundle_lines,
     candidate_names,
+    caveat_lines,
     latency_cells,
     machine_words,
     milliseconds,
     percent_text,
+    ratio_verdict,
     remark_lines,
+    scenario_words,
     size_text,
     start_cells,
 )
@@ -65,7 +70,9 @@ def _run(report: Report) -> dict[str, Any]:
     verdicts = [judge(result) for result in results]
     return {
         "report": report,
-        "headline": _headline(report, best[0]),
+        "headline": _headline(report),
+        "scenario": scenario_words(report),
+        "caveats": [*bundle_lines(report), *caveat_lines(report)],
         "is_stable": all(verdict.is_stable for verdict in verdicts),
         "rows": [
             {
@@ -89,7 +96,7 @@ def _run(report: Report) -> dict[str, Any]:
                 "base": names[pair.base],
                 "ratio": f"{pair.ratio.value:.3f}",
                 "interval": "–" if pair.ratio.low is None else f"{pair.ratio.low:.3f} to {pair.ratio.high:.3f}",
-                "verdict": pair.ratio.verdict,
+                "verdict": ratio_verdict(report, pair),
             }
             for pair in report.ratios
         ],
@@ -120,13 +127,17 @@ def _run(report: Report) -> dict[str, Any]:
     }
 
 
-def _headline(report: Report, best: int) -> str:
-    result, name = report.results[best], candidate_names(report)[best]
+def _headline(report: Report) -> str:
+    best = best_results(report)
+    if len(report.results) > 1 and not best:
+        return "No artifact holds the rate"
+    number = best[0] if best else 0
+    result, name = report.results[number], candidate_names(report)[number]
+    word = best_words(report) if best else "latency"
     if report.settings.scenario == "offline":
-        return f"Largest throughput: {name}, {result.per_second:,.0f} samples a second"
+        return f"{word[0].upper()}{word[1:]}: {name}, {result.per_second:,.0f} samples a second"
     accuracy = "" if result.candidate.accuracy is None else f", accuracy {percent_text(result.candidate.accuracy)}"
-    word = "Lowest latency" if len(report.results) > 1 else "Latency"
-    return f"{word}: {name}, median {milliseconds(result.p50_ms)} ms{accuracy}"
+    return f"{word[0].upper()}{word[1:]}: {name}, median {milliseconds(result.p50_ms)} ms{accuracy}"
 
 
 def _histogram_words(result: LatencyResult) -> str:

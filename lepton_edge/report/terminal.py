@@ -12,23 +12,27 @@ from typing import Any
 import click
 
 from lepton_edge.latency.result import LatencyResult
-from lepton_edge.latency.statistics import samples_needed
 from lepton_edge.latency.verdict import judge
 from lepton_edge.report.cell import (
     bar,
     best_results,
+    best_words,
+    bundle_lines,
     candidate_names,
+    caveat_lines,
     latency_cells,
     letter,
     machine_words,
     milliseconds,
     percent_text,
+    ratio_verdict,
     remark_lines,
+    scenario_words,
     short_name,
     size_text,
     start_cells,
 )
-from lepton_edge.report.comparison import Comparison
+from lepton_edge.report.comparison import Change, Comparison
 from lepton_edge.report.document import Report
 from lepton_edge.report.file import write_text
 from lepton_runtime.manifest import ArtifactRecord
@@ -99,14 +103,15 @@ def print_report(report: Report) -> None:
     """What was measured: the table, what speaks against it, cold starts and memory, the candidates against each other."""
     results, names, best = report.results, candidate_names(report), best_results(report)
     click.echo(f"{report.device}")
-    bundles = list(dict.fromkeys(result.candidate.bundle for result in results))
-    for number, path in enumerate(bundles if len(bundles) > 1 else []):
-        click.echo(f"{letter(number)} is {path}")
-    costs = [1 / result.per_second if report.settings.scenario == "offline" else result.p50_ms for result in results]
+    for line in bundle_lines(report):
+        click.echo(line)
+    lengths = [result.per_second if report.settings.scenario == "offline" else result.p50_ms for result in results]
     rows = []
     for number, result in enumerate(results):
         accuracy = percent_text(result.candidate.accuracy).removesuffix(" %")
-        rows.append([("* " if number in best else "  ") + names[number], *latency_cells(result), accuracy, bar(costs[number] / max(costs))])
+        rows.append(
+            [("* " if number in best else "  ") + names[number], *latency_cells(result), accuracy, bar(lengths[number] / max(lengths))]
+        )
     print_table(("artifact", "p50 ms", "±", "p90 ms", "p99 ms", "runs/s", "acc. %", ""), rows, note=_table_note(report))
     print_table(
         ("artifact", "cold start ms", "load ms", "first ms", "memory MB", "peak MB", "idle CPU"),
@@ -130,17 +135,16 @@ def print_report(report: Report) -> None:
 
 
 def _table_note(report: Report) -> str:
-    """What the star means, what all rows have in common, and what it takes to know what is not known."""
+    """What the star means, what all rows have in common, and what to know before deciding by them."""
     results = report.results
-    words = [f"* {'largest throughput' if report.settings.scenario == 'offline' else 'lowest p50'}"]
+    words = [f"* {best_words(report)}"] if best_results(report) else []
     threads, batches = ({getattr(result.candidate, key) for result in results} for key in ("threads", "batch"))
     words += [_threads_text(*threads)] if len(threads) == 1 else []
     words += [f"batch {batches.pop()}"] if len(batches) == 1 else []
     calls, processes = min(result.calls for result in results), min(len(result.processes) for result in results)
-    words += [f"at least {calls:,} calls in {processes} process{'es' if processes > 1 else ''} each"]
-    unknown = [percent for percent in (90, 99) if any(result.percentile_ms(percent) is None for result in results)]
-    words += [f"– is not known: p{percent} takes {samples_needed(percent)} calls" for percent in unknown]
-    return "; ".join(words) + "."
+    each = ", at least, of each" if len(results) > 1 else ""
+    words += [f"{calls:,} calls in {processes} process{'es' if processes > 1 else ''}{each}"]
+    return " ".join([f"{scenario_words(report)}: " + "; ".join(words) + ".", *caveat_lines(report)])
 
 
 def print_ratios(report: Report) -> None:
@@ -150,7 +154,7 @@ def print_ratios(report: Report) -> None:
     for pair in report.ratios:
         ratio = pair.ratio
         interval = "–" if ratio.low is None else f"{ratio.low:.3f}–{ratio.high:.3f}"
-        rows.append([names[pair.new], names[pair.base], f"{ratio.value:.3f}", interval, ratio.verdict])
+        rows.append([names[pair.new], names[pair.base], f"{ratio.value:.3f}", interval, ratio_verdict(report, pair)])
     note = "Time as a multiple of the base's, with its 95 % interval over pairs of processes."
     print_table(("artifact", "base", "ratio", "interval", "verdict"), rows, note=note)
 
@@ -171,19 +175,26 @@ def print_operators(name: str, result: LatencyResult, *, count: int = 10) -> Non
 def print_comparison(comparison: Comparison) -> None:
     """One run against another."""
     rows = []
-    for change in comparison.changes:
+    names = [_change_name(change) for change in comparison.changes]
+    names = [f"{name} {letter(names[:position].count(name))}" if names.count(name) > 1 else name for position, name in enumerate(names)]
+    for name, change in zip(names, comparison.changes, strict=True):
         ratio = change.ratio
         interval = "–" if ratio.low is None else f"{ratio.low:.3f}–{ratio.high:.3f}"
-        name = short_name(change.new.candidate.file) + (f" ×{change.new.candidate.threads}" if change.new.candidate.threads > 1 else "")
         cells = [milliseconds(change.base.p50_ms), milliseconds(change.new.p50_ms), f"{ratio.value:.3f}", interval, change.verdict]
         rows.append([name, *cells])
     print_table(("artifact", "base ms", "new ms", "ratio", "95 % interval", "verdict"), rows)
-    for change in comparison.changes:
+    for name, change in zip(names, comparison.changes, strict=True):
         if change.reason:
-            click.echo(f"{short_name(change.new.candidate.file)}: cannot tell: {change.reason}")
+            click.echo(f"{name}: cannot tell: {change.reason}")
     for title, names in (("only in the base", comparison.only_base), ("only in the new result", comparison.only_new)):
         if names:
             click.echo(f"{title}: {'; '.join(names)}")
+
+
+def _change_name(change: Change) -> str:
+    candidate = change.new.candidate
+    threads = f" ×{candidate.threads}" if candidate.threads > 1 else ""
+    return short_name(candidate.file) + threads + (f" b{candidate.batch}" if candidate.batch > 1 else "")
 
 
 def _threads_text(count: int) -> str:

@@ -5,13 +5,26 @@ import io
 from collections.abc import Sequence
 
 from lepton_edge.latency.verdict import judge
-from lepton_edge.report.cell import best_results, candidate_names, latency_cells, percent_text, remark_lines, size_text
+from lepton_edge.report.cell import (
+    best_results,
+    bundle_lines,
+    candidate_names,
+    caveat_lines,
+    latency_cells,
+    machine_words,
+    percent_text,
+    ratio_verdict,
+    remark_lines,
+    scenario_words,
+    size_text,
+)
 from lepton_edge.report.document import Report, statistics_of
 
 _MARKDOWN_COLUMNS = ("artifact", "p50 ms", "±", "p90 ms", "p99 ms", "per second", "accuracy", "size", "verdict")
 _CSV_COLUMNS = (
     *("calls", "min_ms", "p50_ms", "p50_low_ms", "p50_high_ms", "p90_ms", "p99_ms", "p99_9_ms", "max_ms", "mad_ms", "per_second"),
     *("load_ms", "first_run_ms", "cold_start_ms", "peak_rss_bytes", "steady_rss_bytes", "idle_cpu_percent"),
+    *("frames_arrived", "frames_late", "frames_dropped"),
 )
 
 
@@ -20,18 +33,18 @@ def render_markdown(reports: Sequence[Report]) -> str:
     parts = []
     for report in reports:
         names, best = candidate_names(report), best_results(report)
-        lines = [f"**{report.device}**, {report.settings.scenario}, {report.created}" + (" (partial)" if report.is_partial else ""), ""]
+        lines = [f"**{report.device}**, {scenario_words(report)}, {report.created}" + (" (partial)" if report.is_partial else ""), ""]
         lines += [_row(_MARKDOWN_COLUMNS), _row(["---", *["---:"] * (len(_MARKDOWN_COLUMNS) - 2), "---"])]
         for number, result in enumerate(report.results):
-            name = f"**{names[number]}**" if number in best and len(names) > 1 else names[number]
+            name = f"**{names[number]}**" if number in best else names[number]
             cells = [*latency_cells(result), percent_text(result.candidate.accuracy), size_text(result.candidate.size_bytes)]
             lines.append(_row([name, *cells, str(judge(result))]))
         lines += ["", *(f"- {names[number]}: {line}" for number, result in enumerate(report.results) for line in remark_lines(result))]
         for pair in report.ratios:
-            ratio = pair.ratio
+            ratio, verdict = pair.ratio, ratio_verdict(report, pair)
             interval = "" if ratio.low is None else f" ({ratio.low:.3f} to {ratio.high:.3f})"
-            lines.append(f"- {names[pair.new]} takes {ratio.value:.3f}{interval} times as long as {names[pair.base]}: {ratio.verdict}")
-        lines += [f"- {note}" for note in report.notes]
+            lines.append(f"- {names[pair.new]} takes {ratio.value:.3f}{interval} times as long as {names[pair.base]}: {verdict}")
+        lines += [f"- {line}" for line in (*bundle_lines(report), *caveat_lines(report), machine_words(report), *report.notes)]
         versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
         lines += ["", f"{versions}. Repeat it: `{report.command}`", ""]
         parts.append("\n".join(lines))
@@ -46,15 +59,30 @@ def render_csv(reports: Sequence[Report]) -> str:
     """One line a result; what is not known is empty."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    head = ("created", "board", "cpu", "scenario", "bundle", "file", "engine", "precision", "threads", "batch", "size_bytes", "accuracy")
+    head = (
+        "created",
+        "board",
+        "cpu",
+        "scenario",
+        "fps",
+        "bundle",
+        "file",
+        "engine",
+        "precision",
+        "threads",
+        "batch",
+        "size_bytes",
+        "accuracy",
+    )
     writer.writerow([*head, *_CSV_COLUMNS, "is_stable", "reasons"])
     for report in reports:
         for result in report.results:
             candidate, values, verdict = result.candidate, statistics_of(result), judge(result)
             values["p50_low_ms"], values["p50_high_ms"] = result.interval_ms or (None, None)
+            values["frames_arrived"], values["frames_late"], values["frames_dropped"] = result.frames or (None, None, None)
             names = ("bundle", "file", "engine", "precision", "threads", "batch", "size_bytes", "accuracy")
             writer.writerow(
-                [report.created, report.device.board, report.device.cpu, report.settings.scenario]
+                [report.created, report.device.board, report.device.cpu, report.settings.scenario, report.settings.fps]
                 + [getattr(candidate, name) for name in names]
                 + [values[name] for name in _CSV_COLUMNS]
                 + [verdict.is_stable, "; ".join(verdict.reasons)]

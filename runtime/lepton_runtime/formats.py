@@ -10,7 +10,7 @@ def did_you_mean(text: str, names: Sequence[str]) -> str:
     """``; did you mean 'x'?`` for the nearest name, or an empty text."""
     import difflib  # only for a mistake: it would cost every start 2 ms
 
-    near = difflib.get_close_matches(text, names, n=1, cutoff=0.4)
+    near = [name for name in names if len(text) > 2 and text in name] or difflib.get_close_matches(text, names, n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
 
 

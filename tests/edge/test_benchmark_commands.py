@@ -16,7 +16,8 @@ import pytest
 
 from lepton_edge.digits import shipped_bundle
 from lepton_edge.latency import verdict
-from lepton_edge.report.cell import bar, remark_lines
+from lepton_edge.latency.settings import LatencySettings
+from lepton_edge.report.cell import bar, best_results, remark_lines
 from lepton_edge.report.document import load_report
 from lepton_edge.report.terminal import write_json
 from tests.edge.made import CANDIDATE, made_report, made_result, noise
@@ -54,15 +55,21 @@ def test_benchmark_shows_a_plain_table_when_piped(lepton_edge) -> None:
     outcome = lepton_edge("benchmark", shipped_bundle(), *FAST)
     assert outcome.code == 0
     assert outcome.out.count("* ") == 2  # the row, and the note that explains it
-    assert "p90 takes 64 calls" in outcome.out
-    assert "p99 takes 662 calls" in outcome.out
+    words = " ".join(outcome.out.split())
+    assert "– is not known: p90 takes 64 calls, p99 takes 662 calls." in words
+    assert "± is within one process" in words
+    assert "cannot tell (takes 6 processes)" in words
     assert "\033" not in outcome.out + outcome.err
     assert max(map(len, outcome.out.splitlines()[:12])) <= 80
 
 
 def test_one_artifact_is_named_by_its_path(lepton_edge) -> None:
-    outcome = lepton_edge("benchmark", shipped_bundle() / "model.static-int8.onnx", *FAST, "--json", "-")
-    assert [result["file"] for result in json.loads(outcome.out)["results"]] == ["model.static-int8.onnx"]
+    for name in ("model.static-int8.onnx", "static-int8.onnx"):
+        outcome = lepton_edge("benchmark", shipped_bundle() / name, *FAST, "--json", "-")
+        assert [result["file"] for result in json.loads(outcome.out)["results"]] == ["model.static-int8.onnx"]
+    lepton_edge("benchmark", shipped_bundle() / "model.fp32.onx").refused(
+        1, because=r"has model\.fp32\.onnx, model\.static-int8\.onnx, found no"
+    )
 
 
 def test_two_bundles_are_measured_side_by_side(lepton_edge, digits_bundle: Path, tmp_path: Path) -> None:
@@ -116,7 +123,8 @@ def test_ctrl_c_before_the_first_sample_leaves_what_was_there(lepton_edge, monke
 
     monkeypatch.setattr("lepton_edge.latency.measure._Run._warm_up", interrupt)
     (tmp_path / "result.json").write_text("mine")
-    outcome = lepton_edge("benchmark", shipped_bundle(), "--json", tmp_path / "result.json")
+    lepton_edge("benchmark", shipped_bundle(), "--json", tmp_path / "result.json").refused(1, because="exists; add --force")
+    outcome = lepton_edge("benchmark", shipped_bundle(), "--json", tmp_path / "result.json", "--force")
     assert outcome.code == 130
     assert outcome.err == "interrupted before anything was measured: nothing was written\n"
     assert (tmp_path / "result.json").read_text() == "mine"
@@ -133,8 +141,8 @@ def test_operators_are_named_and_what_is_not_known_is_said(lepton_edge) -> None:
     ("arguments", "because"),
     [
         (("--threads", "²"), None),
-        (("--fps", "inf"), "rates from 0.001 to 1,000,000 a second"),
-        (("--seconds", "nan"), "times must be at most 1,000,000 s"),
+        (("--fps", "inf"), "fps must be from 0.001 to 1,000,000, found inf"),
+        (("--seconds", "nan"), "seconds must be from 0 to 1,000,000, found nan"),
         (("--duration", "1m", "--processes", "2"), "a sustained run is one process"),
         (("--duration", "1m", "--interval", "1%"), "a sustained run is one process"),
         (("--scenario", "fixed-rate"), "a rate of frames belongs to the scenario fixed-rate"),
@@ -242,8 +250,20 @@ def test_compare_fails_only_if_it_is_surely_slower(lepton_edge, save) -> None:
     assert "slower" in outcome.out
     assert lepton_edge("compare", base, slower, "--fail-if-slower", "10%").code == 0
     assert lepton_edge("compare", slower, base, "--fail-if-slower", "5%").code == 0
+    undecided = lepton_edge("compare", base, save("same.json", at(1.0)), "--fail-if-slower", "5%")
+    assert undecided.code == 0
+    assert "warning: --fail-if-slower 5% decided nothing about model.fp32.onnx: it cannot be told" in undecided.err
     document = json.loads(lepton_edge("compare", base, slower, "--json", "-").out)
     assert [change["verdict"] for change in document["changes"]] == ["slower"]
+
+
+def test_the_best_at_a_fixed_rate_holds_it(save) -> None:
+    fast, slow = made_result(late=9, dropped=9), at(2)
+    slow = replace(slow, blocks=tuple(replace(block, late=0, dropped=0) for block in slow.blocks))
+    report = made_report(fast, slow, settings=LatencySettings(scenario="fixed-rate", fps=30.0, seconds=0.5))
+    assert best_results(report) == [1]
+    assert best_results(replace(report, results=(fast, fast))) == []
+    assert best_results(replace(report, results=(slow,))) == []
 
 
 def test_compare_refuses_what_it_cannot_compare(lepton_edge, save, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def edit(saved: Path, change: Callable[[dict[str, Any]], object]) -> Path:
         (lambda values: values["results"][0]["samples_ns"].__setitem__(3, 10**400), "a list of whole numbers of 64 bits"),
         (lambda values: values["results"][0]["processes"][0].update(idle_ns=0), "times and memory of 0 or more"),
         (lambda values: values["results"][0]["processes"][0].update(load_ns=-1), "times and memory of 0 or more, found -1"),
-        (lambda values: values["settings"].update(seconds=1e9), "times must be at most 1,000,000 s"),
+        (lambda values: values["settings"].update(seconds=1e9), "seconds must be from 0 to 1,000,000, found 1e"),
         (lambda values: values["ratios"][0].update(verdict="faster"), "ratios must follow from the samples"),
         (lambda values: values["settings"].update(runs=5000), r"must hold what the settings ask for, found 1440 calls"),
         (lambda values: values["settings"].update(runs=0), "runs must be more than 0, found 0"),

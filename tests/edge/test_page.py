@@ -110,7 +110,7 @@ def test_everything_is_there_for_a_screen_reader(outline: Outline) -> None:
 
 def test_the_page_says_what_was_measured_and_what_speaks_against_it(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert "Lowest latency: fp32.onnx, median 0.30" in text
+    assert "Lowest p50: fp32.onnx, median 0.30" in text
     assert "not stable: throttled (throttled); clock changed (1500 to 1800 MHz)" in text
     assert "Partial: it was stopped before it was done." in text
     assert "Temperature 50 to 73 °C; fastest core 1500 to 1800 MHz; held back: throttled (since boot: throttled); not told: power" in text
