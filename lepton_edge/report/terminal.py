@@ -109,9 +109,8 @@ def print_report(report: Report) -> None:
     rows = []
     for number, result in enumerate(results):
         accuracy = percent_text(result.candidate.accuracy).removesuffix(" %")
-        rows.append(
-            [("* " if number in best else "  ") + names[number], *latency_cells(result), accuracy, bar(lengths[number] / max(lengths))]
-        )
+        name, length = ("* " if number in best else "  ") + names[number], bar(lengths[number] / max(lengths))
+        rows.append([name, *latency_cells(result), accuracy, length])
     print_table(("artifact", "p50 ms", "±", "p90 ms", "p99 ms", "runs/s", "acc. %", ""), rows, note=_table_note(report))
     print_table(
         ("artifact", "cold start ms", "load ms", "first ms", "memory MB", "peak MB", "idle CPU"),
@@ -120,8 +119,8 @@ def print_report(report: Report) -> None:
     click.echo(textwrap.fill(machine_words(report) + ".", 80))
     verdicts = [judge(result) for result in results]
     for name, result, verdict in zip(names, results, verdicts, strict=True):
-        for line in (*remark_lines(result), *([] if verdict.is_stable else [verdict])):
-            click.echo(f"{name}: {line}")
+        for remark in (*remark_lines(result), *([] if verdict.is_stable else [verdict])):
+            click.echo(f"{name}: {remark}")
     stable = [name for name, verdict in zip(names, verdicts, strict=True) if verdict.is_stable]
     if stable:
         click.echo(f"stable: {'all' if len(stable) == len(names) else ', '.join(stable)}")
@@ -186,9 +185,9 @@ def print_comparison(comparison: Comparison) -> None:
     for name, change in zip(names, comparison.changes, strict=True):
         if change.reason:
             click.echo(f"{name}: cannot tell: {change.reason}")
-    for title, names in (("only in the base", comparison.only_base), ("only in the new result", comparison.only_new)):
-        if names:
-            click.echo(f"{title}: {'; '.join(names)}")
+    for title, missing in (("only in the base", comparison.only_base), ("only in the new result", comparison.only_new)):
+        if missing:
+            click.echo(f"{title}: {'; '.join(missing)}")
 
 
 def _change_name(change: Change) -> str:

@@ -59,28 +59,14 @@ def render_csv(reports: Sequence[Report]) -> str:
     """One line a result; what is not known is empty."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    head = (
-        "created",
-        "board",
-        "cpu",
-        "scenario",
-        "fps",
-        "bundle",
-        "file",
-        "engine",
-        "precision",
-        "threads",
-        "batch",
-        "size_bytes",
-        "accuracy",
-    )
-    writer.writerow([*head, *_CSV_COLUMNS, "is_stable", "reasons"])
+    head = ("created", "board", "cpu", "scenario", "fps")
+    names = ("bundle", "file", "engine", "precision", "threads", "batch", "size_bytes", "accuracy")
+    writer.writerow([*head, *names, *_CSV_COLUMNS, "is_stable", "reasons"])
     for report in reports:
         for result in report.results:
             candidate, values, verdict = result.candidate, statistics_of(result), judge(result)
             values["p50_low_ms"], values["p50_high_ms"] = result.interval_ms or (None, None)
             values["frames_arrived"], values["frames_late"], values["frames_dropped"] = result.frames or (None, None, None)
-            names = ("bundle", "file", "engine", "precision", "threads", "batch", "size_bytes", "accuracy")
             writer.writerow(
                 [report.created, report.device.board, report.device.cpu, report.settings.scenario, report.settings.fps]
                 + [getattr(candidate, name) for name in names]
