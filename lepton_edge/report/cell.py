@@ -131,6 +131,8 @@ def caveat_lines(report: Report) -> list[str]:
         lines.append("– is not known: " + ", ".join(f"p{percent} takes {samples_needed(percent)} calls" for percent in unknown) + ".")
     if any(len(result.processes) == 1 for result in report.results):
         lines.append("± is within one process: what differs from start to start is not in it; --processes 6 sees that.")
+    if any(pair.ratio.low is None for pair in report.ratios):
+        lines.append(f"Too few: to tell candidates apart takes {FEWEST_PAIRS} processes of each.")
     if report.settings.fps is not None:
         lines.append("Latency runs from a frame's arrival; between frames caches and clocks go cold.")
     return lines
@@ -139,7 +141,7 @@ def caveat_lines(report: Report) -> list[str]:
 def ratio_verdict(report: Report, pair: PairRatio) -> str:
     """Faster, slower or cannot tell, and what to think of it."""
     if pair.ratio.low is None:
-        return f"{pair.ratio.verdict} (takes {FEWEST_PAIRS} processes)"
+        return f"{pair.ratio.verdict} (too few)"
     is_stable = all(judge(report.results[number]).is_stable for number in (pair.base, pair.new))
     return pair.ratio.verdict if is_stable else f"{pair.ratio.verdict} (not stable)"
 
