@@ -64,10 +64,11 @@ def demo(output: Path, force: bool, json_path: str | None) -> None:
             rows.append([name, candidate.precision, *cells, bar(result.p50_ms / max(other.p50_ms for other in report.results))])
         click.echo(f"{report.device}")
         print_table(("format", "precision", "size", "accuracy", "p50 ms", ""), rows, note="* fastest. One thread, batch 1.")
-        for reason in dict.fromkeys(reason for result in report.results for reason in judge(result).reasons):
-            click.echo(f"not stable: {reason}")
+        doubtful = [verdict for result in report.results if not (verdict := judge(result)).is_stable]
+        if doubtful:
+            click.echo(f"{len(doubtful)} of {len(rows)} latencies are not stable, for {doubtful[0].reasons[0]}.")
         click.echo(f"The bundle lies in {path}")
-    click.echo(f"Next: lepton-edge inspect {shlex.quote(str(path))}", err=True)
+    click.echo(f"Next: lepton-edge benchmark {shlex.quote(str(path))}", err=True)
 
 
 def _train_and_export(digits: Digits, output: Path, *, force: bool) -> Path:
