@@ -130,7 +130,8 @@ def caveat_lines(report: Report) -> list[str]:
     if unknown:
         lines.append("– is not known: " + ", ".join(f"p{percent} takes {samples_needed(percent)} calls" for percent in unknown) + ".")
     if any(len(result.processes) == 1 for result in report.results):
-        lines.append("± is within one process: what differs from start to start is not in it; --processes 6 sees that.")
+        advice = "." if report.settings.duration_seconds is not None else "; --processes 6 sees that."
+        lines.append("± is within one process: what differs from start to start is not in it" + advice)
     if any(pair.ratio.low is None for pair in report.ratios):
         lines.append(f"Too few: to tell candidates apart takes {FEWEST_PAIRS} processes of each.")
     if report.settings.fps is not None:

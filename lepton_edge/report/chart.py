@@ -11,12 +11,14 @@ from lepton_edge.latency.result import LatencyResult
 from lepton_edge.report.cell import candidate_names
 from lepton_edge.report.document import Report
 from lepton_runtime.errors import MissingExtraError
+from lepton_runtime.tensors import Array
 
 # Stand-ins that are replaced by variables of the page. Series: eight that differ for color-blind eyes.
 _INK, _LINE = "#010101", "#020202"
 _SERIES = ("#030303", "#040404", "#050505", "#060606", "#070707", "#080808", "#090909", "#0a0a0a")
 _MARKERS = "osD^vPX*hd"  # ten for eight colors, so that no two of the first forty are alike
 _WIDTH_INCH = 4.4
+_MOST_POINTS = 600
 _STYLE: dict[Any, Any] = {  # Any: matplotlib lists its several hundred keys as literals
     "svg.fonttype": "none",
     "svg.hashsalt": "lepton-edge",
@@ -94,12 +96,12 @@ def time_chart(report: Report) -> str:
             medians = np.array([np.median(samples) for samples in result.block_samples]) / 1e6
             shown = medians if len(results) == 1 else 100 * (medians / result.p50_ms - 1)
             marker = _MARKERS[number % len(_MARKERS)]
-            first.plot(times, shown, marker, color=_color(number), markersize=3, label=names[number], alpha=0.8)
+            first.plot(_coarse(times), _coarse(shown), marker, color=_color(number), markersize=3, label=names[number], alpha=0.8)
         first.set_ylabel("median, ms" if len(results) == 1 else "median, % off")
         if len(results) > 1:
             first.legend(fontsize=6.5, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.5), frameon=False, handletextpad=0.1)
         for panel, (label, values) in zip(others, panels, strict=True):
-            panel.plot(minutes, [np.nan if value is None else value for value in values], color=_INK, linewidth=1)
+            panel.plot(_coarse(minutes), _coarse([np.nan if value is None else value for value in values]), color=_INK, linewidth=1)
             panel.set_ylabel(label)
         (others or [first])[-1].set_xlabel("minutes")
 
@@ -170,12 +172,19 @@ def memory_chart(result: LatencyResult) -> str | None:
 
     def draw(axes: Any) -> None:
         minutes, megabytes = zip(*known, strict=True)
-        axes.plot(minutes, megabytes, color=_color(0), linewidth=1.2)
+        axes.plot(_coarse(minutes), _coarse(megabytes), color=_color(0), linewidth=1.2)
         axes.set_ylim(0, 1.2 * max(megabytes))
         axes.set_xlabel("minutes")
         axes.set_ylabel("MB")
 
     return _svg(draw, height=1.6)
+
+
+def _coarse(values: Sequence[float] | Array) -> Array:
+    """Medians of as many neighbours as it takes to have at most 600 points: an hour of seconds is drawn by six."""
+    points = np.asarray(values, np.float64)
+    step = -(-len(points) // _MOST_POINTS)
+    return points if step == 1 else np.array([np.median(points[start : start + step]) for start in range(0, len(points), step)])
 
 
 def _color(number: int) -> str:

@@ -180,3 +180,9 @@ def test_a_browser_shows_the_page_without_a_word_of_complaint(browser, page: Pat
     tab.keyboard.press("Tab")
     assert tab.evaluate("document.activeElement.textContent") == "To the content"
     context.close()
+
+
+def test_an_hour_of_seconds_is_drawn_by_six() -> None:
+    result = made_result(processes=1, blocks=700, calls=2, samples=lambda process, block: noise(2, seed=block))
+    long = made_report(result, settings=LatencySettings(processes=1, runs=1, duration_seconds=1.0))
+    assert len(render_html([long]).encode()) < 150_000
