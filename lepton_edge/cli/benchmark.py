@@ -154,9 +154,8 @@ def _finishing() -> Iterator[None]:
 
 
 def _refuse_unstable(report: "Report") -> None:
-    from lepton_edge.latency.verdict import judge
-
-    faults = [f"{result.candidate.file} is {verdict}" for result in report.results if not (verdict := judge(result)).is_stable]
+    judged = zip(report.results, report.verdicts, strict=True)
+    faults = [f"{result.candidate.file} is {verdict}" for result, verdict in judged if not verdict.is_stable]
     if faults:
         raise UnstableError(f"every result must be stable, {len(faults)} of {len(report.results)} are not: {faults[0]}")
 

@@ -31,7 +31,6 @@ def demo(output: Path, force: bool, json_path: str | None) -> None:
     """
     from lepton_edge.cli.benchmark import choose_candidates, measure_report
     from lepton_edge.latency.settings import LatencySettings
-    from lepton_edge.latency.verdict import judge
     from lepton_edge.report.cell import bar, milliseconds, percent_text, size_text
     from lepton_edge.report.terminal import print_table, write_json
 
@@ -64,7 +63,7 @@ def demo(output: Path, force: bool, json_path: str | None) -> None:
             rows.append([name, candidate.precision, *cells, bar(result.p50_ms / max(other.p50_ms for other in report.results))])
         click.echo(f"{report.device}")
         print_table(("format", "precision", "size", "accuracy", "p50 ms", ""), rows, note="* fastest. One thread, batch 1.")
-        doubtful = [verdict for result in report.results if not (verdict := judge(result)).is_stable]
+        doubtful = [verdict for verdict in report.verdicts if not verdict.is_stable]
         if doubtful:
             click.echo(f"{len(doubtful)} of {len(rows)} latencies are not stable, for {doubtful[0].reasons[0]}.")
         click.echo(f"The bundle lies in {path}")

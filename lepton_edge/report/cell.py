@@ -4,8 +4,7 @@ import sys
 
 from lepton_edge.latency.pair import PairRatio
 from lepton_edge.latency.result import LatencyResult
-from lepton_edge.latency.statistics import FEWEST_PAIRS, samples_needed
-from lepton_edge.latency.verdict import judge
+from lepton_edge.latency.statistics import FEWEST_PAIRS, Ratio, samples_needed
 from lepton_edge.report.document import Report
 
 _BAR_WIDTH = 8
@@ -90,7 +89,15 @@ def candidate_names(report: Report) -> list[str]:
         if several_batches:
             name += f" b{candidate.batch}"
         names.append(name)
-    # A bundle against itself gives each name twice.
+    return tell_apart(names)
+
+
+def tell_apart(names: list[str]) -> list[str]:
+    """The names, with a letter behind those that are there more than once: a bundle against itself gives each name twice.
+
+    >>> tell_apart(["fp32", "fp16", "fp32"])
+    ['fp32 A', 'fp16', 'fp32 B']
+    """
     return [f"{name} {letter(names[:position].count(name))}" if names.count(name) > 1 else name for position, name in enumerate(names)]
 
 
@@ -139,11 +146,16 @@ def caveat_lines(report: Report) -> list[str]:
     return lines
 
 
+def interval_text(ratio: Ratio, *, between: str = "–") -> str:
+    """The ends of a ratio's interval, or a dash."""
+    return "–" if ratio.low is None else f"{ratio.low:.3f}{between}{ratio.high:.3f}"
+
+
 def ratio_verdict(report: Report, pair: PairRatio) -> str:
     """Faster, slower or cannot tell, and what to think of it."""
     if pair.ratio.low is None:
         return f"{pair.ratio.verdict} (too few)"
-    is_stable = all(judge(report.results[number]).is_stable for number in (pair.base, pair.new))
+    is_stable = all(report.verdicts[number].is_stable for number in (pair.base, pair.new))
     return pair.ratio.verdict if is_stable else f"{pair.ratio.verdict} (not stable)"
 
 

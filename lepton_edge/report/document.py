@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from lepton_edge.device import Device
 from lepton_edge.latency.pair import PairRatio, pair_ratios
 from lepton_edge.latency.result import Candidate, LatencyResult
 from lepton_edge.latency.settings import LatencySettings
-from lepton_edge.latency.verdict import judge
+from lepton_edge.latency.verdict import Verdict, judge
 from lepton_edge.report.decode import decode
 from lepton_runtime.errors import InputError
 
@@ -48,7 +49,12 @@ class Report:
     notes: tuple[str, ...]
     is_partial: bool
 
-    @property
+    @cached_property
+    def verdicts(self) -> list[Verdict]:
+        """Whether each result holds, in their order."""
+        return [judge(result) for result in self.results]
+
+    @cached_property
     def ratios(self) -> list[PairRatio]:
         """The candidates against each other, where they were measured side by side."""
         return [] if self.settings.duration_seconds is not None else pair_ratios(self.results)

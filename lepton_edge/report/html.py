@@ -2,17 +2,18 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import count
 from typing import Any
 
 from lepton_edge.latency.result import LatencyResult
-from lepton_edge.latency.verdict import judge
 from lepton_edge.report.cell import (
     best_results,
     best_words,
     bundle_lines,
     candidate_names,
     caveat_lines,
+    interval_text,
     latency_cells,
     machine_words,
     milliseconds,
@@ -67,13 +68,12 @@ def _run(report: Report) -> dict[str, Any]:
     """What the template shows of one run."""
     results, names = report.results, candidate_names(report)
     best = best_results(report)
-    verdicts = [judge(result) for result in results]
     return {
         "report": report,
         "headline": _headline(report),
         "scenario": scenario_words(report),
         "caveats": [*bundle_lines(report), *caveat_lines(report)],
-        "is_stable": all(verdict.is_stable for verdict in verdicts),
+        "is_stable": all(verdict.is_stable for verdict in report.verdicts),
         "rows": [
             {
                 "name": names[number],
@@ -85,7 +85,7 @@ def _run(report: Report) -> dict[str, Any]:
                     str(result.candidate.threads),
                 ],
                 "start": start_cells(result),
-                "verdict": verdicts[number],
+                "verdict": report.verdicts[number],
                 "remarks": remark_lines(result),
             }
             for number, result in enumerate(results)
@@ -95,7 +95,7 @@ def _run(report: Report) -> dict[str, Any]:
                 "new": names[pair.new],
                 "base": names[pair.base],
                 "ratio": f"{pair.ratio.value:.3f}",
-                "interval": "–" if pair.ratio.low is None else f"{pair.ratio.low:.3f} to {pair.ratio.high:.3f}",
+                "interval": interval_text(pair.ratio, between=" to "),
                 "verdict": ratio_verdict(report, pair),
             }
             for pair in report.ratios
@@ -119,7 +119,7 @@ def _run(report: Report) -> dict[str, Any]:
             for number, result in enumerate(results)
             if result.operators
         ],
-        "settings": {key.replace("_", " "): value for key, value in report.to_dict()["settings"].items() if value is not None},
+        "settings": {key.replace("_", " "): value for key, value in asdict(report.settings).items() if value is not None},
         "bundles": {
             name: f"{result.candidate.bundle}/{result.candidate.file}, SHA-256 {result.candidate.sha256[:16]}…"
             for name, result in zip(names, results, strict=True)

@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 from lepton_edge.latency.result import LatencyResult
-from lepton_edge.latency.verdict import judge
 from lepton_edge.report.cell import (
     bar,
     best_results,
@@ -20,8 +19,8 @@ from lepton_edge.report.cell import (
     bundle_lines,
     candidate_names,
     caveat_lines,
+    interval_text,
     latency_cells,
-    letter,
     machine_words,
     milliseconds,
     percent_text,
@@ -31,6 +30,7 @@ from lepton_edge.report.cell import (
     short_name,
     size_text,
     start_cells,
+    tell_apart,
 )
 from lepton_edge.report.comparison import Change, Comparison
 from lepton_edge.report.document import Report
@@ -117,11 +117,10 @@ def print_report(report: Report) -> None:
         [[names[number], *start_cells(result)] for number, result in enumerate(results)],
     )
     click.echo(textwrap.fill(machine_words(report) + ".", 80))
-    verdicts = [judge(result) for result in results]
-    for name, result, verdict in zip(names, results, verdicts, strict=True):
+    for name, result, verdict in zip(names, results, report.verdicts, strict=True):
         for remark in (*remark_lines(result), *([] if verdict.is_stable else [verdict])):
             click.echo(f"{name}: {remark}")
-    stable = [name for name, verdict in zip(names, verdicts, strict=True) if verdict.is_stable]
+    stable = [name for name, verdict in zip(names, report.verdicts, strict=True) if verdict.is_stable]
     if stable:
         click.echo(f"stable: {'all' if len(stable) == len(names) else ', '.join(stable)}")
     if report.ratios:
@@ -152,8 +151,7 @@ def print_ratios(report: Report) -> None:
     rows = []
     for pair in report.ratios:
         ratio = pair.ratio
-        interval = "–" if ratio.low is None else f"{ratio.low:.3f}–{ratio.high:.3f}"
-        rows.append([names[pair.new], names[pair.base], f"{ratio.value:.3f}", interval, ratio_verdict(report, pair)])
+        rows.append([names[pair.new], names[pair.base], f"{ratio.value:.3f}", interval_text(ratio), ratio_verdict(report, pair)])
     note = "Time as a multiple of the base's, with its 95 % interval over pairs of processes."
     print_table(("artifact", "base", "ratio", "interval", "verdict"), rows, note=note)
 
@@ -174,12 +172,16 @@ def print_operators(name: str, result: LatencyResult, *, count: int = 10) -> Non
 def print_comparison(comparison: Comparison) -> None:
     """One run against another."""
     rows = []
-    names = [_change_name(change) for change in comparison.changes]
-    names = [f"{name} {letter(names[:position].count(name))}" if names.count(name) > 1 else name for position, name in enumerate(names)]
+    names = tell_apart([_change_name(change) for change in comparison.changes])
     for name, change in zip(names, comparison.changes, strict=True):
         ratio = change.ratio
-        interval = "–" if ratio.low is None else f"{ratio.low:.3f}–{ratio.high:.3f}"
-        cells = [milliseconds(change.base.p50_ms), milliseconds(change.new.p50_ms), f"{ratio.value:.3f}", interval, change.verdict]
+        cells = [
+            milliseconds(change.base.p50_ms),
+            milliseconds(change.new.p50_ms),
+            f"{ratio.value:.3f}",
+            interval_text(ratio),
+            change.verdict,
+        ]
         rows.append([name, *cells])
     print_table(("artifact", "base ms", "new ms", "ratio", "95 % interval", "verdict"), rows)
     for name, change in zip(names, comparison.changes, strict=True):

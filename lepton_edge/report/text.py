@@ -4,7 +4,6 @@ import csv
 import io
 from collections.abc import Sequence
 
-from lepton_edge.latency.verdict import judge
 from lepton_edge.report.cell import (
     best_results,
     bundle_lines,
@@ -38,7 +37,7 @@ def render_markdown(reports: Sequence[Report]) -> str:
         for number, result in enumerate(report.results):
             name = f"**{names[number]}**" if number in best else names[number]
             cells = [*latency_cells(result), percent_text(result.candidate.accuracy), size_text(result.candidate.size_bytes)]
-            lines.append(_row([name, *cells, str(judge(result))]))
+            lines.append(_row([name, *cells, str(report.verdicts[number])]))
         lines += ["", *(f"- {names[number]}: {line}" for number, result in enumerate(report.results) for line in remark_lines(result))]
         for pair in report.ratios:
             ratio, verdict = pair.ratio, ratio_verdict(report, pair)
@@ -63,8 +62,8 @@ def render_csv(reports: Sequence[Report]) -> str:
     names = ("bundle", "file", "engine", "precision", "threads", "batch", "size_bytes", "accuracy")
     writer.writerow([*head, *names, *_CSV_COLUMNS, "is_stable", "reasons"])
     for report in reports:
-        for result in report.results:
-            candidate, values, verdict = result.candidate, statistics_of(result), judge(result)
+        for result, verdict in zip(report.results, report.verdicts, strict=True):
+            candidate, values = result.candidate, statistics_of(result)
             values["p50_low_ms"], values["p50_high_ms"] = result.interval_ms or (None, None)
             values["frames_arrived"], values["frames_late"], values["frames_dropped"] = result.frames or (None, None, None)
             writer.writerow(
