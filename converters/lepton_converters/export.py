@@ -9,7 +9,8 @@ from lepton_converters.artifact import Artifact
 from lepton_converters.bundle_writer import GOLDEN_FILE, check_output, file_record, pack_arrays, write_bundle
 from lepton_converters.calibration import Calibration
 from lepton_converters.export_data import ExportData, plan_preprocessing
-from lepton_converters.keras_source import KerasSource, check_file, import_keras
+from lepton_converters.keras_source import KerasSource, import_keras
+from lepton_converters.model_file import check_file
 from lepton_converters.quiet import quiet_tensorflow
 from lepton_converters.recipe import IntegerIo, Recipe, plan_recipe
 from lepton_runtime.engines import ENGINE_OF_FORMAT, open_engine
