@@ -74,8 +74,21 @@ def test_weights_without_a_model(lepton_edge, small_model: Path) -> None:
 
 
 def test_a_folder_instead_of_a_file(lepton_edge) -> None:
-    Path("saved_model").mkdir()
-    lepton_edge("export", "saved_model").refused(6, because=r"a model is a \.keras or \.h5 file, found the folder")
+    Path("models").mkdir()
+    lepton_edge("export", "models").refused(
+        1, because=r"a model is a \.keras or \.h5 file, or a SavedModel folder .* found the folder 'models'"
+    )
+
+
+def test_a_saved_model_that_is_not_trusted(lepton_edge) -> None:
+    Path("model").mkdir()
+    Path("model/saved_model.pb").write_bytes(b"")
+    lepton_edge("export", "model").refused(6, because="is a program, which would run on this machine; .* add --trust-code")
+    lepton_edge("export", "model", "--trust-code").refused(1, because="TensorFlow must be able to load the SavedModel 'model'")
+
+
+def test_custom_objects_that_are_not_there(lepton_edge, small_model: Path) -> None:
+    lepton_edge("export", small_model, "--custom-objects", "layers").refused(1, because="--custom-objects takes module:name")
 
 
 def test_a_bundle_instead_of_a_model(lepton_edge, digits_bundle: Path) -> None:
