@@ -214,7 +214,9 @@ def own(keras, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def shuffled(model) -> None:
     """Weights that show where they were lost."""
     generator = np.random.default_rng(6)
-    model.set_weights([generator.normal(0, 0.5, weight.shape) for weight in model.get_weights()])
+    for weight in model.weights:
+        values = generator.normal(0, 0.5, weight.shape)
+        weight.assign(np.abs(values) + 0.1 if "variance" in weight.path else values)
 
 
 @pytest.mark.parametrize("from_file", [True, False])
@@ -418,3 +420,49 @@ def test_integers_bytes_and_truth_values_are_inputs(keras, tmp_path: Path) -> No
     for batch in (3, None):
         path, _ = fp32(model, tmp_path, batch=batch)
         answers_match(path, x, {"out": expected})
+
+
+# Channels first
+
+
+def test_channels_first_networks_convert_and_take_channels_first_arrays(keras, tmp_path: Path) -> None:
+    layers, first = keras.layers, {"data_format": "channels_first"}
+    image = keras.Input((3, 12, 10), name="image")
+    x = layers.Conv2D(6, 3, padding="same", strides=2, **first)(image)
+    x = layers.PReLU(shared_axes=[2, 3])(layers.BatchNormalization(axis=1)(x))
+    x = layers.Conv2D(9, 3, padding="same", groups=3, activation="relu", **first)(x)
+    x = layers.DepthwiseConv2D(3, padding="same", **first)(layers.ZeroPadding2D(1, **first)(x))
+    x = layers.Conv2DTranspose(4, 3, strides=2, **first)(x)
+    x = layers.UpSampling2D(2, **first)(layers.MaxPooling2D(2, **first)(x))
+    x = layers.SeparableConv2D(5, 3, **first)(layers.SpatialDropout2D(0.5, **first)(x))
+    flat = layers.Dense(3, name="flat")(layers.Flatten(**first)(layers.AveragePooling2D(3, **first)(x)))
+    model = keras.Model(image, [flat, layers.GlobalAveragePooling2D(name="mean", **first)(x)])
+    shuffled(model)
+    x = noise(3, 3, 12, 10)
+    path, manifest = fp32(model, tmp_path, batch=3)
+    assert manifest.inputs[0].shape == (3, 3, 12, 10)
+    expected = model(x)  # TensorFlow's own kernels for channels first, where this CPU has them
+    answers_match(path, {"image": x}, {"flat": np.asarray(expected[0]), "mean": np.asarray(expected[1])})
+
+
+def test_channels_first_sequences_convert(keras, tmp_path: Path) -> None:
+    layers, first = keras.layers, {"data_format": "channels_first"}
+    inputs = keras.Input((3, 16), name="signal")
+    x = layers.Conv1D(6, 3, dilation_rate=2, groups=3, **first)(inputs)
+    x = layers.Conv1DTranspose(4, 3, strides=2, **first)(layers.Conv1D(5, 3, strides=2, activation="relu", **first)(x))
+    model = keras.Model(inputs, layers.GlobalMaxPooling1D(name="peak", **first)(layers.AveragePooling1D(2, **first)(x)))
+    shuffled(model)
+    x = noise(3, 3, 16)
+    path, _ = fp32(model, tmp_path, batch=3)
+    answers_match(path, {"signal": x}, {"peak": np.asarray(model(x))})
+
+
+def test_grouped_convolutions_convert(keras, tmp_path: Path) -> None:
+    image = keras.Input((9, 8, 6), name="image")
+    x = keras.layers.Conv2D(12, 3, groups=3, strides=2, activation="relu")(image)
+    model = keras.Model(image, keras.layers.Conv2D(4, 2, groups=2, name="out")(x))
+    shuffled(model)
+    x = noise(2, 9, 8, 6)
+    for batch in (2, None):
+        path, _ = fp32(model, tmp_path, batch=batch)
+        answers_match(path, {"image": x}, {"out": np.asarray(model(x))})
