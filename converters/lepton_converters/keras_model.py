@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lepton_converters.keras_kernels import plain_convolutions
 from lepton_converters.keras_loading import import_keras
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_runtime.errors import UnsupportedError
@@ -185,7 +184,6 @@ def inference(model: "keras.Model") -> Callable[[list[Any]], list[Any]]:
 
     def infer(tensors: list[Any]) -> list[Any]:
         structured = keras.tree.pack_sequence_as(structure, tensors)
-        with plain_convolutions():
-            return list(keras.tree.flatten(model(structured, training=False)))
+        return list(keras.tree.flatten(model(structured, training=False)))
 
     return infer

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from lepton_converters.keras_model import as_float32, float_types, functional, i
 from lepton_converters.model_file import check_file
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_converters.saved_model import digest_folder, open_signature
+from lepton_converters.traced_layers import channels_last_kernels
 from lepton_runtime.errors import InputError, UnsupportedError
 from lepton_runtime.tensors import Array, TensorSpec
 
@@ -127,10 +129,13 @@ class KerasSource:
         samples = len(next(iter(inputs.values())))
         length = self._fixed_batch or samples
         parts = []
+        is_first = self.model is not None and any(getattr(layer, "data_format", "") == "channels_first" for layer in layers_of(self.model))
         try:
             for start in range(0, samples, length):
                 part = [_filled(inputs[spec.name][start : start + length], length) for spec in self.inputs]
-                outputs = self.call([tf.convert_to_tensor(array, spec.dtype) for array, spec in zip(part, self.inputs, strict=True)])
+                tensors = [tf.convert_to_tensor(array, spec.dtype) for array, spec in zip(part, self.inputs, strict=True)]
+                with channels_last_kernels() if is_first else nullcontext():
+                    outputs = self.call(tensors)
                 parts.append([np.asarray(output)[: samples - start] for output in outputs])
         except (tf.errors.InvalidArgumentError, ValueError) as error:
             raise InputError(f"the Keras model must be able to run on the samples: {reason_of(error)}") from error
