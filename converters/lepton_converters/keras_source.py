@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_converters.keras_loading import CustomObjects, import_keras, load_model, read_custom_objects
+from lepton_converters.keras_loading import CustomObjects, import_keras, read_custom_objects
 from lepton_converters.keras_model import as_float32, float_types, functional, inference, layers_of, named, unique_names
+from lepton_converters.keras_reader import load_model
 from lepton_converters.model_file import check_file
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_converters.saved_model import digest_folder, open_signature
