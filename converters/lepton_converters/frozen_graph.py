@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lepton_converters.keras_source import KerasSource, import_keras
+from lepton_converters.keras_loading import import_keras
+from lepton_converters.keras_source import KerasSource
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_converters.recurrent import Operator, traced_recurrence
 from lepton_converters.traced_layers import traced_layers

@@ -80,7 +80,14 @@ def _batch(context: click.Context, parameter: click.Parameter, value: str) -> in
 @click.option("--labels", type=click.Path(path_type=Path), help="Text file, one class name a line. [default: names of class folders]")
 @click.option("--license", "license_", help="Recorded in the bundle.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything chosen at random.")
-@click.option("--trust-code", is_flag=True, help="Load Lambda layers: runs code that came with the model.")
+@click.option("--signature", metavar="NAME", help="Which of a SavedModel's signatures. [default: serving_default, or the only one]")
+@click.option(
+    "--custom-objects",
+    multiple=True,
+    metavar="MODULE:NAME",
+    help="The model's own layer or function, or a dict of them; imported, and so run, from here. May be repeated.",
+)
+@click.option("--trust-code", is_flag=True, help="Load Lambda layers and SavedModels: runs code that came with the model.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @json_option
 def export(
@@ -97,7 +104,7 @@ def export(
     json_path: str | None,
     **options: Any,
 ) -> None:
-    """Convert MODEL (.keras or .h5), verify every result against Keras, and write one bundle."""
+    """Convert MODEL (.keras, .h5 or a SavedModel folder), verify every result against Keras, and write one bundle."""
     from lepton_converters import export as export_bundle
 
     given = {"resize": resize, "interpolation": interpolation, "color": color, "scale": scale, "mean": mean, "std": std}
@@ -148,6 +155,8 @@ def report_export(result: "ExportResult", *, json_path: str | None, seconds: flo
         click.echo(f"left out: {entry.precision} {entry.format}: {entry.reason}", err=True)
     if manifest.removed_layers:
         click.echo(f"taken out (they work in training only): {', '.join(manifest.removed_layers)}", err=True)
+    for note in manifest.notes:
+        click.echo(f"note: {note}", err=True)
     click.echo(f"Wrote {result.path} in {seconds:.1f} s.", err=True)
     click.echo(f"Next: lepton-edge benchmark {shlex.quote(str(result.path))}", err=True)
 

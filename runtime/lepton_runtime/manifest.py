@@ -116,6 +116,7 @@ class Manifest:
         settings: What the export was asked for, to repeat it.
         versions: Of the packages that made the bundle.
         removed_layers: Names of layers that work in training only, which no artifact holds.
+        notes: What else is not as it was in the source model's file, in words.
     """
 
     source: Mapping[str, str | None]
@@ -130,6 +131,7 @@ class Manifest:
     settings: Mapping[str, str | int | None] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     removed_layers: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[FileRecord, ...]:
@@ -171,6 +173,7 @@ class Manifest:
                 golden=FileRecord(**values.pop("golden")),
                 evaluation=_optional(lambda found: Evaluation(**found), values.pop("evaluation")),
                 removed_layers=tuple(values.pop("removed_layers")),
+                notes=tuple(values.pop("notes", ())),
                 **values,
             )
         except BundleError:

@@ -8,7 +8,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 from lepton_converters import export
-from lepton_converters.keras_source import import_keras
+from lepton_converters.keras_loading import import_keras
 from lepton_runtime import Bundle, Precision, Session
 
 STEPS, FEATURES = 100, 6
