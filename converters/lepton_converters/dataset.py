@@ -15,7 +15,7 @@ import numpy as np
 from lepton_converters.npz_stream import npz_headers, npz_rows
 from lepton_runtime.errors import InputError
 from lepton_runtime.preprocess import IMAGE_SUFFIXES, Preprocessing
-from lepton_runtime.tensors import Array, TensorSpec, cast_exactly
+from lepton_runtime.tensors import Array, TensorSpec, cast_exactly, fits_shape
 
 _MAX_YIELDED = 1_000_000
 _LABEL_COLUMNS = ("y", "label", "class", "target")
@@ -122,7 +122,7 @@ def _ready(values: Mapping[str, Array], inputs: Sequence[TensorSpec], name: str)
     ready = {}
     for spec in inputs:
         value = np.asarray(values[spec.name])
-        if value.shape != spec.shape[1:]:
+        if not fits_shape(value.shape, spec.shape[1:]):
             raise InputError(f"{name} must hold samples of shape {spec.shape[1:]} for {spec.name!r}, found {value.shape}")
         if value.dtype.kind not in "biuf":
             raise InputError(f"{name} must hold numbers for {spec.name!r}, found {value.dtype}")

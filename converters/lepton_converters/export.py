@@ -84,6 +84,7 @@ def export(
     precisions: Sequence[str] | None = None,
     io: IntegerIo = "float",
     batch: int | None = 1,
+    size: Sequence[int] | None = None,
     signature: str | None = None,
     custom_objects: CustomObjects = (),
     calib: str | Path | None = None,
@@ -108,6 +109,7 @@ def export(
         precisions: Names of :class:`lepton_runtime.Precision`; by default all that can be made.
         io: ``int8`` or ``uint8`` for integers at the doors of ``static-int8`` artifacts.
         batch: The length of the batch axis; ``None`` leaves it free.
+        size: Lengths for the free axes of the inputs, such as height and width; without it they stay free.
         signature: Which of a SavedModel's signatures; by default the only one, or ``serving_default``.
         custom_objects: The model's own layers and functions: objects by name, or texts ``module:name``.
         calib: Sample inputs, raw, before the preprocessing (0 to 255 for photos); a path or ``module:function``, see
@@ -147,7 +149,7 @@ def export(
     check_output(path, force=force)
     on_step(Step("read", "TensorFlow"))
     import_keras()
-    source = KerasSource.open(model, batch=batch, signature=signature, trust_code=trust_code, custom_objects=custom_objects)
+    source = KerasSource.open(model, batch=batch, size=size, signature=signature, trust_code=trust_code, custom_objects=custom_objects)
     on_step(Step("read", source.file or "model", f"{source.name}, {source.parameters:,} parameters", 1))
 
     steps = plan_preprocessing(source, preprocessing or {})
@@ -181,6 +183,7 @@ def export(
         license=license_,
         settings={
             "batch": batch,
+            "size": "x".join(map(str, size)) if size else None,
             "calib_samples": len(data.calibration.indices) if data.calibration and recipe.needs_calibration else None,
             "seed": seed,
             "io": io,
@@ -192,8 +195,8 @@ def export(
     files = {artifact.file: artifact.model for artifact in artifacts if artifact.file in names}
     on_step(Step("write", str(path)))
     write_bundle(path, manifest, {**files, GOLDEN_FILE: arrays}, force=force)
-    size = sum(record.size_bytes for record in manifest.files)
-    on_step(Step("write", str(path), f"{len(manifest.files) + 2} files, {size / 1000:,.0f} kB", 1))
+    size_bytes = sum(record.size_bytes for record in manifest.files)
+    on_step(Step("write", str(path), f"{len(manifest.files) + 2} files, {size_bytes / 1000:,.0f} kB", 1))
     if any(record.passed for record in records):
         failed &= recipe.named
     return ExportResult(path, manifest, tuple(records), tuple(left_out), tuple(sorted(failed)))

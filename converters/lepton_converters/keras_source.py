@@ -60,6 +60,7 @@ class KerasSource:
         model: "str | Path | keras.Model",
         *,
         batch: int | None = 1,
+        size: Sequence[int] | None = None,
         signature: str | None = None,
         trust_code: bool = False,
         custom_objects: CustomObjects = (),
@@ -69,26 +70,29 @@ class KerasSource:
         Args:
             model: A ``.keras`` or ``.h5`` file of any Keras generation, a SavedModel folder, or a ``keras.Model``.
             batch: The length of the batch axis that is written; ``None`` leaves it free.
+            size: Lengths for the free axes of each input that has any, batch aside, such as height and width; without it they
+                stay free.
             signature: Which of a SavedModel's signatures; by default the only one, or ``serving_default``.
             trust_code: Load Lambda layers and SavedModels, which run code that came with the file.
             custom_objects: The user's own layers and functions; see :func:`lepton_converters.keras_loading.read_custom_objects`.
 
         Raises:
-            InputError: The file is missing, damaged or no model, or a weight is not finite.
+            InputError: The file is missing, damaged or no model, a weight is not finite, or ``size`` does not fit.
             UnsupportedError: The model holds code that is not trusted, or nobody knows what it takes.
             MissingExtraError: TensorFlow is not installed.
         """
         import_keras()
-        if not isinstance(model, str | Path):
-            return _from_model(model, batch=batch)
-        path = Path(model)
-        check_file(path, trust_code=trust_code)
-        if path.is_dir():
-            return _from_saved_model(path, signature, batch=batch)
+        path = Path(model) if isinstance(model, str | Path) else None
+        if path is not None:
+            check_file(path, trust_code=trust_code)
+        if path is not None and path.is_dir():
+            return _sized(_from_saved_model(path, signature, batch=batch), size)
         if signature is not None:
-            raise InputError(f"--signature is for SavedModel folders, {str(path)!r} is a file; leave it out")
+            raise InputError(f"--signature is for SavedModel folders, {str(path or 'a model in memory')!r} is none; leave it out")
+        if path is None:
+            return _sized(_from_model(model, batch=batch), size)
         loaded = load_model(path, trust_code=trust_code, custom_objects=read_custom_objects(custom_objects))
-        return replace(_from_model(loaded, batch=batch), file=path.name, sha256=_digest(path))
+        return _sized(replace(_from_model(loaded, batch=batch), file=path.name, sha256=_digest(path)), size)
 
     @property
     def takes_raw_pixels(self) -> bool:
@@ -128,22 +132,66 @@ class KerasSource:
                 part = [_filled(inputs[spec.name][start : start + length], length) for spec in self.inputs]
                 outputs = self.call([tf.convert_to_tensor(array, spec.dtype) for array, spec in zip(part, self.inputs, strict=True)])
                 parts.append([np.asarray(output)[: samples - start] for output in outputs])
-        except tf.errors.InvalidArgumentError as error:
+        except (tf.errors.InvalidArgumentError, ValueError) as error:
             raise InputError(f"the Keras model must be able to run on the samples: {reason_of(error)}") from error
         return {spec.name: np.concatenate(arrays) for spec, *arrays in zip(self.outputs, *parts, strict=True)}
 
     def _last_operator(self, position: int) -> str:
         """The kind of TensorFlow operator that computes the values of an output."""
-        import tensorflow as tf
         from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-        signature = [tf.TensorSpec(spec.shape, spec.dtype) for spec in self.inputs]
         with quiet_tensorflow():
-            traced = tf.function(lambda *tensors: self.call(list(tensors)), input_signature=signature, autograph=False)
-            operator = convert_variables_to_constants_v2(traced.get_concrete_function()).outputs[position].op
+            operator = convert_variables_to_constants_v2(_trace(self)).outputs[position].op
         while operator.type in _PASSING:
             operator = operator.inputs[0].op
         return str(operator.type)
+
+
+def _trace(source: KerasSource) -> Any:  # Any: TensorFlow has no type hints
+    """The model as a TensorFlow graph for exactly the shapes of its specs.
+
+    Raises:
+        UnsupportedError: TensorFlow cannot trace it for them.
+    """
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec(spec.shape, spec.dtype) for spec in source.inputs]
+    traced = tf.function(lambda *tensors: source.call(list(tensors)), input_signature=signature, autograph=False)
+    try:
+        with quiet_tensorflow():
+            return traced.get_concrete_function()
+    except (ValueError, TypeError, NotImplementedError, tf.errors.OpError) as error:
+        listed = ", ".join(map(str, source.inputs))
+        raise UnsupportedError(f"TensorFlow must be able to trace the model for {listed}: {reason_of(error)}") from error
+
+
+def _sized(source: KerasSource, size: Sequence[int] | None) -> KerasSource:
+    """The source with lengths for the free axes of its inputs, and with what these say of its outputs."""
+    if size is not None:
+        if not any(None in spec.shape[1:] for spec in source.inputs):
+            raise InputError(f"--size fixes free axes, the model's inputs have none: {', '.join(map(str, source.inputs))}; leave it out")
+        source = replace(source, inputs=tuple(_sized_input(spec, size) for spec in source.inputs))
+    if not any(None in spec.shape[1:] for spec in source.outputs):
+        return source
+    shapes = [tensor.shape for tensor in _trace(source).outputs]
+    axes = [
+        spec.shape if shape.rank is None else (spec.shape[0], *shape.as_list()[1:])
+        for spec, shape in zip(source.outputs, shapes, strict=True)
+    ]
+    return replace(source, outputs=tuple(replace(spec, shape=shape) for spec, shape in zip(source.outputs, axes, strict=True)))
+
+
+def _sized_input(spec: TensorSpec, size: Sequence[int]) -> TensorSpec:
+    free = [position for position, axis in enumerate(spec.shape) if axis is None and position > 0]
+    if not free:
+        return spec
+    if len(free) != len(size) or min(size) < 1:
+        raise InputError(
+            f"--size gives a length for each of the {len(free)} free axes of {spec}, found {'x'.join(map(str, size))}; "
+            f"give {'HEIGHTxWIDTH' if len(free) == 2 else f'{len(free)} lengths from 1'}"
+        )
+    lengths = dict(zip(free, size, strict=True))
+    return replace(spec, shape=tuple(lengths.get(position, axis) for position, axis in enumerate(spec.shape)))
 
 
 def _filled(array: Array, length: int) -> Array:
@@ -176,8 +224,8 @@ def _from_saved_model(folder: Path, name: str | None, *, batch: int | None) -> K
         name=folder.resolve().name,
         file=folder.resolve().name,
         sha256=digest_folder(folder),
-        inputs=_specs(signature.inputs, batch=fixed or batch, kind="input"),
-        outputs=_specs(outputs, batch=fixed or batch, kind="output"),
+        inputs=_specs(signature.inputs, batch=fixed or batch),
+        outputs=_specs(outputs, batch=fixed or batch),
         parameters=sum(values.size for _, values in signature.weights),
         removed_layers=(),
         notes=(f"signature {signature.name}", *([f"takes {fixed} samples a call, as its signature says"] if fixed else [])),
@@ -200,8 +248,8 @@ def _from_model(model: "keras.Model", *, batch: int | None) -> KerasSource:
         name=model.name,
         file=None,
         sha256=None,
-        inputs=_specs(inputs, batch=batch, kind="input"),
-        outputs=_specs(outputs, batch=batch, kind="output"),
+        inputs=_specs(inputs, batch=batch),
+        outputs=_specs(outputs, batch=batch),
         parameters=int(model.count_params()),
         removed_layers=tuple(layer.name for layer in layers_of(model) if type(layer).__name__.startswith(_TRAINING_ONLY)),
         notes=tuple(notes),
@@ -222,14 +270,9 @@ def _check_weights(weights: Sequence[tuple[str, Array]]) -> None:
             )
 
 
-def _specs(tensors: Sequence[tuple[str, tuple[int | None, ...], str]], *, batch: int | None, kind: str) -> tuple[TensorSpec, ...]:
+def _specs(tensors: Sequence[tuple[str, tuple[int | None, ...], str]], *, batch: int | None) -> tuple[TensorSpec, ...]:
     specs = []
     for name, shape, dtype in tensors:
-        if kind == "input" and None in shape[1:]:
-            raise UnsupportedError(
-                f"inputs must have fixed sizes, {name!r} is {shape}; build the model for one size: "
-                "keras.Input((224, 224, 3)), and load the weights into it"
-            )
         if dtype == "string":
             raise UnsupportedError(f"inputs and outputs must be numbers, {name!r} is text; export the part behind the text layers")
         specs.append(TensorSpec(name, (batch, *shape[1:]), dtype))

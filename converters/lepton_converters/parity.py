@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -191,6 +192,7 @@ class _Runner:
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
+        self._is_free = any(None in spec.shape[1:] for spec in artifact.inputs)
         with quiet_tensorflow():  # LiteRT announces its delegate
             self.engine: Engine = open_engine(
                 ENGINE_OF_FORMAT[artifact.format],
@@ -205,7 +207,9 @@ class _Runner:
         rows: list[list[Array]] = []
         for group in grouped(iter(samples), batch):
             inputs = stack(group, batch)
-            outputs = self.engine.run([spec.quantize(inputs[spec.name]) for spec in self.artifact.inputs])
+            arrays = [spec.quantize(inputs[spec.name]) for spec in self.artifact.inputs]
+            with quiet_tensorflow() if self._is_free else nullcontext():  # LiteRT waits for the size, and announces itself now
+                outputs = self.engine.run(arrays)
             rows.append([output[: len(group)] for output in outputs])
         columns = zip(*rows, strict=True)
         return {spec.name: np.concatenate(parts) for spec, parts in zip(self.artifact.outputs, columns, strict=True)}

@@ -37,6 +37,13 @@ def _batch(context: click.Context, parameter: click.Parameter, value: str) -> in
     return int(value)
 
 
+def _size(context: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
+    lengths = value.lower().replace("×", "x").split("x") if value else []
+    if not all(length.isdigit() and int(length) > 0 for length in lengths):
+        raise click.BadParameter(f"lengths such as 224x160 (height x width), or one such as 50 for a sequence, found {value!r}")
+    return [int(length) for length in lengths] or None
+
+
 @click.command(epilog=_EPILOG)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle: a folder, or a .zip file. [default: MODEL.bundle]")
@@ -65,6 +72,7 @@ def _batch(context: click.Context, parameter: click.Parameter, value: str) -> in
 @click.option("--max-drop", metavar="0.5pp|1%", help="Accuracy that may be lost, absolute or relative. [default: 1pp with --eval]")
 @click.option("--keep-failed", is_flag=True, help="Keep artifacts that break the budget, marked.")
 @click.option("--batch", default="1", callback=_batch, show_default=True, metavar="N|dynamic", help="Length of the batch axis.")
+@click.option("--size", callback=_size, metavar="HxW", help="Lengths for the free axes of inputs; without it they stay free.")
 @click.option(
     "--io", type=click.Choice(["float", "int8", "uint8"]), default="float", show_default=True, help="Numbers at the doors of static-int8."
 )

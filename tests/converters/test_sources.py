@@ -466,3 +466,95 @@ def test_grouped_convolutions_convert(keras, tmp_path: Path) -> None:
     for batch in (2, None):
         path, _ = fp32(model, tmp_path, batch=batch)
         answers_match(path, {"image": x}, {"out": np.asarray(model(x))})
+
+
+# Free sizes
+
+
+@pytest.fixture
+def any_size(keras):
+    """Fully convolutional: scores for images of any size, and a map of the same size."""
+    layers = keras.layers
+    image = keras.Input((None, None, 3), name="image")
+    x = layers.Conv2D(6, 3, strides=2, padding="same", activation="relu")(image)
+    x = layers.BatchNormalization()(layers.DepthwiseConv2D(3, padding="same")(x))
+    up = layers.Conv2D(2, 1, name="map")(layers.UpSampling2D(2)(x))
+    model = keras.Model(image, [up, layers.Dense(4, activation="softmax", name="scores")(layers.GlobalAveragePooling2D()(x))])
+    shuffled(model)
+    return model
+
+
+def test_free_sizes_stay_free_and_are_verified_on_two(any_size, tmp_path: Path) -> None:
+    path, manifest = fp32(any_size, tmp_path)
+    assert manifest.inputs[0].shape == (1, None, None, 3)
+    assert [spec.shape for spec in manifest.outputs] == [(1, None, None, 2), (1, 4)]
+    assert manifest.preprocessing is not None
+    assert manifest.preprocessing.size == (None, None)
+    assert {record.parity.samples for record in manifest.artifacts} == {32}
+    for height, width in ((64, 64), (96, 64), (10, 38)):
+        x = noise(1, height, width, 3)
+        found = any_size(x)
+        answers_match(path, {"image": x}, {"map": np.asarray(found[0]), "scores": np.asarray(found[1])})
+
+
+def test_both_halves_of_a_free_verification_differ_in_size() -> None:
+    from lepton_converters.calibration import random_samples
+    from lepton_runtime import TensorSpec
+
+    spec = TensorSpec("x", (1, None, 8), "float32")
+    samples = random_samples([spec], None, count=4, seed=0, raw_pixels=False)
+    assert [sample.inputs["x"].shape for sample in samples] == [(64, 8), (64, 8), (96, 8), (96, 8)]
+
+
+def test_a_size_that_is_given_fixes_free_axes(any_size, tmp_path: Path) -> None:
+    path, manifest = fp32(any_size, tmp_path, size=(20, 12))
+    assert manifest.inputs[0].shape == (1, 20, 12, 3)
+    assert [spec.shape for spec in manifest.outputs] == [(1, 20, 12, 2), (1, 4)]
+    assert manifest.settings["size"] == "20x12"
+    x = noise(2, 20, 12, 3)
+    found = any_size(x)
+    answers_match(path, {"image": x}, {"map": np.asarray(found[0]), "scores": np.asarray(found[1])})
+
+
+def test_sizes_that_do_not_fit_are_refused(any_size, models: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a length for each of the 2 free axes of image 1×\?×\?×3 float32, found 20; give HEIGHTxWIDTH"):
+        export(any_size, tmp_path / "b", size=[20])
+    with pytest.raises(InputError, match="the model's inputs have none: row 1×8 float32; leave it out"):
+        export(models / "table.keras", tmp_path / "b", size=[20])
+    with pytest.raises(InputError, match=r"'resize' 'crop' needs a size, .* give one with --size HEIGHTxWIDTH"):
+        export(any_size, tmp_path / "b", preprocessing={"resize": "crop"})
+
+
+def test_images_of_their_own_sizes_calibrate_and_verify(any_size, tmp_path: Path) -> None:
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    for number in range(12):
+        for name in ("cat", "dog"):
+            (tmp_path / "photos" / name).mkdir(parents=True, exist_ok=True)
+            shape = (24 + 8 * (number % 3), 32, 3)
+            Image.fromarray(generator.integers(0, 256, shape, np.uint8)).save(tmp_path / "photos" / name / f"{number}.png")
+    photos = str(tmp_path / "photos")
+    labels = ["cat", "dog", "cow", "pig"]
+    scaled = {"scale": "1/255"}
+    result = export(
+        any_size, tmp_path / "b", calib=photos, evaluate=photos, labels=labels, calib_samples=8, max_drop="100pp", preprocessing=scaled
+    )
+    assert {(record.format, record.precision) for record in result.verified} >= {("onnx", "static-int8"), ("tflite", "static-int8")}
+    assert all(record.parity.cosine > 0.98 for record in result.verified)
+    with Session.open(result.path, precision="static-int8") as session:
+        assert session.preprocess(next(Path(photos).rglob("*.png"))).shape[1] in (24, 32, 40)
+
+
+@pytest.mark.parametrize("size", [None, (40,)])
+def test_sequences_of_any_length_convert(keras, tmp_path: Path, size) -> None:
+    layers = keras.layers
+    inputs = keras.Input((None, 8), name="sequence")
+    x = layers.Conv1D(6, 3, padding="causal", activation="relu")(inputs)
+    model = keras.Model(inputs, layers.Dense(3, name="out")(layers.GlobalMaxPooling1D()(layers.MaxPooling1D(2)(x))))
+    shuffled(model)
+    path, manifest = fp32(model, tmp_path, size=size, batch=2)
+    assert manifest.inputs[0].shape == (2, size[0] if size else None, 8)
+    for length in size or (7, 40):
+        x = noise(2, length, 8)
+        answers_match(path, {"sequence": x}, {"out": np.asarray(model(x))})
