@@ -1,8 +1,10 @@
 """The data of one export: what to calibrate on, what to verify on, the preprocessing and the class names."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from lepton_converters.calibration import Calibration, random_samples, split_samples
 from lepton_converters.dataset import Dataset, Sample, open_dataset
@@ -52,8 +54,9 @@ class ExportData:
         """
         calibrated = evaluated = calibration = None
         held_back: tuple[int, ...] = ()
+        given = [spec for spec in source.inputs if spec.name not in source.states]
         if evaluate is not None:
-            evaluated = open_dataset(evaluate, inputs=source.inputs, preprocessing=steps, labels=labels, option="--eval")
+            evaluated = _with_states(source, open_dataset(evaluate, inputs=given, preprocessing=steps, labels=labels, option="--eval"))
             if not evaluated.is_labeled:
                 raise InputError(
                     f"--eval needs classes: one folder a class, 'y' in a .npz, or a column 'label' in a .csv; found none in {evaluate!r}"
@@ -64,7 +67,8 @@ class ExportData:
                     f"{', '.join(map(str, source.outputs))}; leave --eval out"
                 )
         if calib is not None:
-            calibrated = open_dataset(calib, inputs=source.inputs, preprocessing=steps)  # its classes are of no matter
+            # Its classes are of no matter.
+            calibrated = _with_states(source, open_dataset(calib, inputs=given, preprocessing=steps))
             batch = source.inputs[0].shape[0] or 1
             calibration, held_back = split_samples(calibrated, samples=calib_samples, seed=seed, batch=batch, hold_back=evaluated is None)
         names = _labels(source, labels, evaluated, calibrated)
@@ -81,6 +85,23 @@ class ExportData:
             return _RANDOM_SAMPLES, noise
 
         return cls(calibration, names, _probes(source, steps, calibrated or evaluated, seed), verification)
+
+
+def _with_states(source: KerasSource, dataset: Dataset) -> Dataset:
+    """The samples of a stateful model as one stream, each with the states that those before it left, zeros at first."""
+    if not source.states:
+        return dataset
+    specs = [spec for spec in source.inputs if spec.name in source.states]
+
+    def read(indices: Sequence[int]) -> Iterator[Sample]:
+        states = {spec.name: np.zeros([axis or 1 for axis in spec.shape[1:]], spec.dtype) for spec in specs}
+        for sample in dataset.samples(indices):
+            inputs = {**sample.inputs, **states}
+            yield Sample(inputs, sample.label)
+            answers = source.predict({name: value[None] for name, value in inputs.items()})
+            states = {name: answers[f"{name}_next"][0] for name in states}
+
+    return replace(dataset, _read=read)
 
 
 def _probes(source: KerasSource, steps: Preprocessing | None, dataset: Dataset | None, seed: int) -> tuple[Sample, ...]:

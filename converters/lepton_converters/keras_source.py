@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_converters.keras_loading import CustomObjects, import_keras, load_model, read_custom_objects
-from lepton_converters.keras_model import as_float32, float_types, functional, inference, layers_of, named, unique_names
+from lepton_converters.keras_model import as_float32, float_types, functional, inference, layers_of, named, states_of, unique_names
 from lepton_converters.model_file import check_file
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_converters.saved_model import digest_folder, open_signature
@@ -40,6 +40,7 @@ class KerasSource:
         parameters: How many weights it has.
         removed_layers: Names of layers that work in training only and are not converted.
         notes: What else is not as it was in the file, in words.
+        states: Names of the inputs that hold the states of recurrent layers.
     """
 
     model: "keras.Model | None"
@@ -51,6 +52,7 @@ class KerasSource:
     parameters: int
     removed_layers: tuple[str, ...]
     notes: tuple[str, ...]
+    states: tuple[str, ...]
     _infer: Callable[[list[Any]], list[Any]]
     _fixed_batch: int | None = None  # the only number of samples that a call takes
 
@@ -229,6 +231,7 @@ def _from_saved_model(folder: Path, name: str | None, *, batch: int | None) -> K
         parameters=sum(values.size for _, values in signature.weights),
         removed_layers=(),
         notes=(f"signature {signature.name}", *([f"takes {fixed} samples a call, as its signature says"] if fixed else [])),
+        states=(),
         _infer=signature.infer,
         _fixed_batch=fixed,
     )
@@ -241,8 +244,16 @@ def _from_model(model: "keras.Model", *, batch: int | None) -> KerasSource:
     if types:
         model = as_float32(model)
         notes.append(f"converted to float32 from {', '.join(types)}, and verified against the float32 model")
-    inputs = _described(named(model, "input"))
+    states = [(name, tuple(variable.shape), str(variable.dtype)) for name, variable in states_of(model)]
+    fixed = None
+    if states:
+        fixed = batch = _batch_of_states(states[0], batch)
+        notes.append("its recurrent layers keep a state: each NAME_state_N in gives NAME_state_N_next out, zeros at the start")
+    elif any(tensor.shape[0] is not None for tensor in model.inputs):
+        fixed = batch  # its layers may reckon with a number of samples
+    inputs = [*_described(named(model, "input")), *states]
     outputs = _described(named(model, "output", taken=[name for name, _, _ in inputs]))
+    outputs += [(f"{name}_next", shape, dtype) for name, shape, dtype in states]
     return KerasSource(
         model=model,
         name=model.name,
@@ -253,8 +264,21 @@ def _from_model(model: "keras.Model", *, batch: int | None) -> KerasSource:
         parameters=int(model.count_params()),
         removed_layers=tuple(layer.name for layer in layers_of(model) if type(layer).__name__.startswith(_TRAINING_ONLY)),
         notes=tuple(notes),
+        states=tuple(name for name, _, _ in states),
         _infer=inference(model),
+        _fixed_batch=fixed,
     )
+
+
+def _batch_of_states(state: tuple[str, tuple[int | None, ...], str], batch: int | None) -> int | None:
+    """The number of samples that a stateful model was built for, which is the only one it takes."""
+    name, shape, _ = state
+    if batch not in (1, shape[0]):
+        raise UnsupportedError(
+            f"a stateful model takes the number of samples it was built for, {shape[0]} ({name!r}), found --batch {batch or 'dynamic'}; "
+            f"give --batch {shape[0]}, or build it again with another batch_size"
+        )
+    return shape[0]
 
 
 def _described(tensors: list[tuple[str, Any]]) -> list[tuple[str, tuple[int | None, ...], str]]:

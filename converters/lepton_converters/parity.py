@@ -249,10 +249,8 @@ class Probe:
             source: The trained model.
             samples: A few.
         """
-        self._samples = samples
         self._batch = source.inputs[0].shape[0] or 1
-        inputs = stack(samples, -(-len(samples) // self._batch) * self._batch)
-        self._reference = {name: output[: len(samples)] for name, output in source.predict(inputs).items()}
+        self._groups = [(group, source.predict(stack(group, len(group)))) for group in grouped(iter(samples), self._batch)]
 
     def check(self, artifact: Artifact) -> None:
         """Refuse what its own engine cannot load or run, and a float artifact that does not give the model's numbers.
@@ -261,18 +259,20 @@ class Probe:
             UnsupportedError: The text says what was found.
         """
         try:
-            outputs = _Runner(artifact).answers(self._samples, self._batch)
+            runner = _Runner(artifact)
+            answers = [runner.answers(group, self._batch) for group, _ in self._groups]
         except (BundleError, InputError) as error:
             raise UnsupportedError(str(error)) from error
         tolerance = _FLOAT_TOLERANCE.get(artifact.precision)
-        for name, expected in self._reference.items():
-            if outputs[name].shape != expected.shape:
-                raise UnsupportedError(f"output {name!r} must have the shape {expected.shape} of Keras', found {outputs[name].shape}")
-            if tolerance is None or not np.isfinite(expected).all():
-                continue
-            difference = np.abs(outputs[name].astype(np.float64) - expected).max(initial=0.0)
-            if not difference <= tolerance * max(float(np.abs(expected).max(initial=0.0)), _SMALLEST_RANGE):
-                raise UnsupportedError(f"output {name!r} must give Keras' numbers at {artifact.precision}, differs by {difference:.2g}")
+        for outputs, (_, reference) in zip(answers, self._groups, strict=True):
+            for name, expected in reference.items():
+                if outputs[name].shape != expected.shape:
+                    raise UnsupportedError(f"output {name!r} must have Keras' shape {expected.shape}, found {outputs[name].shape}")
+                if tolerance is None or not np.isfinite(expected).all():
+                    continue
+                difference = np.abs(outputs[name].astype(np.float64) - expected).max(initial=0.0)
+                if not difference <= tolerance * max(float(np.abs(expected).max(initial=0.0)), _SMALLEST_RANGE):
+                    raise UnsupportedError(f"output {name!r} must give Keras' numbers at {artifact.precision}, differs by {difference:.2g}")
 
 
 @dataclass(frozen=True)
