@@ -5,6 +5,7 @@ from typing import Any
 
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.quiet import quiet_tensorflow, reason_of
+from lepton_converters.traced_ops import traceable_ops
 from lepton_runtime.errors import UnsupportedError
 
 _VALID_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.-]*")
@@ -33,7 +34,7 @@ def freeze(source: KerasSource) -> Any:  # Any: TensorFlow has no type hints
         return [tf.identity(output, name=name) for output, name in zip(outputs, output_names, strict=True)]
 
     try:
-        with quiet_tensorflow():
+        with quiet_tensorflow(), traceable_ops():
             traced = tf.function(infer, input_signature=signature, autograph=False).get_concrete_function()
             frozen = convert_variables_to_constants_v2(traced)
             graph_def = frozen.graph.as_graph_def()

@@ -12,6 +12,8 @@ import numpy as np
 
 from lepton_converters.model_file import check_file
 from lepton_converters.quiet import quiet_tensorflow, reason_of
+from lepton_converters.text_layers import TextModel, check_no_feature_space, cut_text_layers
+from lepton_runtime.encoders import Encoder
 from lepton_runtime.errors import InputError, MissingExtraError, UnsupportedError
 from lepton_runtime.tensors import Array, TensorSpec
 
@@ -60,6 +62,7 @@ class KerasSource:
         inputs: One spec an input, in the model's order, with the batch axis that was asked for.
         outputs: One spec an output, in the model's order.
         removed_layers: Names of layers that work in training only and are not converted.
+        text: What runs before the graph, of a model that takes text or looks values up; ``model`` is what is behind that.
     """
 
     model: "keras.Model"
@@ -68,6 +71,7 @@ class KerasSource:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     removed_layers: tuple[str, ...]
+    text: TextModel | None = None
 
     @classmethod
     def open(cls, model: "str | Path | keras.Model", *, batch: int | None = 1, trust_code: bool = False) -> "KerasSource":
@@ -89,13 +93,26 @@ class KerasSource:
             check_file(path, trust_code=trust_code)
             file, sha256 = path.name, _digest(path)
             model = _load(path, trust_code=trust_code)
+        check_no_feature_space(model)
         model = _functional(model)
+        text = cut_text_layers(model, raw=_named(model, "input"), batch=batch)
+        model = text.model if text else model
         _check_weights(model)
         _check_graph(model)
         inputs = _specs(_named(model, "input"), batch=batch, kind="input")
         outputs = _specs(_named(model, "output"), batch=batch, kind="output")
         removed = tuple(layer.name for layer in _layers(model) if type(layer).__name__.startswith(_TRAINING_ONLY))
-        return cls(model, file, sha256, inputs, outputs, removed)
+        return cls(model, file, sha256, inputs, outputs, removed, text)
+
+    @property
+    def encoders(self) -> tuple[Encoder, ...]:
+        """What runs before the graph, in this order."""
+        return self.text.encoders if self.text else ()
+
+    @property
+    def raw(self) -> tuple[TensorSpec, ...]:
+        """What the model takes before its encoders: its inputs, if it has none."""
+        return self.text.raw if self.text else self.inputs
 
     @property
     def parameters(self) -> int:
@@ -127,19 +144,24 @@ class KerasSource:
         """The Keras model's own answers.
 
         Args:
-            inputs: One array an input, ``(samples, …)``, already preprocessed.
+            inputs: One array an input, ``(samples, …)``, already preprocessed; raw for a model with encoders, which
+                are checked against the layers they stand for.
 
         Returns:
             One array an output, ``(samples, …)``.
 
         Raises:
             InputError: The model fails on these values, such as an index out of range.
+            ParityError: An encoder gives something else than its layer.
         """
         import tensorflow as tf
 
         keras = import_keras()
         try:
-            outputs = self.call([keras.ops.convert_to_tensor(inputs[spec.name], spec.dtype) for spec in self.inputs])
+            if self.text:
+                outputs = self.text.call(inputs)
+            else:
+                outputs = self.call([keras.ops.convert_to_tensor(inputs[spec.name], spec.dtype) for spec in self.inputs])
         except tf.errors.InvalidArgumentError as error:
             raise InputError(f"the Keras model must be able to run on the samples: {reason_of(error)}") from error
         return {spec.name: np.asarray(output) for spec, output in zip(self.outputs, outputs, strict=True)}
