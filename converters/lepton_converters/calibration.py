@@ -108,6 +108,12 @@ def stack(samples: Sequence[Sample], batch: int) -> dict[str, Array]:
     return {name: np.stack([sample.inputs[name] for sample in padded]) for name in samples[0].inputs}
 
 
+def stack_raw(samples: Sequence[Sample], batch: int) -> dict[str, Array]:
+    """One array a raw input, ``(batch, …)``; missing samples repeat the last one. Inputs, where nothing is encoded."""
+    raw = [Sample(sample.inputs if sample.raw is None else sample.raw, None) for sample in samples]
+    return stack(raw, batch)
+
+
 def _digest(sample: Sample) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for value in sample.inputs.values():

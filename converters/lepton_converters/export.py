@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_converters.artifact import Artifact
-from lepton_converters.bundle_writer import GOLDEN_FILE, check_output, file_record, pack_arrays, write_bundle
+from lepton_converters.bundle_writer import GOLDEN_FILE, check_output, file_record, pack_arrays, pack_encoders, write_bundle
 from lepton_converters.calibration import Calibration
 from lepton_converters.export_data import ExportData, plan_preprocessing
 from lepton_converters.keras_source import KerasSource, import_keras
@@ -107,7 +107,8 @@ def export(
         io: ``int8`` or ``uint8`` for integers at the doors of ``static-int8`` artifacts.
         batch: The length of the batch axis; ``None`` leaves it free.
         calib: Sample inputs, raw, before the preprocessing (0 to 255 for photos); a path or ``module:function``, see
-            :func:`lepton_converters.dataset.open_dataset`.
+            :func:`lepton_converters.dataset.open_dataset`, and for texts and tables
+            :func:`lepton_converters.raw_dataset.open_raw_dataset`.
         calib_samples: How many of them to calibrate on, at most.
         seed: Of everything that is chosen at random, from 0.
         evaluate: Labelled samples to measure the task's accuracy on, raw as well.
@@ -165,6 +166,7 @@ def export(
     names = {record.file for record in kept}
     dropped = {artifact.file for artifact in artifacts} - names
     arrays = pack_arrays({name: array for name, array in golden.items() if name.rpartition("/")[0] not in dropped})
+    encoders, vocabularies = pack_encoders(source.encoders)
     manifest = Manifest(
         source={"file": source.file, "sha256": source.sha256},
         inputs=source.inputs,
@@ -183,10 +185,11 @@ def export(
         },
         versions=installed_versions(_TOOLCHAIN),
         removed_layers=source.removed_layers,
+        encoders=encoders,
     )
     files = {artifact.file: artifact.model for artifact in artifacts if artifact.file in names}
     on_step(Step("write", str(path)))
-    write_bundle(path, manifest, {**files, GOLDEN_FILE: arrays}, force=force)
+    write_bundle(path, manifest, {**files, GOLDEN_FILE: arrays, **vocabularies}, force=force)
     size = sum(record.size_bytes for record in manifest.files)
     on_step(Step("write", str(path), f"{len(manifest.files) + 2} files, {size / 1000:,.0f} kB", 1))
     if any(record.passed for record in records):

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -144,24 +144,35 @@ class KerasSource:
         """The Keras model's own answers.
 
         Args:
-            inputs: One array an input, ``(samples, …)``, already preprocessed; raw for a model with encoders, which
-                are checked against the layers they stand for.
+            inputs: One array an input, ``(samples, …)``, already preprocessed.
 
         Returns:
             One array an output, ``(samples, …)``.
 
         Raises:
             InputError: The model fails on these values, such as an index out of range.
+        """
+        keras = import_keras()
+        return self._answers(lambda: self.call([keras.ops.convert_to_tensor(inputs[spec.name], spec.dtype) for spec in self.inputs]))
+
+    def predict_raw(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """The whole Keras model's answers, from before its encoders; each encoder is checked against the layer it stands for.
+
+        Args:
+            values: One array a raw input, ``(samples, …)``; of a model without encoders, its inputs.
+
+        Raises:
+            InputError: The model fails on these values.
             ParityError: An encoder gives something else than its layer.
         """
+        text = self.text
+        return self._answers(lambda: text.call(values)) if text else self.predict(values)
+
+    def _answers(self, run: Callable[[], list[Any]]) -> dict[str, Array]:
         import tensorflow as tf
 
-        keras = import_keras()
         try:
-            if self.text:
-                outputs = self.text.call(inputs)
-            else:
-                outputs = self.call([keras.ops.convert_to_tensor(inputs[spec.name], spec.dtype) for spec in self.inputs])
+            outputs = run()
         except tf.errors.InvalidArgumentError as error:
             raise InputError(f"the Keras model must be able to run on the samples: {reason_of(error)}") from error
         return {spec.name: np.asarray(output) for spec, output in zip(self.outputs, outputs, strict=True)}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_converters.text_steps import TEXT_LAYERS, make_step, refusal
-from lepton_runtime.encoders import TEXT, Encoder, Step, encode
+from lepton_runtime.encoders import TEXT, Encoder, encode
 from lepton_runtime.errors import ParityError, UnsupportedError
 from lepton_runtime.tensors import Array, TensorSpec
 
@@ -79,7 +79,8 @@ def cut_text_layers(model: "keras.Model", *, raw: Sequence[tuple[str, Any]], bat
     cutter = _Cutter(model, raw, batch)
     outputs = keras.tree.map_structure(cutter.enter, cutter.run(model, cutter.raw))
     behind = keras.Model(cutter.inputs(), outputs, name=model.name)
-    return TextModel(behind, tuple(cutter.encoders), tuple(cutter.layers), model, tuple(value.spec for value in cutter.raw))
+    encoders, layers = zip(*cutter.in_order([tensor.name for tensor in behind.inputs]), strict=True)
+    return TextModel(behind, encoders, layers, model, tuple(value.spec for value in cutter.raw))
 
 
 def check_no_feature_space(model: Any) -> None:
@@ -135,8 +136,7 @@ class _Cutter:
     """Runs a functional model once, symbolically: its text layers become encoders, the others a new graph."""
 
     def __init__(self, model: Any, raw: Sequence[tuple[str, Any]], batch: int | None) -> None:
-        self.encoders: list[Encoder] = []
-        self.layers: list[Any] = []
+        self._encoders: dict[str, tuple[Encoder, Any]] = {}  # with their layers, by what they give
         self.raw = [_Value(TensorSpec(name, (batch, *x.shape[1:]), str(x.dtype)), position) for position, (name, x) in enumerate(raw)]
         self._values = list(self.raw)
         self._names = {name for name, _ in raw} | {layer.name for layer in _layers(model) if not _is_text_layer(layer)}
@@ -204,8 +204,7 @@ class _Cutter:
         inputs = tuple(value.spec for value in values)
         step = make_step(layer, inputs)
         spec = TensorSpec(self._unique(layer.name), step.output_shape(inputs[0].shape), step.dtype)
-        self.encoders.append(Encoder(inputs, spec, step))
-        self.layers.append(layer)
+        self._encoders[spec.name] = (Encoder(inputs, spec, step), layer)
         return spec
 
     def _unique(self, name: str) -> str:
@@ -235,7 +234,7 @@ class _Cutter:
 
     def inputs(self) -> list[Any]:
         """The graph's inputs, in the order of the raw inputs that they come from."""
-        encoded = {spec.name for encoder in self.encoders for spec in encoder.inputs}
+        encoded = {spec.name for encoder, _ in self._encoders.values() for spec in encoder.inputs}
         for value in self.raw:
             if value.spec.name not in encoded and value.spec.dtype == TEXT:
                 raise UnsupportedError(f"every text input must be used, {value.spec.name!r} is not; build the model without it")
@@ -243,3 +242,17 @@ class _Cutter:
                 self.enter(value)
         entered = [value for value in self._values if value.tensor is not None and value.maker is None]
         return [value.tensor for value in sorted(entered, key=lambda value: value.position)]
+
+    def in_order(self, names: Sequence[str]) -> list[tuple[Encoder, Any]]:
+        """The encoders that these inputs of the graph need, and their layers, each behind those it takes from."""
+        found: dict[str, tuple[Encoder, Any]] = {}
+
+        def add(name: str) -> None:
+            if name in self._encoders and name not in found:
+                for spec in self._encoders[name][0].inputs:
+                    add(spec.name)
+                found[name] = self._encoders[name]
+
+        for name in names:
+            add(name)
+        return list(found.values())

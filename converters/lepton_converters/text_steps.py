@@ -23,6 +23,9 @@ def make_step(layer: Any, inputs: Sequence[TensorSpec]) -> Step:  # Any: Keras h
         UnsupportedError: It cannot run outside of Keras; the text says why, and what to build in its place.
     """
     kind = type(layer).__name__
+    if getattr(layer, "invert", False):
+        advice = "leave it out, and give its vocabulary to --labels if it names the classes"
+        raise refusal(layer, "must turn tokens into ids", "with invert=True it turns ids into tokens", advice)
     if kind in ("StringLookup", "TextVectorization") and inputs[0].dtype != TEXT:
         raise refusal(layer, "must take text", f"it takes {inputs[0]}", "give its keras.Input dtype='string'")
     if kind in ("IntegerLookup", "Discretization") and inputs[0].dtype == TEXT:
@@ -46,9 +49,6 @@ def _output(step: Step) -> str:
 
 
 def _lookup(layer: Any) -> Lookup:
-    if layer.invert:
-        advice = "leave it out, and give its vocabulary to --labels if it names the classes"
-        raise refusal(layer, "must turn tokens into ids", "with invert=True it turns ids into tokens", advice)
     output = layer.output_mode
     vocabulary = _vocabulary(layer)
     return Lookup(
@@ -68,9 +68,9 @@ def _vocabulary(layer: Any) -> Vocabulary:
 
     Read from the table itself: ``get_vocabulary`` decodes by the layer's ``encoding``, which the lookup does not use.
     """
-    keys, ids = (values.numpy() for values in layer.lookup_table.export())
-    if not len(keys):
+    if not int(layer.lookup_table.size()):
         raise refusal(layer, "must have a vocabulary", "it has none", "adapt it, or give it one, and save the model as .keras")
+    keys, ids = (values.numpy() for values in layer.lookup_table.export())
     tokens = [keys[position] for position in np.argsort(ids)]
     weights = layer.idf_weights_const.numpy().tolist() if layer.output_mode == "tf_idf" else None
     try:
@@ -90,7 +90,9 @@ def _text_vectorization(layer: Any) -> TextVectorization:
             raise refusal(layer, f"must have a {name!r} of Keras' own", "it has a function, which only Python with Keras can run", advice)
     mode, length = settings["output_mode"], settings["output_sequence_length"]
     if mode == "one_hot":
-        raise refusal(layer, "must give a plain tensor", "with 'one_hot' it gives a ragged one", "use 'multi_hot', or 'int' and an Embedding")
+        raise refusal(
+            layer, "must give a plain tensor", "with 'one_hot' it gives a ragged one", "use 'multi_hot', or 'int' and an Embedding"
+        )
     if mode == "int" and length is None:
         advice = "give it output_sequence_length, and load the weights into the new model"
         raise refusal(layer, "must give ids of one length", "its output_sequence_length is None", advice)

@@ -59,7 +59,9 @@ def whole_numbers(values: Array) -> Array:
         InputError: One is not finite, or too large.
     """
     if values.dtype.kind == "f" and not (np.abs(values) < 2.0**63).all():
-        raise InputError(f"numbers that are looked up must be finite and below 2**63, found {values.min()} to {values.max()}; clean them first")
+        raise InputError(
+            f"numbers that are looked up must be finite and below 2**63, found {values.min()} to {values.max()}; clean them first"
+        )
     return values.astype(np.int64)
 
 

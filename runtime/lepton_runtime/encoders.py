@@ -152,7 +152,8 @@ def _texts(spec: TensorSpec, value: Any) -> Array:
         if array.dtype.kind in "SO" and items and all(isinstance(item, bytes) for item in items):
             items = [item.decode() for item in items]
         if not all(isinstance(item, str) for item in items):
-            raise InputError(f"input {spec.name!r} takes text, found {_first(item for item in items if not isinstance(item, str))}; give str, a list of them or a numpy array of them")
+            found = _first(item for item in items if not isinstance(item, str))
+            raise InputError(f"input {spec.name!r} takes text, found {found}; give str, a list of them or a numpy array of them")
         "".join(items).encode()
     except UnicodeError as error:
         raise InputError(f"input {spec.name!r} must hold text that UTF-8 can hold: {error}") from error

@@ -59,10 +59,16 @@ def siphash64(data: bytes, key: tuple[int, int]) -> int:
 
 
 def hash_text(text: str, salt: Salt | None) -> int:
+    """The hash that a Keras layer takes modulo its bins: SipHash if it has a salt, else FarmHash."""
     return fingerprint64(text.encode()) if salt is None else siphash64(text.encode(), salt)
 
 
 def read_salt(values: Sequence[int] | None) -> Salt | None:
+    """The salt that a list of two numbers holds.
+
+    Raises:
+        ValueError: It holds something else.
+    """
     if values is None:
         return None
     first, second = map(int, values)

@@ -119,7 +119,9 @@ class Lookup:
 
     def _unknown(self, token: str | int) -> int:
         if self.oov_indices == 0:
-            raise InputError(f"every value must be one of the {len(self.vocabulary.tokens)} known ones, found {token!r}; clean the data first")
+            raise InputError(
+                f"every value must be one of the {len(self.vocabulary.tokens)} known ones, found {token!r}; clean the data first"
+            )
         if self.oov_indices == 1:
             return self._first_oov
         if isinstance(token, int) and self.oov_method == "floormod":

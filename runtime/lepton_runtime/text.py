@@ -32,13 +32,13 @@ def standardize_text(text: str, how: Standardize | None) -> str:
 
 
 def split_text(text: str, how: Split | None) -> list[str]:
-    """Words, single characters (code points), or the whole text.
+    r"""Words, single characters (code points), or the whole text.
 
     Source: tf.strings.split without a separator, which knows ASCII's six kinds of white space only; and
     tf.strings.unicode_split.
 
-    >>> split_text(" to be\\u00a0or ", "whitespace")
-    ['to', 'be\\xa0or']
+    >>> split_text(" to be\u00a0or ", "whitespace")
+    ['to', 'be\xa0or']
     """
     if how == "whitespace":
         return [word for word in _WHITESPACE.split(text) if word]

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from lepton_converters.text_layers import cut_text_layers
-from lepton_runtime import InputError, ParityError, UnsupportedError
+from lepton_runtime import InputError, ParityError
 from lepton_runtime.encoders import encode
 from lepton_runtime.hashing import fingerprint64, siphash64
 
 WORDS = ["the", "cat", "sat", "it's", "naïve", "ÉTÉ", "été", "straße", "日本", "語", "🙂", "a\u0301", "x", "Q.E.D.", "İstanbul", "42", "-7"]
 SPACES = [" ", "  ", "\t", "\n", "\r\n", "\v", "\f", "\x1c", "\x1f", "\x85", "\u00a0", "\u2003", "\u2028", "\u3000", "\ufeff", "\x00"]
-SIGNS = list("!\"#$%&()*+,-./:;<=>?@[\\]^_`{|}~'") + ["–", "…", "¿", "٪", "、"]
+SIGNS = [*"!\"#$%&()*+,-./:;<=>?@[\\]^_`{|}~'", "–", "…", "¿", "٪", "、"]
 
 
 def texts(count: int, seed: int = 0) -> np.ndarray:
@@ -20,7 +20,9 @@ def texts(count: int, seed: int = 0) -> np.ndarray:
     generator = random.Random(seed)
 
     def text() -> str:
-        pieces = generator.choices([*WORDS, *SPACES, *SIGNS], [3] * len(WORDS) + [2] * len(SPACES) + [1] * len(SIGNS), k=generator.randrange(14))
+        pieces = generator.choices(
+            [*WORDS, *SPACES, *SIGNS], [3] * len(WORDS) + [2] * len(SPACES) + [1] * len(SIGNS), k=generator.randrange(14)
+        )
         return "".join(piece.upper() if generator.random() < 0.2 else piece for piece in pieces)
 
     # numpy's own strings end at the last character that is not NUL, so Keras gets them without it, too.
@@ -110,8 +112,16 @@ def test_weighted_counts_are_those_of_keras(keras) -> None:
 @pytest.mark.parametrize("dtype", ["int64", "int32", "float32"])
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"mask_token": 0}, {"num_oov_indices": 3}, {"num_oov_indices": 3, "oov_method": "farmhash"}, {"num_oov_indices": 5, "oov_method": "farmhash", "salt": 9}, {"output_mode": "one_hot", "mask_token": 0}, {"output_mode": "count", "num_oov_indices": 2}],
-)  # fmt: skip
+    [
+        {},
+        {"mask_token": 0},
+        {"num_oov_indices": 3},
+        {"num_oov_indices": 3, "oov_method": "farmhash"},
+        {"num_oov_indices": 5, "oov_method": "farmhash", "salt": 9},
+        {"output_mode": "one_hot", "mask_token": 0},
+        {"output_mode": "count", "num_oov_indices": 2},
+    ],
+)
 def test_numbers_become_the_ids_of_keras(keras, settings, dtype) -> None:
     layer = keras.layers.IntegerLookup(vocabulary=[3, -7, 12, 2_000_000_000], **settings)
     values = np.random.default_rng(0).choice([0, 3, -7, 12, 2_000_000_000, -1, 5, -123456], (80, 2)).astype(dtype)
