@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_converters.artifact import Artifact
-from lepton_converters.bundle_writer import GOLDEN_FILE, check_output, file_record, pack_arrays, write_bundle
+from lepton_converters.bundle_writer import GOLDEN_FILE, check_output, file_record, pack_arrays, pack_encoders, write_bundle
 from lepton_converters.calibration import Calibration
 from lepton_converters.dataset import Sample
 from lepton_converters.export_data import ExportData, plan_preprocessing
@@ -113,7 +113,8 @@ def export(
         signature: Which of a SavedModel's signatures; by default the only one, or ``serving_default``.
         custom_objects: The model's own layers and functions: objects by name, or texts ``module:name``.
         calib: Sample inputs, raw, before the preprocessing (0 to 255 for photos); a path or ``module:function``, see
-            :func:`lepton_converters.dataset.open_dataset`.
+            :func:`lepton_converters.dataset.open_dataset`, and for texts and tables
+            :func:`lepton_converters.raw_dataset.open_raw_dataset`.
         calib_samples: How many of them to calibrate on, at most.
         seed: Of everything that is chosen at random, from 0.
         evaluate: Labelled samples to measure the task's accuracy on, raw as well.
@@ -171,6 +172,7 @@ def export(
     names = {record.file for record in kept}
     dropped = {artifact.file for artifact in artifacts} - names
     arrays = pack_arrays({name: array for name, array in golden.items() if name.rpartition("/")[0] not in dropped})
+    encoders, vocabularies = pack_encoders(source.encoders)
     manifest = Manifest(
         source={"file": source.file, "sha256": source.sha256},
         inputs=source.inputs,
@@ -191,10 +193,11 @@ def export(
         versions=installed_versions(_TOOLCHAIN),
         removed_layers=source.removed_layers,
         notes=source.notes,
+        encoders=encoders,
     )
     files = {artifact.file: artifact.model for artifact in artifacts if artifact.file in names}
     on_step(Step("write", str(path)))
-    write_bundle(path, manifest, {**files, GOLDEN_FILE: arrays}, force=force)
+    write_bundle(path, manifest, {**files, GOLDEN_FILE: arrays, **vocabularies}, force=force)
     size_bytes = sum(record.size_bytes for record in manifest.files)
     on_step(Step("write", str(path), f"{len(manifest.files) + 2} files, {size_bytes / 1000:,.0f} kB", 1))
     if any(record.passed for record in records):

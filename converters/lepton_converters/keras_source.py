@@ -13,6 +13,8 @@ from lepton_converters.keras_model import as_float32, float_types, functional, i
 from lepton_converters.model_file import check_file
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_converters.saved_model import digest_folder, open_signature
+from lepton_converters.text_layers import TextModel, check_no_feature_space, cut_text_layers
+from lepton_runtime.encoders import Encoder
 from lepton_runtime.errors import InputError, UnsupportedError
 from lepton_runtime.tensors import Array, TensorSpec
 
@@ -41,6 +43,7 @@ class KerasSource:
         removed_layers: Names of layers that work in training only and are not converted.
         notes: What else is not as it was in the file, in words.
         states: Names of the inputs that hold the states of recurrent layers.
+        text: What runs before the graph, of a model that takes text or looks values up; ``model`` is what is behind that.
     """
 
     model: "keras.Model | None"
@@ -55,6 +58,7 @@ class KerasSource:
     states: tuple[str, ...]
     _infer: Callable[[list[Any]], list[Any]]
     _fixed_batch: int | None = None  # the only number of samples that a call takes
+    text: TextModel | None = None
 
     @classmethod
     def open(
@@ -97,6 +101,16 @@ class KerasSource:
         return _sized(replace(_from_model(loaded, batch=batch), file=path.name, sha256=_digest(path)), size)
 
     @property
+    def encoders(self) -> tuple[Encoder, ...]:
+        """What runs before the graph, in this order."""
+        return self.text.encoders if self.text else ()
+
+    @property
+    def raw(self) -> tuple[TensorSpec, ...]:
+        """What the model takes before its encoders: its inputs, if it has none."""
+        return self.text.raw if self.text else self.inputs
+
+    @property
     def takes_raw_pixels(self) -> bool:
         """Whether the model rescales or normalizes its input itself; of a SavedModel nobody knows."""
         return self.model is not None and any(type(layer).__name__ in ("Rescaling", "Normalization") for layer in layers_of(self.model))
@@ -126,14 +140,34 @@ class KerasSource:
         """
         import tensorflow as tf
 
-        samples = len(next(iter(inputs.values())))
+        def call(part: Mapping[str, Array]) -> list[Any]:
+            return self.call([tf.convert_to_tensor(part[spec.name], spec.dtype) for spec in self.inputs])
+
+        return self._answers(call, inputs)
+
+    def predict_raw(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """The whole Keras model's answers, from before its encoders; each encoder is checked against the layer it stands for.
+
+        Args:
+            values: One array a raw input, ``(samples, …)``; of a model without encoders, its inputs.
+
+        Raises:
+            InputError: The model fails on these values.
+            ParityError: An encoder gives something else than its layer.
+        """
+        return self._answers(self.text.call, values) if self.text else self.predict(values)
+
+    def _answers(self, call: Callable[[Mapping[str, Array]], list[Any]], values: Mapping[str, Array]) -> dict[str, Array]:
+        """One array an output, from as many calls as a fixed number of samples a call asks for."""
+        import tensorflow as tf
+
+        samples = len(next(iter(values.values())))
         length = self._fixed_batch or samples
         parts = []
         try:
             for start in range(0, samples, length):
-                part = [_filled(inputs[spec.name][start : start + length], length) for spec in self.inputs]
-                outputs = self.call([tf.convert_to_tensor(array, spec.dtype) for array, spec in zip(part, self.inputs, strict=True)])
-                parts.append([np.asarray(output)[: samples - start] for output in outputs])
+                part = {name: _filled(array[start : start + length], length) for name, array in values.items()}
+                parts.append([np.asarray(output)[: samples - start] for output in call(part)])
         except (tf.errors.InvalidArgumentError, ValueError) as error:
             raise InputError(f"the Keras model must be able to run on the samples: {reason_of(error)}") from error
         return {spec.name: np.concatenate(arrays) for spec, *arrays in zip(self.outputs, *parts, strict=True)}
@@ -238,12 +272,15 @@ def _from_saved_model(folder: Path, name: str | None, *, batch: int | None) -> K
 
 
 def _from_model(model: "keras.Model", *, batch: int | None) -> KerasSource:
+    check_no_feature_space(model)
     model, notes = functional(model), []
     _check_weights([(weight.path, np.asarray(weight)) for weight in model.weights])
     types = float_types(model)
     if types:
         model = as_float32(model)
         notes.append(f"converted to float32 from {', '.join(types)}, and verified against the float32 model")
+    text = cut_text_layers(model, raw=named(model, "input"), batch=batch)
+    model = text.model if text else model
     states = [(name, tuple(variable.shape), str(variable.dtype)) for name, variable in states_of(model)]
     fixed = None
     if states:
@@ -267,6 +304,7 @@ def _from_model(model: "keras.Model", *, batch: int | None) -> KerasSource:
         states=tuple(name for name, _, _ in states),
         _infer=inference(model),
         _fixed_batch=fixed,
+        text=text,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lepton_converters.artifact import Artifact
-from lepton_converters.calibration import grouped, stack
+from lepton_converters.calibration import grouped, stack, stack_raw
 from lepton_converters.dataset import Sample
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.quiet import quiet_tensorflow
@@ -150,6 +150,7 @@ def verify(
 
     Raises:
         InputError: There are no samples, or labels do not fit the outputs.
+        ParityError: An encoder gives something else than the Keras layer it stands for.
         BundleError: An engine cannot load what was made for it.
     """
     runners = [_Runner(artifact) for artifact in artifacts]
@@ -160,7 +161,7 @@ def verify(
     golden: dict[str, Array] = {}
     right = labeled = count = 0
     for group in grouped(samples, -(-_GROUP // batch) * batch):
-        reference = source.predict(stack(group, len(group)))
+        reference = source.predict_raw(stack_raw(group, len(group)))
         if not all(np.isfinite(output).all() for output in reference.values()):
             raise InputError(
                 "the Keras model's own outputs must be finite, found NaN or infinity; check its weights and --scale, --mean, --std"
@@ -230,10 +231,12 @@ def _best(outputs: Mapping[str, Array], classes: TensorSpec | None) -> Array:
 
 def _golden(source: KerasSource, runners: Sequence[_Runner], samples: Sequence[Sample], batch: int) -> dict[str, Array]:
     """A few inputs, the Keras model's outputs, and each artifact's as its file gives them."""
-    inputs = stack(samples, -(-len(samples) // batch) * batch)
+    rows = -(-len(samples) // batch) * batch
+    inputs, raw = stack(samples, rows), stack_raw(samples, rows)
     arrays = {f"input/{name}": values for name, values in inputs.items()}
-    repeated = [Sample({name: values[row] for name, values in inputs.items()}, None) for row in range(len(next(iter(inputs.values()))))]
-    arrays |= {f"output/{name}": values for name, values in source.predict(inputs).items()}
+    arrays |= {f"raw/{name}": values for name, values in raw.items() if source.encoders}
+    repeated = [Sample({name: values[row] for name, values in inputs.items()}, None) for row in range(rows)]
+    arrays |= {f"output/{name}": values for name, values in source.predict_raw(raw).items()}
     for runner in runners:
         arrays |= {f"{runner.artifact.file}/{name}": values for name, values in runner.raw(repeated, batch).items()}
     return arrays
