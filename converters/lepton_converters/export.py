@@ -1,16 +1,16 @@
 """The pipeline: from a trained Keras model to a verified bundle."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_converters.artifact import Artifact
 from lepton_converters.bundle_writer import GOLDEN_FILE, check_output, file_record, pack_arrays, write_bundle
 from lepton_converters.calibration import Calibration
+from lepton_converters.check import CheckReport, check_built, check_model
 from lepton_converters.export_data import ExportData, plan_preprocessing
 from lepton_converters.keras_source import KerasSource, import_keras
-from lepton_converters.model_file import check_file
 from lepton_converters.quiet import quiet_tensorflow
 from lepton_converters.recipe import IntegerIo, Recipe, plan_recipe
 from lepton_runtime.engines import ENGINE_OF_FORMAT, open_engine
@@ -138,8 +138,7 @@ def export(
     budget = Budget.parse(max_drop or "1pp") if evaluate else None
     if (batch is not None and batch < 1) or calib_samples < 1 or seed < 0:
         raise InputError(f"batch and calibration samples must be at least 1 and the seed 0, found {batch}, {calib_samples} and {seed}")
-    if isinstance(model, str | Path):
-        check_file(Path(model), trust_code=trust_code)
+    recipe, left_out = _without_barred(recipe, _check(model, trust_code=trust_code))
     check_output(path, force=force)
     on_step(Step("read", "TensorFlow"))
     import_keras()
@@ -150,11 +149,11 @@ def export(
     data = ExportData.open(source, steps, calib=calib, calib_samples=calib_samples, evaluate=evaluate, seed=seed, labels=labels)
     if data.calibration and recipe.needs_calibration:
         _check_calibration(source, data.calibration)
-    artifacts, left_out = _convert(source, recipe, data.calibration, on_step)
+    artifacts, not_converted = _convert(source, recipe, data.calibration, on_step)
     records, golden, evaluation = _verify(source, artifacts, data, budget, on_step)
     kept = [record for record in records if record.passed or keep_failed]
     failed = {record.precision for record in records if not record.passed}
-    left_out += [LeftOut(record.format, record.precision, record.verdict) for record in records if record not in kept]
+    left_out += [*not_converted, *(LeftOut(record.format, record.precision, record.verdict) for record in records if record not in kept)]
     if not kept:
         raise ParityError(
             "at least one artifact must keep to the budget, none did: "
@@ -192,6 +191,30 @@ def export(
     if any(record.passed for record in records):
         failed &= recipe.named
     return ExportResult(path, manifest, tuple(records), tuple(left_out), tuple(sorted(failed)))
+
+
+def _check(model: "str | Path | keras.Model", *, trust_code: bool) -> CheckReport | None:
+    """What can be made of the model, before TensorFlow starts; ``None`` for one in memory that has no configuration."""
+    if isinstance(model, str | Path):
+        return check_model(model, trust_code=trust_code, is_verified=True)
+    return check_built(model)
+
+
+def _without_barred(recipe: Recipe, report: CheckReport | None) -> tuple[Recipe, list[LeftOut]]:
+    """The recipe without what cannot be made, unless it was asked for by name."""
+    if report and report.fault:
+        raise UnsupportedError(report.fault)
+    left_out = []
+    for format_, precision in recipe.targets:
+        refusal = report and report.refusal(format_, precision)
+        if refusal and precision in recipe.named:
+            raise UnsupportedError(f"{format_} {precision} cannot be made: {refusal}")
+        if refusal:
+            left_out.append(LeftOut(format_, precision, f"not converted: {refusal}"))
+    if len(left_out) == len(recipe.targets):
+        raise UnsupportedError("; ".join(dict.fromkeys(f"{entry.format}: {entry.reason}" for entry in left_out)))
+    barred = {(entry.format, entry.precision) for entry in left_out}
+    return replace(recipe, targets=tuple(target for target in recipe.targets if target not in barred)), left_out
 
 
 def _location(name: str, samples: str | Path | None) -> str | None:

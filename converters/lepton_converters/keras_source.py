@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_converters.keras_names import is_training_only
 from lepton_converters.model_file import check_file
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_runtime.errors import InputError, MissingExtraError, UnsupportedError
@@ -18,10 +19,6 @@ from lepton_runtime.tensors import Array, TensorSpec
 if TYPE_CHECKING:
     import keras
 
-_TRAINING_ONLY = (
-    *("Dropout", "SpatialDropout", "GaussianDropout", "AlphaDropout", "GaussianNoise", "ActivityRegularization"),
-    *("Random", "RandAugment", "AugMix", "CutMix", "MixUp"),
-)
 # What Keras' loaders were seen to raise for files that do not hold what they should.
 _LOAD_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, OSError, EOFError, RuntimeError, ImportError)
 
@@ -94,7 +91,7 @@ class KerasSource:
         _check_graph(model)
         inputs = _specs(_named(model, "input"), batch=batch, kind="input")
         outputs = _specs(_named(model, "output"), batch=batch, kind="output")
-        removed = tuple(layer.name for layer in _layers(model) if type(layer).__name__.startswith(_TRAINING_ONLY))
+        removed = tuple(layer.name for layer in _layers(model) if is_training_only(type(layer).__name__))
         return cls(model, file, sha256, inputs, outputs, removed)
 
     @property

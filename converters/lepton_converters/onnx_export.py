@@ -13,14 +13,13 @@ from lepton_converters.onnx_optimize import canonicalize, optimize, replace_erfc
 from lepton_converters.onnx_quantize import quantize_dynamic, quantize_static, store_weights_fp16
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_converters.recipe import IntegerIo
+from lepton_converters.target_runtime import ONNXRUNTIME_OF_OPSET
 from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.formats import Format, Precision
 from lepton_runtime.tensors import TensorSpec
 
 # 13 is the first whose QuantizeLinear takes a scale a channel; the later ones bring operators that some layers need.
 _OPSETS = (13, 14, 15, 16, 17, 18)
-# The first onnxruntime release that runs an opset. Source: onnxruntime's table "ONNX Runtime compatibility".
-_ONNXRUNTIME_OF_OPSET = {13: "1.7", 14: "1.8", 15: "1.10", 16: "1.11", 17: "1.12", 18: "1.14"}
 
 
 def export_onnx(source: KerasSource, graph: Any) -> onnx.ModelProto:
@@ -94,7 +93,7 @@ def make_onnx(
         quantized, inputs, outputs = quantize_static(base, calibration, inputs=inputs, outputs=outputs, io=io)
         model = canonicalize(quantized)
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
-    requires = {"onnxruntime": _ONNXRUNTIME_OF_OPSET[opset], "opset": opset, "ir_version": model.ir_version}
+    requires = {"onnxruntime": ONNXRUNTIME_OF_OPSET[opset], "opset": opset, "ir_version": model.ir_version}
     return Artifact(Format.ONNX, precision, model.SerializeToString(deterministic=True), inputs, outputs, requires)
 
 

@@ -75,7 +75,7 @@ def test_weights_without_a_model(lepton_edge, small_model: Path) -> None:
 
 def test_a_folder_instead_of_a_file(lepton_edge) -> None:
     Path("saved_model").mkdir()
-    lepton_edge("export", "saved_model").refused(6, because=r"a model is a \.keras or \.h5 file, found the folder")
+    lepton_edge("export", "saved_model").refused(1, because=r"a SavedModel folder with saved_model\.pb, found the folder")
 
 
 def test_a_bundle_instead_of_a_model(lepton_edge, digits_bundle: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_lambda_layer_needs_trust(lepton_edge) -> None:
         [keras.Input((4,)), keras.layers.Lambda(lambda x: x * 2, output_shape=(4,), name="twice"), keras.layers.Dense(2)]
     )
     model.save("lambda.keras")
-    lepton_edge("export", "lambda.keras").refused(6, because=r"code in the Lambda layer 'twice'.* add --trust-code")
+    lepton_edge("export", "lambda.keras").refused(6, because=r"Lambda 'twice' holds code.* add --trust-code")
     assert not Path("lambda.bundle").exists()
     assert lepton_edge("export", "lambda.keras", "--trust-code", "--precision", "fp32").code == 0
 
