@@ -150,8 +150,6 @@ def _artifact(
 ) -> Artifact:
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
     requires = {"onnxruntime": ONNXRUNTIME_OF_OPSET[opset], "opset": opset, "ir_version": model.ir_version}
-    return Artifact(Format.ONNX, precision, model.SerializeToString(deterministic=True), inputs, outputs, requires)
-    requires = {"onnxruntime": ONNXRUNTIME_OF_OPSET[opset], "opset": opset, "ir_version": model.ir_version}
     return Artifact(Format.ONNX, precision, model.SerializeToString(deterministic=True), inputs, outputs, requires, route)
 
 
