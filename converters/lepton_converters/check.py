@@ -10,7 +10,7 @@ from lepton_converters.keras_names import DROPOUT, is_training_only
 from lepton_converters.layer_config import INPUT, LayerConfig, ModelConfig, TensorConfig, read_model_config
 from lepton_converters.layer_support import EVERY, Target, holds_code, is_keras, is_text_layer, misplaced, note_of, own_names, rules_of
 from lepton_converters.model_file import SAVED_MODEL, ModelFile, read_model_file
-from lepton_converters.target_runtime import TargetRuntime, predict_runtime
+from lepton_converters.target_runtime import TargetRuntime, predict_opset, predict_runtime
 from lepton_runtime.errors import InputError
 from lepton_runtime.formats import PRECISIONS, Format, Precision
 
@@ -65,12 +65,14 @@ class RuntimeReport:
 
     Attributes:
         precision: Of the artifact.
-        needs: The oldest release of the runtime that loads it: a prediction.
+        needs: The oldest release of onnxruntime or TensorFlow Lite that loads it: a prediction.
+        opset: The opset of an ONNX file, a prediction too.
         is_read: Whether the runtime that was asked for is at least as new.
     """
 
     precision: Precision
     needs: str
+    opset: int | None
     is_read: bool
 
 
@@ -89,7 +91,8 @@ class CheckReport:
         outputs: What it gives.
         layers: What becomes of each layer; inputs are none.
         refusals: Why some targets cannot be made.
-        runtime: Whether the target runtime loads what can be made; empty without one.
+        target_runtime: What shall load the result, if that was asked.
+        runtime: Whether it will, of each artifact that can be made for it.
     """
 
     file: str
@@ -102,6 +105,7 @@ class CheckReport:
     outputs: tuple[TensorConfig, ...]
     layers: tuple[LayerReport, ...]
     refusals: tuple[Refusal, ...]
+    target_runtime: TargetRuntime | None = None
     runtime: tuple[RuntimeReport, ...] = ()
 
     def refusal(self, format_: Format, precision: Precision) -> Refusal | None:
@@ -126,7 +130,7 @@ def check_model(
     path: str | Path,
     *,
     trust_code: bool = False,
-    custom_objects: Sequence[str] | Mapping[str, Any] = (),
+    custom_objects: Sequence[str] | Mapping[str, Any] | None = (),
     keep_dropout: bool = False,
     target_runtime: str | None = None,
     is_verified: bool = False,
@@ -137,7 +141,7 @@ def check_model(
         path: A ``.keras`` or ``.h5`` file, or a SavedModel folder.
         trust_code: Let Lambda layers and SavedModels pass, which run code that came with the file.
         custom_objects: The user's own layers and functions, by name, or as texts ``module:name``. Nothing is imported: a text that
-            names none of those that the model needs is taken for a mapping that holds the rest.
+            names none of those that the model needs is taken for a mapping that holds the rest. ``None`` takes all for known.
         keep_dropout: Convert dropout, too.
         target_runtime: ``onnxruntime==VERSION``, ``tensorflow-lite==VERSION`` or ``litert==VERSION``, to say whether it loads the result.
         is_verified: Also compare the checksums of a ``.keras`` file, which reads all of it.
@@ -195,17 +199,18 @@ def _check(
 def _known(needed: set[str], custom_objects: Sequence[str] | Mapping[str, Any]) -> set[str]:
     """Which of the classes and functions that a model needs are given."""
     given = {text.rpartition(":")[2].rpartition(">")[2] for text in custom_objects}
-    may_be_mapping = not isinstance(custom_objects, Mapping) and bool(given - needed)
-    return needed if may_be_mapping else needed & given
+    may_be_mapping = not isinstance(custom_objects, Mapping) and bool(given - {name.rpartition(">")[2] for name in needed})
+    # Importing the module of one makes Keras know all that are registered there.
+    return {name for name in needed if may_be_mapping or name.rpartition(">")[2] in given or (given and ">" in name)}
 
 
 def _refusals(layer: LayerConfig, missing: Sequence[str], *, trust_code: bool) -> Iterator[Refusal]:
     if holds_code(layer) and not trust_code:
         fix = "if you trust whoever made the file, add --trust-code"
         yield Refusal(layer.name, layer.kind, EVERY, "holds code, which would run on this machine", fix)
-    for name in missing:
+    for name in (name.rpartition(">")[2] for name in missing):
         must = "must be a class of Keras, it is your own" if name == layer.kind else f"must need nothing but Keras, it needs {name!r}"
-        fix = f"name it with --custom-objects module:{name}"
+        fix = f"name it with --custom-objects module:{name}, where module.py is the file that defines it"
         if layer.module == "" and name == layer.kind:
             fix += "; if it is an operation of keras.ops, save the model as .keras, for .h5 does not keep those"
         yield Refusal(layer.name, layer.kind, EVERY, must, fix)
@@ -253,9 +258,13 @@ def _report(
     )
     if runtime is None:
         return report
-    made = [precision for format_, precision in report.targets if format_ == runtime.format]
-    needs = {precision: predict_runtime(model.layers, runtime.format, precision) for precision in made}
-    return replace(report, runtime=tuple(RuntimeReport(precision, needed, runtime.reads(needed)) for precision, needed in needs.items()))
+    entries = []
+    for format_, precision in report.targets:
+        if format_ == runtime.format:
+            needs = predict_runtime(model.layers, format_, precision)
+            opset = predict_opset(model.layers) if format_ == Format.ONNX else None
+            entries.append(RuntimeReport(precision, needs, opset, runtime.reads(needs)))
+    return replace(report, target_runtime=runtime, runtime=tuple(entries))
 
 
 def targets_text(targets: Collection[Target]) -> str:

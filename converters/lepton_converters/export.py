@@ -1,5 +1,6 @@
 """The pipeline: from a trained Keras model to a verified bundle."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -195,7 +196,8 @@ def export(
 def _check(model: "str | Path | keras.Model", *, trust_code: bool) -> CheckReport | None:
     """What can be made of the model, before TensorFlow starts; ``None`` for one in memory that has no configuration."""
     if isinstance(model, str | Path):
-        return check_model(model, trust_code=trust_code, is_verified=True)
+        custom_objects = None if "keras" in sys.modules else ()  # where Keras runs already, classes may be registered with it
+        return check_model(model, trust_code=trust_code, custom_objects=custom_objects, is_verified=True)
     return check_built(model)
 
 

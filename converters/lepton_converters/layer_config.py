@@ -46,6 +46,7 @@ class LayerConfig:
         feeds: What it takes, of all its calls.
         arguments: What it is called with besides.
         holder: The beginning of its name that comes from the model or wrapper that holds it: ``encoder/``, or empty.
+        package: Under which a class of the user's own is registered, or empty: importing its module makes Keras know it.
     """
 
     name: str
@@ -55,6 +56,7 @@ class LayerConfig:
     feeds: tuple[TensorConfig, ...] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict)
     holder: str = ""
+    package: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,19 @@ def _read_model(config: Any, prefix: str) -> ModelConfig:
         layers, inputs, outputs = _read_graph(settings, entries, prefix)
     else:
         layers, inputs, outputs = _read_chain(entries, prefix)
-    return ModelConfig(LayerConfig(str(settings.get("name", kind)), kind, module, settings), tuple(layers), inputs, outputs)
+    whole = LayerConfig(str(settings.get("name", kind)), kind, module, settings, package=package_of(config))
+    return ModelConfig(whole, tuple(layers), inputs, outputs)
 
 
 def _class(config: Mapping[str, Any]) -> tuple[str, str | None]:
     """The class's name without its package, and its module: empty where old files don't say."""
-    package, _, kind = str(config["class_name"]).rpartition(">")
-    return kind, None if package else config.get("module", "")
+    kind = str(config["class_name"]).rpartition(">")[2]
+    return kind, None if package_of(config) else config.get("module", "")
+
+
+def package_of(config: Mapping[str, Any]) -> str:
+    """Under which package a class or function of the user's own is registered, or an empty text."""
+    return str(config.get("registered_name") or "").rpartition(">")[0] or str(config["class_name"]).rpartition(">")[0]
 
 
 def _read_chain(entries: Sequence[Any], prefix: str) -> tuple[list[LayerConfig], tuple[TensorConfig, ...], tuple[TensorConfig, ...]]:
@@ -166,9 +174,9 @@ def _read_layer(
     if kind in MODELS or _is_graph(settings):
         inner = _read_model(entry, f"{name}/")
         # A class of the user's own may compute something else than its layers say.
-        holder = [] if kind in MODELS else [LayerConfig(name, kind, module, settings, feeds, arguments, prefix)]
+        holder = [] if kind in MODELS else [LayerConfig(name, kind, module, settings, feeds, arguments, prefix, package_of(entry))]
         return [*holder, *inner.layers], inner.outputs[0].shape if inner.outputs else None
-    layer = LayerConfig(name, kind, module, settings, feeds, arguments, prefix)
+    layer = LayerConfig(name, kind, module, settings, feeds, arguments, prefix, package_of(entry))
     held = [
         found for key in INNER for inner_entry in _entries(settings.get(key)) for found in _read_layer(inner_entry, f"{name}/", (), {})[0]
     ]

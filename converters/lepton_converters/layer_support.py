@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lepton_converters.keras_names import ACTIVATIONS, FORMER_LAYERS, KERAS_LAYERS, TEXT, TEXT_LAYERS
-from lepton_converters.layer_config import INNER, INPUT, MODELS, LayerConfig
+from lepton_converters.layer_config import INNER, INPUT, MODELS, LayerConfig, package_of
 from lepton_converters.layer_shape import output_shape
 from lepton_converters.model_file import is_code, serialized_objects
 from lepton_runtime.formats import PRECISIONS, Format, Precision
@@ -61,6 +61,11 @@ def _has_function(layer: LayerConfig) -> bool:
 def _counts_other_shapes(layer: LayerConfig) -> bool:
     is_counted = layer.settings.get("output_mode") in ("multi_hot", "count", "tf_idf")
     return is_counted and any(feed.shape is not None and len(feed.shape) != 2 for feed in layer.feeds)
+
+
+def _pools_to_one(layer: LayerConfig) -> bool:
+    size = layer.settings.get("output_size")
+    return size == 1 or (isinstance(size, list) and 1 in size)
 
 
 _LOOKUPS = frozenset({"StringLookup", "IntegerLookup"})
@@ -128,6 +133,21 @@ RULES = (
         "give its keras.Input the shape (1,), or (n,) for n values a sample",
         _counts_other_shapes,
     ),
+    # What a format has no operator for.
+    Rule(
+        frozenset({"Cosh", "Sinh", "Tan", "Arctan", "Arcsinh", "Arccos", "Arcsin", "Arctanh", "Erf", "Cumprod", "Diagonal"}),
+        "has no built-in TFLite operator",
+        "compute it from others (cosh from exp, for example), or make ONNX only: --format onnx",
+        targets=TFLITE,
+    ),
+    Rule(frozenset({"Erfinv", "Inv"}), "has no operator in ONNX or TFLite", "compute it outside of the network"),
+    # What Keras 3.15 computes wrongly, or cannot.
+    Rule(
+        frozenset(f"Adaptive{name}Pooling{rank}D" for name in ("Average", "Max") for rank in (1, 2, 3)),
+        "must have output sizes over 1, for 1 Keras 3.15 asks for windows larger than the input",
+        "use GlobalAveragePooling or GlobalMaxPooling with keepdims=True",
+        _pools_to_one,
+    ),
     # What Keras 3 has no more, or runs in another framework.
     Rule(
         frozenset({"TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer", "ClassMethod", "InstanceMethod", "InstanceProperty"}),
@@ -170,18 +190,21 @@ def _is_keras_module(module: str | None) -> bool:
 
 
 def own_names(layer: LayerConfig) -> list[str]:
-    """Classes and functions that are not Keras' own and that the layer needs: its own class, activations, regularizers."""
-    names = [] if is_keras(layer) else [layer.kind]
+    """Classes and functions that are not Keras' own and that the layer needs: its own class, activations, regularizers.
+
+    One that is registered has its package in front: ``mine>Scale``.
+    """
+    names = [] if is_keras(layer) else [f"{layer.package}>{layer.kind}".lstrip(">")]
     for value in serialized_objects(_own_settings(layer)):
         if "module" not in value or _is_keras_module(value["module"]) or is_code(value):
             continue
         function = value.get("config")
-        is_function = value["class_name"] == "function" and isinstance(function, str)
-        names.append(str(function if is_function else value["class_name"]).rpartition(">")[2])
-    for name in ("activation", "recurrent_activation"):
-        activation = layer.settings.get(name)
+        name = function if value["class_name"] == "function" and isinstance(function, str) else value["class_name"]
+        names.append(f"{package_of(value)}>{str(name).rpartition('>')[2]}".lstrip(">"))
+    for key in ("activation", "recurrent_activation"):
+        activation = layer.settings.get(key)
         if isinstance(activation, str) and activation not in ACTIVATIONS:
-            names.append(activation.rpartition(">")[2])
+            names.append(activation)
     return list(dict.fromkeys(names))
 
 

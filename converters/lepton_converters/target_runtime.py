@@ -70,6 +70,9 @@ class TargetRuntime:
             raise InputError(f"--target-runtime takes {names}, such as onnxruntime==1.16, found {text!r}{guess}")
         return cls(name, version)
 
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
     @property
     def format(self) -> Format:
         """What it reads."""

@@ -52,14 +52,14 @@ def check(
             {**asdict(report), "targets": [{"format": format_, "precision": precision} for format_, precision in report.targets]}, json_path
         )
     if json_path != "-":
-        _print(report, target_runtime)
+        _print(report)
     if report.fault:
         raise UnsupportedError(report.fault)
     options = [*(f"--custom-objects {name}" for name in custom_objects), *["--keep-dropout"] * keep_dropout, *["--trust-code"] * trust_code]
     click.echo(f"Next: lepton-edge export {' '.join([shlex.quote(str(model)), *options])}", err=True)
 
 
-def _print(report: "CheckReport", target_runtime: str | None) -> None:
+def _print(report: "CheckReport") -> None:
     facts = [
         f"{report.kind} of Keras {report.keras_version}" if report.keras_version else report.kind,
         f"{report.size_bytes / 1e6:,.1f} MB",
@@ -71,8 +71,8 @@ def _print(report: "CheckReport", target_runtime: str | None) -> None:
     lines = [("model", ", ".join(facts))]
     lines += [(title, "; ".join(map(str, found))) for title, found in (("inputs", report.inputs), ("outputs", report.outputs)) if found]
     lines += [*_layer_lines(report.layers), *_refusal_lines(report.refusals), *_target_lines(report)]
-    if target_runtime and report.targets:
-        lines.append((target_runtime, _runtime_text(report, target_runtime)))
+    if report.target_runtime and report.targets:
+        lines.append((f"{report.target_runtime}", _runtime_text(report)))
     before = ""
     for title, text in lines:
         _print_line("" if title == before else title, text)
@@ -120,18 +120,20 @@ def _target_lines(report: "CheckReport") -> Iterator[tuple[str, str]]:
         yield f"{format_}", "; ".join([", ".join(plain)] * bool(plain) + with_data) or "nothing"
 
 
-def _runtime_text(report: "CheckReport", target_runtime: str) -> str:
-    """Which artifacts the runtime will load; all of it a prediction."""
-    if not report.runtime:
-        return "nothing can be made for it"
-    name = target_runtime.partition("==")[0].replace("litert", "tensorflow-lite")
+def _runtime_text(report: "CheckReport") -> str:
+    """Which artifacts the target runtime will load; all of it a prediction."""
+    groups: dict[tuple[bool, str, int | None], list[str]] = {}
+    for entry in report.runtime:
+        groups.setdefault((entry.is_read, entry.needs, entry.opset), []).append(entry.precision)
     words = []
-    for is_read, verb in ((True, "will load"), (False, "will not load")):
-        entries = [entry for entry in report.runtime if entry.is_read == is_read]
-        needs = ", ".join(dict.fromkeys(entry.needs for entry in entries))
-        if entries:
-            words.append(f"{verb} {', '.join(entry.precision for entry in entries)} (needs {name} {needs} or later)")
-    return f"{'; '.join(words)}; predicted from the layers, export says for sure"
+    for (is_read, needs, opset), precisions in sorted(groups.items(), key=lambda group: not group[0][0]):
+        oldest = f"opset {opset}: needs onnxruntime {needs}" if opset else f"needs TensorFlow Lite {needs}"
+        words.append(f"{'will' if is_read else 'will not'} load {', '.join(precisions)} ({oldest} or later)")
+    return f"{'; '.join(words)}; predicted from the layers, the exported bundle says for sure" if words else "nothing can be made for it"
+
+
+def _size_text(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:,.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:,.1f} kB"
 
 
 def _counted(kind: str, names: Sequence[str]) -> str:
