@@ -123,7 +123,7 @@ class CheckReport:
         if self.targets:
             return ""
         reasons = dict.fromkeys(str(self.refusal(*target)) for target in EVERY)
-        return f"{self.file or 'the model'!r} cannot be converted: {'; '.join(reasons)}"
+        return f"{repr(self.file) if self.file else 'the model'} cannot be converted: {'; '.join(reasons)}"
 
 
 def check_model(

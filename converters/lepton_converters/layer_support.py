@@ -140,7 +140,7 @@ RULES = (
         "compute it from others (cosh from exp, for example), or make ONNX only: --format onnx",
         targets=TFLITE,
     ),
-    Rule(frozenset({"Erfinv", "Inv"}), "has no operator in ONNX or TFLite", "compute it outside of the network"),
+    Rule(frozenset({"Erfinv"}), "has no operator in ONNX or TFLite", "compute it outside of the network"),
     # What Keras 3.15 computes wrongly, or cannot.
     Rule(
         frozenset(f"Adaptive{name}Pooling{rank}D" for name in ("Average", "Max") for rank in (1, 2, 3)),
