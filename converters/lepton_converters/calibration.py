@@ -122,6 +122,12 @@ def stack(samples: Sequence[Sample], batch: int) -> dict[str, Array]:
     return {name: np.stack([sample.inputs[name] for sample in padded]) for name in samples[0].inputs}
 
 
+def stack_raw(samples: Sequence[Sample], batch: int) -> dict[str, Array]:
+    """One array a raw input, ``(batch, …)``; missing samples repeat the last one. Inputs, where nothing is encoded."""
+    raw = [Sample(sample.inputs if sample.raw is None else sample.raw, None) for sample in samples]
+    return stack(raw, batch)
+
+
 def _shapes(sample: Sample) -> list[tuple[int, ...]]:
     return [value.shape for value in sample.inputs.values()]
 

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lepton_converters.keras_kernels import plain_convolutions
 from lepton_converters.keras_loading import import_keras
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_runtime.errors import UnsupportedError
@@ -177,13 +178,33 @@ def unique_names(names: Sequence[str], *, taken: Sequence[str] = ()) -> list[str
     return found
 
 
+def states_of(model: "keras.Model") -> list[tuple[str, Any]]:
+    """Name and variable of each state that a recurrent layer keeps from call to call."""
+    keras = import_keras()
+    return [
+        (f"{layer.name}_state_{position}", variable)
+        for layer in layers_of(model)
+        if isinstance(layer, keras.layers.RNN) and layer.stateful
+        for position, variable in enumerate(keras.tree.flatten(layer.states))
+    ]
+
+
 def inference(model: "keras.Model") -> Callable[[list[Any]], list[Any]]:
-    """A function from the model's flat inputs to its flat outputs, in inference mode."""
+    """A function from the model's flat inputs to its flat outputs, in inference mode, that changes nothing.
+
+    Of a stateful model, the states stand behind the inputs, and what they become behind the outputs.
+    """
     keras = import_keras()
     structure = model.input
+    states = [variable for _, variable in states_of(model)]
 
     def infer(tensors: list[Any]) -> list[Any]:
-        structured = keras.tree.pack_sequence_as(structure, tensors)
-        return list(keras.tree.flatten(model(structured, training=False)))
+        count = len(tensors) - len(states)
+        structured = keras.tree.pack_sequence_as(structure, tensors[:count])
+        # What a layer assigns, such as the state of a generator, stays in the scope.
+        scope = keras.StatelessScope(state_mapping=list(zip(states, tensors[count:], strict=True)))
+        with plain_convolutions(), scope:
+            outputs = keras.tree.flatten(model(structured, training=False))
+        return [*outputs, *map(scope.get_current_value, states)]
 
     return infer

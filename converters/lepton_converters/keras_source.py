@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,22 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_converters.keras_loading import CustomObjects, import_keras, read_custom_objects
-from lepton_converters.keras_model import as_float32, float_types, functional, inference, layers_of, named, unique_names
+from lepton_converters.keras_model import as_float32, float_types, functional, inference, layers_of, named, states_of, unique_names
+from lepton_converters.keras_names import is_training_only
 from lepton_converters.keras_reader import load_model
 from lepton_converters.model_file import check_file
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_converters.saved_model import digest_folder, open_signature
-from lepton_converters.traced_layers import channels_last_kernels
+from lepton_converters.text_layers import TextModel, check_no_feature_space, cut_text_layers
+from lepton_runtime.encoders import Encoder
 from lepton_runtime.errors import InputError, UnsupportedError
 from lepton_runtime.tensors import Array, TensorSpec
 
 if TYPE_CHECKING:
     import keras
 
-_TRAINING_ONLY = (
-    *("Dropout", "SpatialDropout", "GaussianDropout", "AlphaDropout", "GaussianNoise", "ActivityRegularization"),
-    *("Random", "RandAugment", "AugMix", "CutMix", "MixUp"),
-)
 _PASSING = ("Identity", "StopGradient", "Reshape", "Squeeze", "ExpandDims")  # operators that leave every value as it is
 
 
@@ -43,6 +40,8 @@ class KerasSource:
         parameters: How many weights it has.
         removed_layers: Names of layers that work in training only and are not converted.
         notes: What else is not as it was in the file, in words.
+        states: Names of the inputs that hold the states of recurrent layers.
+        text: What runs before the graph, of a model that takes text or looks values up; ``model`` is what is behind that.
     """
 
     model: "keras.Model | None"
@@ -54,8 +53,10 @@ class KerasSource:
     parameters: int
     removed_layers: tuple[str, ...]
     notes: tuple[str, ...]
+    states: tuple[str, ...]
     _infer: Callable[[list[Any]], list[Any]]
     _fixed_batch: int | None = None  # the only number of samples that a call takes
+    text: TextModel | None = None
 
     @classmethod
     def open(
@@ -98,6 +99,16 @@ class KerasSource:
         return _sized(replace(_from_model(loaded, batch=batch), file=path.name, sha256=_digest(path)), size)
 
     @property
+    def encoders(self) -> tuple[Encoder, ...]:
+        """What runs before the graph, in this order."""
+        return self.text.encoders if self.text else ()
+
+    @property
+    def raw(self) -> tuple[TensorSpec, ...]:
+        """What the model takes before its encoders: its inputs, if it has none."""
+        return self.text.raw if self.text else self.inputs
+
+    @property
     def takes_raw_pixels(self) -> bool:
         """Whether the model rescales or normalizes its input itself; of a SavedModel nobody knows."""
         return self.model is not None and any(type(layer).__name__ in ("Rescaling", "Normalization") for layer in layers_of(self.model))
@@ -127,17 +138,34 @@ class KerasSource:
         """
         import tensorflow as tf
 
-        samples = len(next(iter(inputs.values())))
+        def call(part: Mapping[str, Array]) -> list[Any]:
+            return self.call([tf.convert_to_tensor(part[spec.name], spec.dtype) for spec in self.inputs])
+
+        return self._answers(call, inputs)
+
+    def predict_raw(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """The whole Keras model's answers, from before its encoders; each encoder is checked against the layer it stands for.
+
+        Args:
+            values: One array a raw input, ``(samples, …)``; of a model without encoders, its inputs.
+
+        Raises:
+            InputError: The model fails on these values.
+            ParityError: An encoder gives something else than its layer.
+        """
+        return self._answers(self.text.call, values) if self.text else self.predict(values)
+
+    def _answers(self, call: Callable[[Mapping[str, Array]], list[Any]], values: Mapping[str, Array]) -> dict[str, Array]:
+        """One array an output, from as many calls as a fixed number of samples a call asks for."""
+        import tensorflow as tf
+
+        samples = len(next(iter(values.values())))
         length = self._fixed_batch or samples
         parts = []
-        is_first = self.model is not None and any(getattr(layer, "data_format", "") == "channels_first" for layer in layers_of(self.model))
         try:
             for start in range(0, samples, length):
-                part = [_filled(inputs[spec.name][start : start + length], length) for spec in self.inputs]
-                tensors = [tf.convert_to_tensor(array, spec.dtype) for array, spec in zip(part, self.inputs, strict=True)]
-                with channels_last_kernels() if is_first else nullcontext():
-                    outputs = self.call(tensors)
-                parts.append([np.asarray(output)[: samples - start] for output in outputs])
+                part = {name: _filled(array[start : start + length], length) for name, array in values.items()}
+                parts.append([np.asarray(output)[: samples - start] for output in call(part)])
         except (tf.errors.InvalidArgumentError, ValueError) as error:
             raise InputError(f"the Keras model must be able to run on the samples: {reason_of(error)}") from error
         return {spec.name: np.concatenate(arrays) for spec, *arrays in zip(self.outputs, *parts, strict=True)}
@@ -235,20 +263,32 @@ def _from_saved_model(folder: Path, name: str | None, *, batch: int | None) -> K
         parameters=sum(values.size for _, values in signature.weights),
         removed_layers=(),
         notes=(f"signature {signature.name}", *([f"takes {fixed} samples a call, as its signature says"] if fixed else [])),
+        states=(),
         _infer=signature.infer,
         _fixed_batch=fixed,
     )
 
 
 def _from_model(model: "keras.Model", *, batch: int | None) -> KerasSource:
+    check_no_feature_space(model)
     model, notes = functional(model), []
     _check_weights([(weight.path, np.asarray(weight)) for weight in model.weights])
     types = float_types(model)
     if types:
         model = as_float32(model)
         notes.append(f"converted to float32 from {', '.join(types)}, and verified against the float32 model")
-    inputs = _described(named(model, "input"))
+    text = cut_text_layers(model, raw=named(model, "input"), batch=batch)
+    model = text.model if text else model
+    states = [(name, tuple(variable.shape), str(variable.dtype)) for name, variable in states_of(model)]
+    fixed = None
+    if states:
+        fixed = batch = _batch_of_states(states[0], batch)
+        notes.append("its recurrent layers keep a state: each NAME_state_N in gives NAME_state_N_next out, zeros at the start")
+    elif any(tensor.shape[0] is not None for tensor in model.inputs):
+        fixed = batch  # its layers may reckon with a number of samples
+    inputs = [*_described(named(model, "input")), *states]
     outputs = _described(named(model, "output", taken=[name for name, _, _ in inputs]))
+    outputs += [(f"{name}_next", shape, dtype) for name, shape, dtype in states]
     return KerasSource(
         model=model,
         name=model.name,
@@ -257,10 +297,29 @@ def _from_model(model: "keras.Model", *, batch: int | None) -> KerasSource:
         inputs=_specs(inputs, batch=batch),
         outputs=_specs(outputs, batch=batch),
         parameters=int(model.count_params()),
-        removed_layers=tuple(layer.name for layer in layers_of(model) if type(layer).__name__.startswith(_TRAINING_ONLY)),
+        removed_layers=tuple(layer.name for layer in layers_of(model) if _is_removed(layer)),
         notes=tuple(notes),
+        states=tuple(name for name, _, _ in states),
         _infer=inference(model),
+        _fixed_batch=fixed,
+        text=text,
     )
+
+
+def _is_removed(layer: Any) -> bool:
+    """Whether it works in training only; attention layers hold a Dropout that drops nothing."""
+    return is_training_only(type(layer).__name__) and getattr(layer, "rate", None) != 0
+
+
+def _batch_of_states(state: tuple[str, tuple[int | None, ...], str], batch: int | None) -> int | None:
+    """The number of samples that a stateful model was built for, which is the only one it takes."""
+    name, shape, _ = state
+    if batch not in (1, shape[0]):
+        raise UnsupportedError(
+            f"a stateful model takes the number of samples it was built for, {shape[0]} ({name!r}), found --batch {batch or 'dynamic'}; "
+            f"give --batch {shape[0]}, or build it again with another batch_size"
+        )
+    return shape[0]
 
 
 def _described(tensors: list[tuple[str, Any]]) -> list[tuple[str, tuple[int | None, ...], str]]:

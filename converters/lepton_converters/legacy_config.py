@@ -1,11 +1,9 @@
 """Configurations of Keras 1 and 2, as Keras 3 reads them."""
 
-import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from lepton_converters.keras_loading import import_keras
-from lepton_converters.legacy_layers import HARD_SIGMOID, LEGACY_LAYERS
+from lepton_converters.keras_names import FORMER_LAYERS, HARD_SIGMOID, KERAS_LAYERS
 from lepton_runtime.errors import UnsupportedError
 
 Config = dict[str, Any]  # Any: JSON
@@ -52,45 +50,6 @@ _ORDERINGS = {"tf": "channels_last", "th": "channels_first"}
 # What only training reads: weights come from the file.
 _TRAINING_ENDS = ("_initializer", "_regularizer", "_constraint", "_init", "_learning_rate_multiplier")
 _TRAINING_NAMES = ("init", "inner_init", "W_regularizer", "U_regularizer", "b_regularizer", "W_constraint", "b_constraint", "seed")
-# What Keras 3 no longer has, and the values at which a layer does the same without it; None stands for any value.
-_FORGOTTEN: dict[str, tuple[Any, ...] | None] = {
-    "groups": (1,),
-    "time_major": (False,),
-    "ragged": (False,),
-    "noise_shape": (None,),
-    "mode": (0, "auto", None),
-    "softmax_robust_masking": (False, None),
-    "renorm": (False,),
-    "virtual_batch_size": (None,),
-    "fused": None,
-    "adjustment": (None,),
-    "consume_less": None,
-    "implementation": None,
-    "rng_type": None,
-    "trainable": None,
-    "dtype": None,
-    "input_dim": None,
-    "input_length": None,
-    "output_padding": (None,),
-    "dropout": (0, 0.0, None),
-    "query_shape": None,
-    "key_shape": None,
-    "value_shape": None,
-    "arguments": ({}, None),
-    "batch_size": None,
-    "_use_explicit": None,
-    "zero_output_for_mask": (False,),
-    "output_mask": (None,),
-    "node_indices": None,
-    "tensor_indices": None,
-    "output_shape": (None,),
-    "output_shape_type": None,
-    "mode_type": None,
-    "output_mask_type": None,
-    "num_constants": (None, 0),
-    "experimental_autocast": None,
-    "vocabulary": (None,),
-}
 _RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "Bidirectional")
 
 
@@ -103,7 +62,7 @@ def modernize(config: Config) -> Config:
         config: With ``class_name`` and ``config``, as Keras 1 or 2 wrote it.
 
     Raises:
-        UnsupportedError: A setting has no meaning in Keras 3; the text names it.
+        UnsupportedError: A Merge layer of Keras 1 does what no layer of Keras 3 does.
     """
     kind = str(_RENAMED_CLASSES.get(config["class_name"], config["class_name"]))
     settings = config["config"]
@@ -124,30 +83,25 @@ def modernize(config: Config) -> Config:
 
 
 def _object(kind: str, settings: Any, *, registered_name: str | None = None) -> Config:
-    keras = import_keras()
-    if kind in LEGACY_LAYERS:
-        return {"module": None, "class_name": kind, "config": settings, "registered_name": kind}
-    for module in ("layers", "models", "dtype_policies"):
-        if hasattr(getattr(keras, module), kind) or (module == "models" and kind == "Functional"):
-            # Functional is in no public module; Keras knows this one.
-            path = "keras.src.models.functional" if kind == "Functional" else f"keras.{module}"
-            return {"module": path, "class_name": kind, "config": settings, "registered_name": None}
-    plain = kind.rpartition(">")[2]  # registered under a package, and perhaps no longer
-    if ">" in kind and keras.saving.get_registered_object(kind) is None:
-        registered_name = plain
-    return {"module": None, "class_name": plain, "config": settings, "registered_name": registered_name or kind}
+    if kind == "Functional":  # which is in no public module
+        module: str | None = "keras.src.models.functional"
+    elif kind in ("Sequential", "DTypePolicy"):
+        module = "keras"
+    else:
+        module = "keras.layers" if kind in KERAS_LAYERS | FORMER_LAYERS else None
+    name = kind if kind in FORMER_LAYERS else None if module else registered_name or kind
+    return {"module": module, "class_name": kind.rpartition(">")[2], "config": settings, "registered_name": name}
 
 
 def _settings(kind: str, settings: Mapping[str, Any], *, was: str) -> Config:
     """The settings of one layer."""
-    keras = import_keras()
-    layer = LEGACY_LAYERS.get(kind) or getattr(keras.layers, kind, None)
+    is_own = kind not in KERAS_LAYERS | FORMER_LAYERS  # whose words nobody knows
     found: Config = {}
     for old, value in settings.items():
-        if layer is not None and (old.endswith(_TRAINING_ENDS) or old in _TRAINING_NAMES):
+        if not is_own and (old.endswith(_TRAINING_ENDS) or old in _TRAINING_NAMES):
             continue
         is_width = old == "output_dim" and kind != "Embedding"  # where it still is the name
-        name = "units" if is_width else _RENAMED_SETTINGS.get(old, old)
+        name = old if is_own and old != "batch_input_shape" else "units" if is_width else _RENAMED_SETTINGS.get(old, old)
         found[name] = _value(name, value)
     if "nb_row" in found:
         found["kernel_size"] = [found.pop("nb_row"), found.pop("nb_col")]
@@ -163,7 +117,7 @@ def _settings(kind: str, settings: Mapping[str, Any], *, was: str) -> Config:
         found = _lambda(found)
     if was.startswith("CuDNN"):
         found |= {"activation": "tanh", "recurrent_activation": "sigmoid"}
-    return found if layer is None else _known(kind, layer, found)
+    return found
 
 
 def _value(name: str, value: Any) -> Any:
@@ -172,7 +126,7 @@ def _value(name: str, value: Any) -> Any:
     if name == "cells":
         return [_value("cell", cell) for cell in value]
     if name in ("activation", "recurrent_activation") and value == "hard_sigmoid":
-        return {"module": "builtins", "class_name": "function", "config": HARD_SIGMOID, "registered_name": HARD_SIGMOID}
+        return {"module": "keras.activations", "class_name": "function", "config": HARD_SIGMOID, "registered_name": HARD_SIGMOID}
     if name == "data_format":
         return _ORDERINGS.get(value, value)
     if name == "axis" and isinstance(value, list) and len(value) == 1:
@@ -189,26 +143,6 @@ def _lambda(settings: Config) -> Config:
         function = {"module": "builtins", "class_name": "function", "config": function, "registered_name": function}
     dropped = ("module", "function_type", "output_shape_type", "output_shape_module")
     return {**{name: value for name, value in settings.items() if name not in dropped}, "function": function}
-
-
-def _known(kind: str, layer: Any, settings: Config) -> Config:
-    """Without what Keras 3 does not know, if the layer does the same without it."""
-    accepted: set[str] = set()
-    for parent in inspect.getmro(layer):
-        if "__init__" in vars(parent):
-            parameters = inspect.signature(vars(parent)["__init__"]).parameters
-            accepted |= set(parameters)
-            if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values()):
-                break
-    for name in sorted(set(settings) - accepted - {"batch_shape"}):  # which the model takes out
-        value = settings.pop(name)
-        allowed = _FORGOTTEN.get(name, ())
-        if allowed is not None and value not in allowed:
-            raise UnsupportedError(
-                f"every setting of a layer must be known to Keras 3, {kind} {settings.get('name')!r} has {name}={value!r}; "
-                "save the model as a SavedModel with the Keras that made it, and export that with --trust-code"
-            )
-    return settings
 
 
 def _name(name: str) -> str:
@@ -340,4 +274,4 @@ def _tensor(reference: Sequence[Any]) -> Any:
     if name == "_CONSTANT_VALUE":
         return tensor
     history = [_name(name), node, tensor]
-    return {"class_name": "__keras_tensor__", "config": {"shape": [None], "dtype": "float32", "keras_history": history}}
+    return {"class_name": "__keras_tensor__", "config": {"shape": None, "dtype": None, "keras_history": history}}

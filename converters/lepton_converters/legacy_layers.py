@@ -6,17 +6,8 @@ from functools import cache
 from typing import Any
 
 from lepton_converters.keras_loading import import_keras
+from lepton_converters.keras_names import HARD_SIGMOID, is_mathematical
 from lepton_runtime.errors import UnsupportedError
-
-HARD_SIGMOID = "hard_sigmoid_of_keras_2"
-# Public TensorFlow functions that compute, and do nothing else: a file must not be able to name one that reads or writes.
-_MODULES = ("math", "nn", "linalg", "image", "signal", "bitwise", "__operators__")
-_FUNCTIONS = (
-    *("argmax", "argmin", "broadcast_to", "cast", "clip_by_value", "concat", "convert_to_tensor", "cumsum", "einsum", "expand_dims"),
-    *("eye", "fill", "gather", "gather_nd", "identity", "matmul", "norm", "one_hot", "ones", "ones_like", "pad", "range", "rank"),
-    *("repeat", "reshape", "reverse", "roll", "shape", "size", "slice", "split", "squeeze", "stack", "stop_gradient"),
-    *("strided_slice", "tensordot", "tile", "transpose", "unstack", "where", "zeros", "zeros_like"),
-)
 
 
 class _Layers(Mapping[str, Any]):
@@ -59,8 +50,7 @@ def _function(name: str) -> Any:  # Any: TensorFlow has no type hints
     """The TensorFlow function of that public name, if it is one that only computes."""
     import tensorflow as tf
 
-    path = name.removeprefix("compat.v1.").split(".")
-    if not path[-1].startswith("_") and ((len(path) == 2 and path[0] in _MODULES) or (len(path) == 1 and path[0] in _FUNCTIONS)):
+    if is_mathematical(name):
         found: Any = tf
         for part in name.split("."):
             found = getattr(found, part, None)

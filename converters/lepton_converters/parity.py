@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lepton_converters.artifact import Artifact
-from lepton_converters.calibration import grouped, stack
+from lepton_converters.calibration import grouped, stack, stack_raw
 from lepton_converters.dataset import Sample
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.quiet import quiet_tensorflow
@@ -150,6 +150,7 @@ def verify(
 
     Raises:
         InputError: There are no samples, or labels do not fit the outputs.
+        ParityError: An encoder gives something else than the Keras layer it stands for.
         BundleError: An engine cannot load what was made for it.
     """
     runners = [_Runner(artifact) for artifact in artifacts]
@@ -160,7 +161,7 @@ def verify(
     golden: dict[str, Array] = {}
     right = labeled = count = 0
     for group in grouped(samples, -(-_GROUP // batch) * batch):
-        reference = source.predict(stack(group, len(group)))
+        reference = source.predict_raw(stack_raw(group, len(group)))
         if not all(np.isfinite(output).all() for output in reference.values()):
             raise InputError(
                 "the Keras model's own outputs must be finite, found NaN or infinity; check its weights and --scale, --mean, --std"
@@ -230,10 +231,12 @@ def _best(outputs: Mapping[str, Array], classes: TensorSpec | None) -> Array:
 
 def _golden(source: KerasSource, runners: Sequence[_Runner], samples: Sequence[Sample], batch: int) -> dict[str, Array]:
     """A few inputs, the Keras model's outputs, and each artifact's as its file gives them."""
-    inputs = stack(samples, -(-len(samples) // batch) * batch)
+    rows = -(-len(samples) // batch) * batch
+    inputs, raw = stack(samples, rows), stack_raw(samples, rows)
     arrays = {f"input/{name}": values for name, values in inputs.items()}
-    repeated = [Sample({name: values[row] for name, values in inputs.items()}, None) for row in range(len(next(iter(inputs.values()))))]
-    arrays |= {f"output/{name}": values for name, values in source.predict(inputs).items()}
+    arrays |= {f"raw/{name}": values for name, values in raw.items() if source.encoders}
+    repeated = [Sample({name: values[row] for name, values in inputs.items()}, None) for row in range(rows)]
+    arrays |= {f"output/{name}": values for name, values in source.predict_raw(raw).items()}
     for runner in runners:
         arrays |= {f"{runner.artifact.file}/{name}": values for name, values in runner.raw(repeated, batch).items()}
     return arrays
@@ -250,8 +253,7 @@ class Probe:
             samples: A few.
         """
         self._batch = source.inputs[0].shape[0] or 1
-        self._groups = list(grouped(iter(samples), len(samples)))  # several, where samples differ in size
-        self._references = [source.predict(stack(group, len(group))) for group in self._groups]
+        self._groups = [(group, source.predict(stack(group, len(group)))) for group in grouped(iter(samples), self._batch)]
 
     def check(self, artifact: Artifact) -> None:
         """Refuse what its own engine cannot load or run, and a float artifact that does not give the model's numbers.
@@ -261,23 +263,19 @@ class Probe:
         """
         try:
             runner = _Runner(artifact)
-            answers = [runner.answers(group, self._batch) for group in self._groups]
+            answers = [runner.answers(group, self._batch) for group, _ in self._groups]
         except (BundleError, InputError) as error:
             raise UnsupportedError(str(error)) from error
-        for outputs, reference in zip(answers, self._references, strict=True):
-            _check_answers(outputs, reference, artifact.precision)
-
-
-def _check_answers(outputs: Mapping[str, Array], reference: Mapping[str, Array], precision: Precision) -> None:
-    tolerance = _FLOAT_TOLERANCE.get(precision)
-    for name, expected in reference.items():
-        if outputs[name].shape != expected.shape:
-            raise UnsupportedError(f"output {name!r} must have the shape {expected.shape} of Keras', found {outputs[name].shape}")
-        if tolerance is None or not np.isfinite(expected).all():
-            continue
-        difference = np.abs(outputs[name].astype(np.float64) - expected).max(initial=0.0)
-        if not difference <= tolerance * max(float(np.abs(expected).max(initial=0.0)), _SMALLEST_RANGE):
-            raise UnsupportedError(f"output {name!r} must give Keras' numbers at {precision}, differs by {difference:.2g}")
+        tolerance = _FLOAT_TOLERANCE.get(artifact.precision)
+        for outputs, (_, reference) in zip(answers, self._groups, strict=True):
+            for name, expected in reference.items():
+                if outputs[name].shape != expected.shape:
+                    raise UnsupportedError(f"output {name!r} must have Keras' shape {expected.shape}, found {outputs[name].shape}")
+                if tolerance is None or not np.isfinite(expected).all():
+                    continue
+                difference = np.abs(outputs[name].astype(np.float64) - expected).max(initial=0.0)
+                if not difference <= tolerance * max(float(np.abs(expected).max(initial=0.0)), _SMALLEST_RANGE):
+                    raise UnsupportedError(f"output {name!r} must give Keras' numbers at {artifact.precision}, differs by {difference:.2g}")
 
 
 @dataclass(frozen=True)

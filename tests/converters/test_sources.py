@@ -660,7 +660,7 @@ def test_weights_of_cudnn_layers_become_those_of_plain_ones(keras, tmp_path: Pat
 def test_what_keras_3_has_no_word_for_is_refused_by_name(tmp_path: Path) -> None:
     layer = {"name": "merge_1", "mode": "cos", "batch_input_shape": [None, 4]}
     keras_1_file(tmp_path / "old.h5", [{"class_name": "Merge", "config": layer}], {})
-    with pytest.raises(UnsupportedError, match="a Merge layer of Keras 1 must have a mode of concat, sum, .* 'merge_1' has 'cos'"):
+    with pytest.raises(UnsupportedError, match=r"a Merge layer of Keras 1 must have a mode of concat, sum, .* 'merge_1' has 'cos'"):
         export(tmp_path / "old.h5", tmp_path / "b")
     layer = {"name": "dense_1", "units": 2, "kernel_fog": 3, "batch_input_shape": [None, 4]}
     keras_1_file(tmp_path / "old.h5", [{"class_name": "Dense", "config": layer}], {})
