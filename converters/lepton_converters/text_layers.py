@@ -174,8 +174,8 @@ class _Cutter:
         if text is not None:
             advice = f"only {', '.join(sorted(TEXT_LAYERS))} can; do the rest before, in the data"
             raise refusal(operation, "must take numbers", f"it takes the text {text.spec.name!r}", advice)
-        args, kwargs = keras.tree.map_structure(self.enter, (args, kwargs))
-        return operation(*args, **kwargs)
+        entered: Any = keras.tree.map_structure(self.enter, [args, kwargs])
+        return operation(*entered[0], **entered[1])
 
     def _run_inner(self, model: Any, args: Any, kwargs: Any) -> Any:
         """The outputs of a model inside the model, as if its layers were the outer one's own."""

@@ -89,7 +89,7 @@ def _resize(original: Callable[..., Any]) -> Callable[..., Any]:
         images: Any, size: Any, method: Any = "bilinear", preserve_aspect_ratio: bool = False, antialias: bool = False, name: Any = None
     ) -> Any:
         shape = images.shape
-        sizes = [*shape[-3:], *size] if isinstance(size, list | tuple) else [None]
+        sizes: Any = [*shape[-3:], *size] if isinstance(size, list | tuple) else [None]
         is_fixed = all(isinstance(axis, int) for axis in sizes) and len(shape) in (3, 4) and not preserve_aspect_ratio
         if not is_fixed or method == "nearest" or (method in _CONVERTED and not antialias):
             options = {"preserve_aspect_ratio": preserve_aspect_ratio, "antialias": antialias, "name": name}
