@@ -17,7 +17,7 @@ from lepton_runtime.encoders import TEXT, read_raw
 from lepton_runtime.errors import InputError
 from lepton_runtime.preprocess import IMAGE_SUFFIXES, Preprocessing
 from lepton_runtime.table import LABEL_COLUMNS
-from lepton_runtime.tensors import Array, TensorSpec, cast_exactly
+from lepton_runtime.tensors import Array, TensorSpec, cast_exactly, fits_shape
 
 _MAX_YIELDED = 1_000_000
 
@@ -130,7 +130,7 @@ def ready_values(values: Mapping[str, Array], inputs: Sequence[TensorSpec], name
         value = np.asarray(values[spec.name])
         if value.shape == () and spec.shape[1:] == (1,):
             value = value.reshape(1)
-        if value.shape != spec.shape[1:]:
+        if not fits_shape(value.shape, spec.shape[1:]):
             raise InputError(f"{name} must hold samples of shape {spec.shape[1:]} for {spec.name!r}, found {value.shape}")
         if value.dtype.kind not in "biuf":
             raise InputError(f"{name} must hold numbers for {spec.name!r}, found {value.dtype}")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +13,7 @@ from lepton_converters.dataset import Sample
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.quiet import quiet_tensorflow
 from lepton_runtime.engines import ENGINE_OF_FORMAT, Engine, open_engine
-from lepton_runtime.errors import InputError
+from lepton_runtime.errors import BundleError, InputError, UnsupportedError
 from lepton_runtime.formats import Precision
 from lepton_runtime.labels import class_output, class_scores
 from lepton_runtime.manifest import Parity
@@ -192,6 +193,7 @@ class _Runner:
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
+        self._is_free = any(None in spec.shape[1:] for spec in artifact.inputs)
         with quiet_tensorflow():  # LiteRT announces its delegate
             self.engine: Engine = open_engine(
                 ENGINE_OF_FORMAT[artifact.format],
@@ -206,7 +208,9 @@ class _Runner:
         rows: list[list[Array]] = []
         for group in grouped(iter(samples), batch):
             inputs = stack(group, batch)
-            outputs = self.engine.run([spec.quantize(inputs[spec.name]) for spec in self.artifact.inputs])
+            arrays = [spec.quantize(inputs[spec.name]) for spec in self.artifact.inputs]
+            with quiet_tensorflow() if self._is_free else nullcontext():  # LiteRT waits for the size, and announces itself now
+                outputs = self.engine.run(arrays)
             rows.append([output[: len(group)] for output in outputs])
         columns = zip(*rows, strict=True)
         return {spec.name: np.concatenate(parts) for spec, parts in zip(self.artifact.outputs, columns, strict=True)}
@@ -236,6 +240,42 @@ def _golden(source: KerasSource, runners: Sequence[_Runner], samples: Sequence[S
     for runner in runners:
         arrays |= {f"{runner.artifact.file}/{name}": values for name, values in runner.raw(repeated, batch).items()}
     return arrays
+
+
+class Probe:
+    """Tells in a moment whether an artifact answers as the Keras model does, before time goes into the full verification."""
+
+    def __init__(self, source: KerasSource, samples: Sequence[Sample]) -> None:
+        """Let the Keras model answer.
+
+        Args:
+            source: The trained model.
+            samples: A few.
+        """
+        self._batch = source.inputs[0].shape[0] or 1
+        self._groups = [(group, source.predict(stack(group, len(group)))) for group in grouped(iter(samples), self._batch)]
+
+    def check(self, artifact: Artifact) -> None:
+        """Refuse what its own engine cannot load or run, and a float artifact that does not give the model's numbers.
+
+        Raises:
+            UnsupportedError: The text says what was found.
+        """
+        try:
+            runner = _Runner(artifact)
+            answers = [runner.answers(group, self._batch) for group, _ in self._groups]
+        except (BundleError, InputError) as error:
+            raise UnsupportedError(str(error)) from error
+        tolerance = _FLOAT_TOLERANCE.get(artifact.precision)
+        for outputs, (_, reference) in zip(answers, self._groups, strict=True):
+            for name, expected in reference.items():
+                if outputs[name].shape != expected.shape:
+                    raise UnsupportedError(f"output {name!r} must have Keras' shape {expected.shape}, found {outputs[name].shape}")
+                if tolerance is None or not np.isfinite(expected).all():
+                    continue
+                difference = np.abs(outputs[name].astype(np.float64) - expected).max(initial=0.0)
+                if not difference <= tolerance * max(float(np.abs(expected).max(initial=0.0)), _SMALLEST_RANGE):
+                    raise UnsupportedError(f"output {name!r} must give Keras' numbers at {artifact.precision}, differs by {difference:.2g}")
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ class ArtifactRecord(FileRecord):
         accuracy: Share of right answers on the evaluation data, 0 to 1; ``None`` without such data.
         verdict: What the verification found, in words.
         passed: Whether it is within the budget; a bundle holds failed artifacts only on request.
+        route: The way from Keras to the file, one of those that :mod:`lepton_converters` tries in turn.
     """
 
     format: Format
@@ -80,6 +81,7 @@ class ArtifactRecord(FileRecord):
     accuracy: float | None
     verdict: str
     passed: bool
+    route: str = "graph"
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ class Manifest:
         versions: Of the packages that made the bundle.
         removed_layers: Names of layers that work in training only, which no artifact holds.
         encoders: From raw values to the inputs, in the order in which they run.
+        notes: What else is not as it was in the source model's file, in words.
     """
 
     source: Mapping[str, str | None]
@@ -149,6 +152,7 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     removed_layers: tuple[str, ...] = ()
     encoders: tuple[EncoderRecord, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[FileRecord, ...]:
@@ -192,6 +196,7 @@ class Manifest:
                 evaluation=_optional(lambda found: Evaluation(**found), values.pop("evaluation")),
                 removed_layers=tuple(values.pop("removed_layers")),
                 encoders=tuple(map(_encoder, values.pop("encoders", ()))),
+                notes=tuple(values.pop("notes", ())),
                 **values,
             )
         except BundleError:
