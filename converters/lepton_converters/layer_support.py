@@ -155,6 +155,11 @@ RULES = (
         "export a SavedModel with Keras 2 and give that, or build the model with keras.ops and load its weights",
     ),
     Rule(
+        frozenset({"FeatureSpace"}),
+        "must be a part of a model, it is by itself",
+        "build the model that it feeds: keras.Model(space.get_inputs(), network(space.get_encoded_features()))",
+    ),
+    Rule(
         frozenset({"JaxLayer", "FlaxLayer", "TorchModuleWrapper"}),
         "must run on TensorFlow, it runs on JAX or PyTorch",
         "build that part of Keras layers",
@@ -242,6 +247,8 @@ def note_of(layer: LayerConfig) -> str:
     number_type = compute_type(layer.settings)
     if number_type != "float32":
         notes.append(f"computes in {number_type} in Keras, in float32 here")
+    if layer.settings.get("stateful") is True:
+        notes.append("its state becomes an input and an output")
     if layer.kind not in KERAS_LAYERS | FORMER_LAYERS and ".ops" not in (layer.module or ""):
         notes.append("not known to this version; tried all the same")
     return "; ".join(notes)

@@ -108,6 +108,10 @@ def test_an_unknown_runtime_is_guessed(lepton_edge) -> None:
     lepton_edge("check", save(), "--target-runtime", "onnxruntime>=1.16").refused(1, because="takes onnxruntime==VERSION")
 
 
+def test_custom_objects_have_a_module_and_a_name(lepton_edge) -> None:
+    lepton_edge("check", save(), "--custom-objects", "layers").refused(1, because="--custom-objects takes module:name")
+
+
 def test_a_saved_model_needs_trust(lepton_edge) -> None:
     Path("program").mkdir()
     Path("program/saved_model.pb").write_bytes(b"\0")
