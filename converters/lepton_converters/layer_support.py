@@ -101,7 +101,7 @@ RULES = (
         frozenset({"StringLookup", "TextVectorization"}),
         "must take text, it takes numbers",
         "give its keras.Input dtype='string'",
-        lambda layer: _takes(layer, text=False),
+        lambda layer: _takes(layer, text=False) and not layer.settings.get("invert"),
     ),
     Rule(
         frozenset({"IntegerLookup", "Discretization"}),

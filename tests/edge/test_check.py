@@ -38,7 +38,7 @@ def test_it_says_what_is_in_the_file_and_what_becomes_of_it(lepton_edge) -> None
     outcome = lepton_edge("check", path)
     assert outcome.code == 0
     lines = outcome.out.splitlines()
-    assert lines[0].startswith("model          sequential, .keras of Keras 3.15.1, 1.")
+    assert lines[0].startswith("model          sequential, .keras of Keras 3.15.1, 0.")
     assert "inputs         row ?×4 float32" in lines
     assert "outputs        scores ?×3" in lines
     assert "converted      Dense ×2" in lines
