@@ -8,6 +8,8 @@ import numpy as np
 
 from lepton_converters.keras_loading import import_keras
 
+_SEPARABLE_METHODS = ("area", "bicubic", "lanczos3", "lanczos5")
+
 
 @contextmanager
 def traced_layers(*, lacks_3d: bool) -> Iterator[None]:
@@ -19,6 +21,7 @@ def traced_layers(*, lacks_3d: bool) -> Iterator[None]:
     Args:
         lacks_3d: Whether the format has no 3D pooling, and no dilation of 3D and of transposed convolutions: TFLite.
     """
+    import tensorflow as tf
     from keras.src.backend.tensorflow import nn
 
     max_pool, average_pool = (_pool(pool) if lacks_3d else pool for pool in (nn.max_pool, nn.average_pool))
@@ -29,6 +32,7 @@ def traced_layers(*, lacks_3d: bool) -> Iterator[None]:
         (nn, "average_pool", average_pool),
         (nn, "adaptive_max_pool", _adaptive_pool(max_pool, _largest_of_windows)),
         (nn, "adaptive_average_pool", _adaptive_pool(average_pool, _mean_of_windows)),
+        (tf.image, "resize", _resize(tf.image.resize)),
     ]
     originals = [(module, name, getattr(module, name)) for module, name, _ in replaced]
     for module, name, function in replaced:
@@ -150,6 +154,31 @@ def _largest_of_windows(inputs: Any, axis: int, size: int) -> Any:
 
     parts = [tf.gather(inputs, range(start, end), axis=axis) for start, end in _windows(inputs.shape[axis], size)]
     return tf.stack([tf.reduce_max(part, axis=axis) for part in parts], axis=axis)
+
+
+def _resize(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Bicubic, Lanczos and antialiased resizing as a product with TensorFlow's own weights, an axis at a time."""
+
+    def resize(images: Any, size: Any, method: str = "bilinear", *arguments: Any, antialias: bool = False, **settings: Any) -> Any:
+        import tensorflow as tf
+
+        *_, height, width, _ = images.shape
+        is_known = height is not None and width is not None
+        if arguments or any(settings.values()) or not is_known or not (method in _SEPARABLE_METHODS or antialias):
+            # Neither format resizes integers of every type.
+            real = tf.cast(images, tf.float32) if images.dtype.is_integer else images
+            resized = original(real, size, method, *arguments, antialias=antialias, **settings)
+            return tf.cast(resized, images.dtype) if method == "nearest" else resized
+        resized = tf.cast(images, tf.float32)
+        for axis, length, wanted in ((-3, height, size[0]), (-2, width, size[1])):
+            with tf.init_scope():
+                # Resizing is linear: what it makes of single pixels, one a channel, are its weights.
+                pixels = tf.reshape(tf.eye(length), (1, length, 1, length))
+                weights = np.asarray(original(pixels, (int(wanted), 1), method, antialias=antialias))[0, :, 0]
+            resized = _along(resized, axis % len(images.shape), tf.constant(weights))
+        return resized
+
+    return resize
 
 
 def _along(values: Any, axis: int, matrix: Any) -> Any:
