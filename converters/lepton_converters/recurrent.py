@@ -86,7 +86,7 @@ def traced_recurrence(operator: Operator | None, *, unrolls: bool = False) -> It
             found = _run(operator, layer, sequences, initial_state, mask) if operator and not training else None
             if found is not None:
                 return found
-            before, layer.unroll = layer.unroll, layer.unroll or (unrolls and sequences.shape[1] is not None)
+            before, layer.unroll = layer.unroll, layer.unroll or ((unrolls or training) and sequences.shape[1] is not None)
             try:
                 return original(layer, sequences, initial_state, mask, training=training)
             finally:

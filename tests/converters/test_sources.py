@@ -297,7 +297,7 @@ def test_lambda_layers_need_trust_and_their_functions_a_name(own, keras, tmp_pat
     x = noise(3, 4)
     for file in ("model.keras", "model.h5"):
         model.save(tmp_path / file)
-        with pytest.raises(UnsupportedError, match=r"holds code in the Lambda layer .* add --trust-code"):
+        with pytest.raises(UnsupportedError, match=r"Lambda 'lambda.*' holds code, .* add --trust-code"):
             export(tmp_path / file, tmp_path / "c", custom_objects=["own_layers:swish_like"])
         path, _ = fp32(tmp_path / file, tmp_path, custom_objects=["own_layers:swish_like"], trust_code=True)
         answers_match(path, {"row": x}, {"out": np.asarray(model(x))})
@@ -677,3 +677,90 @@ def test_a_file_cannot_name_a_function_that_writes(keras) -> None:
     for name in ("io.write_file", "math", "keras.utils.get_file", "py_function", "nn.__class__"):
         with pytest.raises(UnsupportedError, match="must be one of TensorFlow's mathematical functions"):
             LEGACY_LAYERS["TFOpLambda"](name)
+
+
+# Dropout that is kept
+
+
+@pytest.fixture
+def monte_carlo(keras):
+    """A network whose author keeps its dropout: a seeded spread of answers says how sure it is."""
+    layers = keras.layers
+    keras.utils.set_random_seed(7)
+    inputs = keras.Input((6,), name="row")
+    x = layers.Dense(16, activation="relu")(inputs)
+    x = layers.Dropout(0.4, name="doubt")(x, training=True)
+    x = layers.BatchNormalization()(layers.Dropout(0.5, name="usual")(x))
+    model = keras.Model(inputs, layers.Dense(3, activation="softmax", name="scores")(x))
+    shuffled(model)
+    return model
+
+
+def test_dropout_on_purpose_is_refused_without_the_flag(monte_carlo, tmp_path: Path) -> None:
+    monte_carlo.save(tmp_path / "model.keras")
+    for model in (monte_carlo, tmp_path / "model.keras"):
+        with pytest.raises(UnsupportedError, match=r"'doubt' .*called with training=True.* --keep-dropout keeps"):
+            export(model, tmp_path / "b")
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "litert"])
+def test_kept_dropout_spreads_as_that_of_keras(monte_carlo, tmp_path: Path, engine: str) -> None:
+    path, manifest = fp32(monte_carlo, tmp_path, keep_dropout=True)
+    assert manifest.noise_inputs == ("doubt_noise",)
+    assert manifest.removed_layers == ("usual",)
+    assert all(record.parity.max_abs < 1e-6 for record in manifest.artifacts)  # the same noise for both
+    x = noise(1, 6)
+    with Session.open(path, engine=engine, seed=1) as session:
+        found = np.stack([session.run(x)[0] for _ in range(2000)])
+    expected = np.asarray(monte_carlo(np.repeat(x, 2000, axis=0)))
+    assert expected.std(0).max() > 0.1  # without dropout it would be 0
+    # Means of 2,000 draws differ by 1.4 standard errors, their spread by 2 %, about once; four times that is no chance.
+    np.testing.assert_allclose(found.mean(0), expected.mean(0), atol=4 * 1.4 * expected.std(0).max() / 2000**0.5)
+    np.testing.assert_allclose(found.std(0), expected.std(0), rtol=0.1)
+
+
+def test_a_seed_makes_kept_dropout_repeat_and_noise_may_be_given(monte_carlo, tmp_path: Path) -> None:
+    path, _ = fp32(monte_carlo, tmp_path, keep_dropout=True, batch=None)
+    x = noise(5, 6)
+    with Session.open(path, seed=3) as one, Session.open(path, seed=3) as other, Session.open(path) as third:
+        first = one.run(x)
+        np.testing.assert_array_equal(first, other.run(x))
+        assert not np.array_equal(first, one.run(x))
+        assert not np.array_equal(first, third.run(x))
+        drawn = np.random.default_rng(3).random((5, 16), np.float32)
+        np.testing.assert_array_equal(first, third.run({"row": x, "doubt_noise": drawn})["scores"])
+        assert [spec.name for spec in one.inputs] == ["row"]
+
+
+def test_all_dropout_is_kept_where_none_is_on_purpose(keras, tmp_path: Path) -> None:
+    layers = keras.layers
+    image = keras.Input((8, 8, 2), name="image")
+    x = layers.SpatialDropout2D(0.3, name="maps")(layers.Conv2D(6, 3, activation="relu")(image))
+    x = layers.Reshape((6, 36))(layers.Permute((3, 1, 2))(x))
+    x = layers.LSTM(5, dropout=0.2, recurrent_dropout=0.3, name="steps", return_sequences=True)(x)
+    x = layers.Bidirectional(layers.GRU(4, dropout=0.25, name="both"))(layers.TimeDistributed(layers.Dropout(0.2, name="each"))(x))
+    model = keras.Model(image, layers.Dense(2, name="out")(x))
+    shuffled(model)
+    path, manifest = fp32(model, tmp_path, keep_dropout=True)
+    shapes = {spec.name: spec.shape for spec in manifest.inputs if spec.name in manifest.noise_inputs}
+    assert shapes["maps_noise"] == (1, 1, 1, 6)
+    assert sum(name.startswith("steps_noise") for name in shapes) == 8  # the input and the state of four gates
+    assert manifest.removed_layers == ()
+    assert all(record.parity.max_abs < 1e-5 for record in manifest.artifacts)
+    with Session.open(path, seed=0) as session:
+        answers = np.stack([session.run(noise(1, 8, 8, 2)) for _ in range(20)])
+    assert (answers.std(0) > 0).all()
+
+
+def test_dropout_that_cannot_be_kept_is_refused(keras, models: Path, any_size, tmp_path: Path) -> None:
+    row = keras.Input((4,), name="row")
+    blurred = keras.Model(row, keras.layers.GaussianNoise(0.2, name="blur")(row, training=True))
+    with pytest.raises(UnsupportedError, match="'blur' is a GaussianNoise; build the model without it"):
+        export(blurred, tmp_path / "b", keep_dropout=True)
+    with pytest.raises(InputError, match="--keep-dropout is for models with dropout, 'table' has none that can be kept"):
+        export(models / "table.keras", tmp_path / "b", keep_dropout=True)
+    image = keras.Input((None, None, 3), name="image")
+    free = keras.Model(image, keras.layers.GlobalMaxPooling2D()(keras.layers.Dropout(0.5, name="free")(image)))
+    with pytest.raises(UnsupportedError, match=r"must have fixed sizes, the mask of 'free' is \(1, None, None, 3\); fix them with --size"):
+        export(free, tmp_path / "b", keep_dropout=True)
+    fp32(free, tmp_path, keep_dropout=True, size=(4, 4))
