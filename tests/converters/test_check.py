@@ -33,7 +33,7 @@ def saved(model, path: Path) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def encoder(keras):
     """A model with what changes shapes: convolutions, pooling, recurrent layers, a model inside, a layer that is called twice."""
     layers = keras.layers
@@ -115,6 +115,21 @@ def test_a_keras_1_sequential_model_is_a_plain_list() -> None:
     dense = {"class_name": "Dense", "config": {"name": "dense_1", "units": 2, "batch_input_shape": [None, 4]}}
     model = read_model_config({"class_name": "Sequential", "config": [dense]})
     assert [str(tensor) for tensor in (*model.inputs, *model.outputs)] == ["dense_1_input ?×4 float32", "dense_1 ?×2"]
+
+
+def test_a_keras_2_model_counts_the_call_that_built_a_model_inside() -> None:
+    def layer(kind, name, nodes=(), **settings):
+        return {"class_name": kind, "name": name, "config": {"name": name, **settings}, "inbound_nodes": list(nodes)}
+
+    inner = layer("Sequential", "inner", [[["a", 0, 0, {}]], [["b", 0, 0, {}]]])
+    inner["config"]["layers"] = [layer("Dense", "dense", batch_input_shape=[None, 4], units=3)]
+    inputs = [layer("InputLayer", name, batch_input_shape=[None, 4], dtype="float32") for name in ("a", "b")]
+    joined = layer("Concatenate", "joined", [[["inner", 1, 0, {}], ["inner", 2, 0, {"training": True}]]], axis=-1)
+    doors = {"input_layers": [["a", 0, 0], ["b", 0, 0]], "output_layers": ["joined", 0, 0]}
+    model = read_model_config({"class_name": "Functional", "config": {"name": "net", "layers": [*inputs, inner, joined], **doors}})
+    assert [str(tensor) for tensor in (*model.inputs, *model.outputs)] == ["a ?×4 float32", "b ?×4 float32", "joined ?×6"]
+    assert [layer.name for layer in model.layers] == ["a", "b", "inner/dense", "joined"]
+    assert model.layers[-1].arguments == {"training": True}
 
 
 def test_text_layers_behind_an_input_are_moved_to_preprocessing(keras, tmp_path: Path) -> None:
