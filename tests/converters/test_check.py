@@ -59,7 +59,7 @@ def encoder(keras):
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 def test_shapes_and_parameters_are_those_of_keras(encoder, tmp_path: Path, suffix: str) -> None:
     encoder.compile("adam", loss="mse")  # its variables are saved, and are no parameters
-    encoder.fit(np.zeros((2, 32, 24, 3)), {"code": np.zeros((2, 1, 12)), "mean": np.zeros((2, 5))}, verbose=0)
+    encoder.optimizer.build(encoder.trainable_variables)
     report = check_model(saved(encoder, tmp_path / f"encoder{suffix}"))
     assert report.parameters == encoder.count_params()
     assert {tensor.name: tensor.shape for tensor in report.outputs} == {"code": (None, 1, 12), "mean": (None, 5)}
