@@ -12,7 +12,7 @@ from lepton_converters import export
 from lepton_converters.check import CheckReport, check_built, check_model, targets_text
 from lepton_converters.keras_names import ACTIVATIONS, KERAS_LAYERS
 from lepton_converters.layer_config import read_model_config
-from lepton_converters.layer_support import EVERY, RULES, TFLITE
+from lepton_converters.layer_support import EVERY, RULES, TFLITE, Rule
 from lepton_converters.model_file import read_model_file
 from lepton_runtime.errors import InputError, UnsupportedError
 from lepton_runtime.formats import Format, Precision
@@ -233,8 +233,11 @@ def test_mixed_precision_and_operations_are_converted(keras) -> None:
 
 
 def test_pooling_that_crashes_keras_is_refused(keras) -> None:
-    layers = [keras.Input((8, 8, 3)), keras.layers.AdaptiveMaxPooling2D((1, 2))]
-    assert "use GlobalAveragePooling or GlobalMaxPooling with keepdims=True" in faults(check_built(keras.Sequential(layers)))[0]
+    def judged(*layers):
+        return check_built(keras.Sequential([keras.Input((8, 8, 3)), *layers]))
+
+    assert "use GlobalMaxPooling with keepdims=True" in faults(judged(keras.layers.AdaptiveMaxPooling2D(1)))[0]
+    assert not judged(keras.layers.AdaptiveMaxPooling2D((1, 2)), keras.layers.AdaptiveAveragePooling2D(1)).refusals
 
 
 def test_the_predicted_runtime_is_the_one_the_artifact_needs(models: Path, tmp_path: Path) -> None:
@@ -244,18 +247,19 @@ def test_the_predicted_runtime_is_the_one_the_artifact_needs(models: Path, tmp_p
     assert (predicted.needs, predicted.opset) == (made.requires["onnxruntime"], made.requires["opset"])
 
 
-def test_export_leaves_out_what_the_check_bars_before_it_starts(keras, tmp_path: Path) -> None:
-    inputs = keras.Input((4,), name="row")
-    model = keras.Model(inputs, keras.ops.cosh(keras.layers.Dense(3)(inputs)))
+def test_export_leaves_out_what_the_check_bars_before_it_starts(keras, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = Rule(frozenset({"Permute"}), "has no built-in TFLite operator", "make ONNX only: --format onnx", targets=TFLITE)
+    monkeypatch.setattr("lepton_converters.layer_support.RULES", (rule,))
+    model = keras.Sequential([keras.Input((4, 3), name="rows"), keras.layers.Permute((2, 1), name="turn"), keras.layers.Dense(3)])
     result = export(model, tmp_path / "b")
     assert {record.format for record in result.verified} == {Format.ONNX}
     assert {(entry.format, entry.precision) for entry in result.left_out} == {
         target for target in TFLITE if not target[1].needs_calibration
     }
-    assert result.left_out[0].reason.startswith("not converted: Cosh 'cosh' has no built-in TFLite operator; ")
-    with pytest.raises(UnsupportedError, match="tflite fp32 cannot be made: Cosh 'cosh' has no built-in TFLite operator"):
+    assert result.left_out[0].reason == "not converted: Permute 'turn' has no built-in TFLite operator; make ONNX only: --format onnx"
+    with pytest.raises(UnsupportedError, match="tflite fp32 cannot be made: Permute 'turn' has no built-in TFLite operator"):
         export(model, tmp_path / "c", precisions=[Precision.FP32])
-    with pytest.raises(UnsupportedError, match="tflite: not converted: Cosh"):
+    with pytest.raises(UnsupportedError, match="tflite: not converted: Permute"):
         export(model, tmp_path / "c", formats=[Format.TFLITE])
 
 
