@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 from lepton_converters.artifact import Artifact
 from lepton_converters.bundle_writer import GOLDEN_FILE, check_output, file_record, pack_arrays, write_bundle
 from lepton_converters.calibration import Calibration
+from lepton_converters.dataset import Sample
 from lepton_converters.export_data import ExportData, plan_preprocessing
 from lepton_converters.keras_source import KerasSource, import_keras
 from lepton_converters.model_file import check_file
-from lepton_converters.quiet import quiet_tensorflow
 from lepton_converters.recipe import IntegerIo, Recipe, plan_recipe
-from lepton_runtime.engines import ENGINE_OF_FORMAT, open_engine
-from lepton_runtime.errors import BundleError, InputError, ParityError, UnsupportedError
+from lepton_runtime.errors import InputError, ParityError, UnsupportedError
 from lepton_runtime.formats import Format, Precision
 from lepton_runtime.manifest import ArtifactRecord, Evaluation, Manifest
 from lepton_runtime.versions import installed_versions
@@ -150,7 +149,7 @@ def export(
     data = ExportData.open(source, steps, calib=calib, calib_samples=calib_samples, evaluate=evaluate, seed=seed, labels=labels)
     if data.calibration and recipe.needs_calibration:
         _check_calibration(source, data.calibration)
-    artifacts, left_out = _convert(source, recipe, data.calibration, on_step)
+    artifacts, left_out = _convert(source, recipe, data.calibration, data.probes, on_step)
     records, golden, evaluation = _verify(source, artifacts, data, budget, on_step)
     kept = [record for record in records if record.passed or keep_failed]
     failed = {record.precision for record in records if not record.passed}
@@ -202,34 +201,33 @@ def _location(name: str, samples: str | Path | None) -> str | None:
 
 
 def _convert(
-    source: KerasSource, recipe: Recipe, calibration: Calibration | None, on_step: Callable[[Step], None]
+    source: KerasSource,
+    recipe: Recipe,
+    calibration: Calibration | None,
+    samples: Sequence[Sample],
+    on_step: Callable[[Step], None],
 ) -> tuple[list[Artifact], list[LeftOut]]:
     """One artifact a target; a target that cannot be made is left out, unless it was asked for by name."""
-    from lepton_converters.frozen_graph import freeze
-    from lepton_converters.onnx_export import export_onnx, make_onnx
-    from lepton_converters.tflite_export import make_tflite
+    from lepton_converters.onnx_export import OnnxExporter
+    from lepton_converters.parity import Probe
+    from lepton_converters.tflite_export import TfliteExporter
 
     on_step(Step("convert", "graph"))
-    graph = freeze(source)
+    accept = Probe(source, samples).check
+    tflite = TfliteExporter(source, accept=accept)
+    exporters: dict[Format, TfliteExporter | OnnxExporter] = {
+        Format.ONNX: OnnxExporter(source, tflite=tflite, accept=accept),
+        Format.TFLITE: tflite,
+    }
     artifacts: list[Artifact] = []
     left_out: list[LeftOut] = []
-    base, onnx_fault = None, None
     for position, (format_, precision) in enumerate(recipe.targets):
         on_step(Step("convert", f"model.{precision}.{format_}", fraction=position / len(recipe.targets)))
         try:
-            if format_ == Format.ONNX:
-                if onnx_fault is not None:
-                    raise onnx_fault
-                base = base or export_onnx(source, graph)
-                artifact = make_onnx(source, base, precision, calibration=calibration, io=recipe.io)
-            else:
-                artifact = make_tflite(source, graph, precision, calibration=calibration, io=recipe.io)
-            _check_loads(artifact)
+            artifact = exporters[format_].make(precision, calibration=calibration, io=recipe.io)
         except UnsupportedError as error:
             if precision in recipe.named:
                 raise
-            if format_ == Format.ONNX and base is None:
-                onnx_fault = error  # the same for every precision, and not worth another minute each
             left_out.append(LeftOut(format_, precision, f"not converted: {error}"))
             continue
         artifacts.append(artifact)
@@ -244,16 +242,6 @@ def _check_calibration(source: KerasSource, calibration: Calibration) -> None:
     if any(spec.dtype.startswith(("int", "uint")) for spec in source.inputs):
         for batch in calibration.batches():
             source.predict(batch)
-
-
-def _check_loads(artifact: Artifact) -> None:
-    """Refuse an artifact that its own engine cannot load, before time goes into verifying the others."""
-    engine = ENGINE_OF_FORMAT[artifact.format]
-    try:
-        with quiet_tensorflow():  # LiteRT announces its delegate
-            open_engine(engine, artifact.model, inputs=artifact.inputs, outputs=artifact.outputs, threads=1)
-    except BundleError as error:
-        raise UnsupportedError(str(error)) from error
 
 
 def _verify(
@@ -281,6 +269,7 @@ def _verify(
                 inputs=artifact.inputs,
                 outputs=artifact.outputs,
                 requires=artifact.requires,
+                route=artifact.route,
                 parity=report.parity,
                 accuracy=report.accuracy,
                 verdict=verdict.text,

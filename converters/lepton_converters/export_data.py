@@ -12,6 +12,7 @@ from lepton_runtime.labels import class_output
 from lepton_runtime.preprocess import Preprocessing
 
 _VERIFICATION_SAMPLES = 200  # without --eval
+_PROBES = 2
 _RANDOM_SAMPLES = 32  # without any data
 
 
@@ -22,12 +23,14 @@ class ExportData:
     Attributes:
         calibration: What ranges are measured on, or ``None``.
         labels: The names of the classes, or ``None``.
+        probes: The few samples that tell whether a route's result is right; any will do.
         verification: Gives how many samples there are at the most, and the samples. To be called when the
             calibration is over: only then is it known which samples were calibrated on.
     """
 
     calibration: Calibration | None
     labels: tuple[str, ...] | None
+    probes: tuple[Sample, ...]
     verification: Callable[[], tuple[int, Iterator[Sample]]]
 
     @classmethod
@@ -77,7 +80,13 @@ class ExportData:
             noise = random_samples(source.inputs, steps, count=_RANDOM_SAMPLES, seed=seed, raw_pixels=source.takes_raw_pixels)
             return _RANDOM_SAMPLES, noise
 
-        return cls(calibration, names, verification)
+        return cls(calibration, names, _probes(source, steps, calibrated or evaluated, seed), verification)
+
+
+def _probes(source: KerasSource, steps: Preprocessing | None, dataset: Dataset | None, seed: int) -> tuple[Sample, ...]:
+    if dataset is not None:
+        return tuple(dataset.samples(range(min(_PROBES, dataset.count))))
+    return tuple(random_samples(source.inputs, steps, count=_PROBES, seed=seed, raw_pixels=source.takes_raw_pixels))
 
 
 def _unseen(samples: Iterator[Sample], calibration: Calibration | None) -> Iterator[Sample]:

@@ -12,7 +12,7 @@ from lepton_converters.dataset import Sample
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.quiet import quiet_tensorflow
 from lepton_runtime.engines import ENGINE_OF_FORMAT, Engine, open_engine
-from lepton_runtime.errors import InputError
+from lepton_runtime.errors import BundleError, InputError, UnsupportedError
 from lepton_runtime.formats import Precision
 from lepton_runtime.labels import class_output, class_scores
 from lepton_runtime.manifest import Parity
@@ -233,6 +233,42 @@ def _golden(source: KerasSource, runners: Sequence[_Runner], samples: Sequence[S
     for runner in runners:
         arrays |= {f"{runner.artifact.file}/{name}": values for name, values in runner.raw(repeated, batch).items()}
     return arrays
+
+
+class Probe:
+    """Tells in a moment whether an artifact answers as the Keras model does, before time goes into the full verification."""
+
+    def __init__(self, source: KerasSource, samples: Sequence[Sample]) -> None:
+        """Let the Keras model answer.
+
+        Args:
+            source: The trained model.
+            samples: A few.
+        """
+        self._samples = samples
+        self._batch = source.inputs[0].shape[0] or 1
+        inputs = stack(samples, -(-len(samples) // self._batch) * self._batch)
+        self._reference = {name: output[: len(samples)] for name, output in source.predict(inputs).items()}
+
+    def check(self, artifact: Artifact) -> None:
+        """Refuse what its own engine cannot load or run, and a float artifact that does not give the model's numbers.
+
+        Raises:
+            UnsupportedError: The text says what was found.
+        """
+        try:
+            outputs = _Runner(artifact).answers(self._samples, self._batch)
+        except (BundleError, InputError) as error:
+            raise UnsupportedError(str(error)) from error
+        tolerance = _FLOAT_TOLERANCE.get(artifact.precision)
+        for name, expected in self._reference.items():
+            if outputs[name].shape != expected.shape:
+                raise UnsupportedError(f"output {name!r} must have the shape {expected.shape} of Keras', found {outputs[name].shape}")
+            if tolerance is None or not np.isfinite(expected).all():
+                continue
+            difference = np.abs(outputs[name].astype(np.float64) - expected).max(initial=0.0)
+            if not difference <= tolerance * max(float(np.abs(expected).max(initial=0.0)), _SMALLEST_RANGE):
+                raise UnsupportedError(f"output {name!r} must give Keras' numbers at {artifact.precision}, differs by {difference:.2g}")
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ class ArtifactRecord(FileRecord):
         accuracy: Share of right answers on the evaluation data, 0 to 1; ``None`` without such data.
         verdict: What the verification found, in words.
         passed: Whether it is within the budget; a bundle holds failed artifacts only on request.
+        route: The way from Keras to the file, one of those that :mod:`lepton_converters` tries in turn.
     """
 
     format: Format
@@ -80,6 +81,7 @@ class ArtifactRecord(FileRecord):
     accuracy: float | None
     verdict: str
     passed: bool
+    route: str = "graph"
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ class LitertEngine:
                 self._shapes = shapes
             for index, array in zip(self._inputs, arrays, strict=True):
                 self._interpreter.set_tensor(index, array)
+            self._interpreter.reset_all_variables()  # a fused LSTM would go on from the last call's state; 0.2 µs
             try:
                 self._interpreter.invoke()
             except RuntimeError as error:
