@@ -63,7 +63,7 @@ class Result:
         scores: The metrics of the Keras model, and of each artifact by its file's name; the first metric is judged.
         left_out: What could not be made, or lost too much, and why.
         frames: Of artifacts that ran on a clock: how many ``arrived``, were ``late`` and ``dropped``, and the verdict.
-        cpu: The processor.
+        machine: The processor, cores and memory.
         versions: Of the packages that made it.
     """
 
@@ -77,7 +77,7 @@ class Result:
     scores: dict[str, dict[str, float]]
     left_out: tuple[str, ...] = ()
     frames: dict[str, dict[str, Any]] = field(default_factory=dict)
-    cpu: str | None = None
+    machine: str = ""
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -198,7 +198,7 @@ def write_result(
         scores=scores,
         left_out=tuple(f"{entry.precision}.{entry.format}: {entry.reason}" for entry in exported.left_out),
         frames=frames or {},
-        cpu=read_device().cpu,
+        machine=str(read_device()),
         versions=installed_versions(PACKAGES),
     )
     result.save(work / f"{about.name}.json")
@@ -238,7 +238,7 @@ def area_under_curve(labels: Array, scores: Array) -> float:
     >>> area_under_curve(np.array([False, False, True]), np.array([0.1, 0.5, 0.5]))
     0.75
     """
-    values, ranks, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    _, ranks, counts = np.unique(scores, return_inverse=True, return_counts=True)
     mean_ranks = (np.cumsum(counts) - (counts - 1) / 2)[ranks]
     is_positive = labels.astype(bool)
     positives, negatives = int(is_positive.sum()), int((~is_positive).sum())

@@ -139,7 +139,19 @@ def build_model() -> keras.Model:
 def count_frames(bundle: Path, work: Path, seconds: int) -> dict[str, dict[str, Any]]:
     """What ``lepton-edge benchmark --fps`` says of the 8-bit artifacts: frames that arrived, were late, were dropped, and its verdict."""
     report = work / "road_scene.clock.json"
-    command = ["benchmark", str(bundle), "--precision", "static-int8", "--fps", str(FPS), "--duration", f"{seconds}s", "--json", str(report), "--force"]
+    command = [
+        "benchmark",
+        str(bundle),
+        "--precision",
+        "static-int8",
+        "--fps",
+        str(FPS),
+        "--duration",
+        f"{seconds}s",
+        "--json",
+        str(report),
+        "--force",
+    ]
     subprocess.run([sys.executable, "-m", "lepton_edge", *command], check=True)
     measured = load_report(report)
     frames = {}
