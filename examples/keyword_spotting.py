@@ -43,7 +43,7 @@ ABOUT = reference.About(
 def open_speaker() -> Callable[[str, str, int, int], np.ndarray]:
     """A function that speaks: voice, word, words a minute and pitch (0 to 99) to samples, 22,050 a second, -1 to 1.
 
-    Source: espeak-ng's speak_lib.h.
+    Source: espeak-ng's speak_lib.h and espeak_ng.h.
     """
     reference.find_file("espeakng_loader", "libespeak-ng")
     import espeakng_loader
@@ -60,6 +60,7 @@ def open_speaker() -> Callable[[str, str, int, int], np.ndarray]:
     synchronous, speed, pitch, utf8 = 2, 1, 3, 1
     if library.espeak_Initialize(synchronous, 0, espeakng_loader.get_data_path().encode(), 0) != RATE:
         raise SystemExit(f"eSpeak NG must speak {RATE} samples a second; install espeakng-loader 0.2.4")
+    library.espeak_ng_SetRandSeed(ctypes.c_long(SEED))  # of the noise in s and f; it would take the process's number
     library.espeak_SetSynthCallback(keep)
 
     def speak(voice: str, word: str, words_a_minute: int, height: int) -> np.ndarray:

@@ -144,7 +144,7 @@ def figures(result: Result) -> list[str]:
     for file in ("onnx", "tflite"):
         for kind in ("fp32", "int8"):
             name = next((name for name in result.scores if name.endswith(f"{kind}.{file}")), None)
-            cells.append(f"{percent(result.scores[name][result.metric])} ({-result.drop_pp(name):+.2f})" if name else "left out")
+            cells.append(f"{percent(result.scores[name][result.metric])} ({0 - result.drop_pp(name):+.2f})" if name else "left out")
     return cells
 
 
