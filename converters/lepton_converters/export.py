@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_converters.artifact import Artifact
-from lepton_converters.bundle_writer import GOLDEN_FILE, check_output, file_record, pack_arrays, write_bundle
+from lepton_converters.bundle_writer import GOLDEN_FILE, check_output, file_record, pack_arrays, pack_encoders, write_bundle
 from lepton_converters.calibration import Calibration
 from lepton_converters.dataset import Sample
 from lepton_converters.export_data import ExportData, plan_preprocessing
-from lepton_converters.keras_source import KerasSource, import_keras
+from lepton_converters.keras_loading import CustomObjects, import_keras
+from lepton_converters.keras_source import KerasSource
 from lepton_converters.model_file import check_file
 from lepton_converters.recipe import IntegerIo, Recipe, plan_recipe
 from lepton_runtime.errors import InputError, ParityError, UnsupportedError
@@ -83,6 +84,9 @@ def export(
     precisions: Sequence[str] | None = None,
     io: IntegerIo = "float",
     batch: int | None = 1,
+    size: Sequence[int] | None = None,
+    signature: str | None = None,
+    custom_objects: CustomObjects = (),
     calib: str | Path | None = None,
     calib_samples: int = 200,
     seed: int = 0,
@@ -99,14 +103,18 @@ def export(
     """A verified bundle of everything that was asked for and keeps to the budget.
 
     Args:
-        model: A ``.keras`` or ``.h5`` file, or a built ``keras.Model``.
+        model: A ``.keras`` or ``.h5`` file, a SavedModel folder, or a ``keras.Model`` that is built or was called.
         output: The bundle's folder, or a ``.zip`` file.
         formats: Names of :class:`lepton_runtime.Format`; all by default.
         precisions: Names of :class:`lepton_runtime.Precision`; by default all that can be made.
         io: ``int8`` or ``uint8`` for integers at the doors of ``static-int8`` artifacts.
         batch: The length of the batch axis; ``None`` leaves it free.
+        size: Lengths for the free axes of the inputs, such as height and width; without it they stay free.
+        signature: Which of a SavedModel's signatures; by default the only one, or ``serving_default``.
+        custom_objects: The model's own layers and functions: objects by name, or texts ``module:name``.
         calib: Sample inputs, raw, before the preprocessing (0 to 255 for photos); a path or ``module:function``, see
-            :func:`lepton_converters.dataset.open_dataset`.
+            :func:`lepton_converters.dataset.open_dataset`, and for texts and tables
+            :func:`lepton_converters.raw_dataset.open_raw_dataset`.
         calib_samples: How many of them to calibrate on, at most.
         seed: Of everything that is chosen at random, from 0.
         evaluate: Labelled samples to measure the task's accuracy on, raw as well.
@@ -116,7 +124,7 @@ def export(
             come from the model.
         labels: Class names in the order of the outputs; by default those of class folders.
         license_: Recorded in the manifest.
-        trust_code: Load Lambda layers.
+        trust_code: Load Lambda layers and SavedModels, which are programs.
         force: Replace a bundle that is there.
         on_step: Told what is happening.
 
@@ -142,8 +150,8 @@ def export(
     check_output(path, force=force)
     on_step(Step("read", "TensorFlow"))
     import_keras()
-    source = KerasSource.open(model, batch=batch, trust_code=trust_code)
-    on_step(Step("read", source.file or "model", f"{source.model.name}, {source.parameters:,} parameters", 1))
+    source = KerasSource.open(model, batch=batch, size=size, signature=signature, trust_code=trust_code, custom_objects=custom_objects)
+    on_step(Step("read", source.file or "model", f"{source.name}, {source.parameters:,} parameters", 1))
 
     steps = plan_preprocessing(source, preprocessing or {})
     data = ExportData.open(source, steps, calib=calib, calib_samples=calib_samples, evaluate=evaluate, seed=seed, labels=labels)
@@ -164,6 +172,7 @@ def export(
     names = {record.file for record in kept}
     dropped = {artifact.file for artifact in artifacts} - names
     arrays = pack_arrays({name: array for name, array in golden.items() if name.rpartition("/")[0] not in dropped})
+    encoders, vocabularies = pack_encoders(source.encoders)
     manifest = Manifest(
         source={"file": source.file, "sha256": source.sha256},
         inputs=source.inputs,
@@ -176,18 +185,21 @@ def export(
         license=license_,
         settings={
             "batch": batch,
+            "size": "x".join(map(str, size)) if size else None,
             "calib_samples": len(data.calibration.indices) if data.calibration and recipe.needs_calibration else None,
             "seed": seed,
             "io": io,
         },
         versions=installed_versions(_TOOLCHAIN),
         removed_layers=source.removed_layers,
+        notes=source.notes,
+        encoders=encoders,
     )
     files = {artifact.file: artifact.model for artifact in artifacts if artifact.file in names}
     on_step(Step("write", str(path)))
-    write_bundle(path, manifest, {**files, GOLDEN_FILE: arrays}, force=force)
-    size = sum(record.size_bytes for record in manifest.files)
-    on_step(Step("write", str(path), f"{len(manifest.files) + 2} files, {size / 1000:,.0f} kB", 1))
+    write_bundle(path, manifest, {**files, GOLDEN_FILE: arrays, **vocabularies}, force=force)
+    size_bytes = sum(record.size_bytes for record in manifest.files)
+    on_step(Step("write", str(path), f"{len(manifest.files) + 2} files, {size_bytes / 1000:,.0f} kB", 1))
     if any(record.passed for record in records):
         failed &= recipe.named
     return ExportResult(path, manifest, tuple(records), tuple(left_out), tuple(sorted(failed)))

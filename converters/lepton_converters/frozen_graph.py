@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lepton_converters.keras_source import KerasSource, import_keras
+from lepton_converters.keras_source import KerasSource
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_converters.recurrent import Operator, traced_recurrence
 from lepton_converters.traced_layers import traced_layers
+from lepton_converters.traced_ops import traceable_ops
 from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.formats import Format
 
@@ -69,17 +70,16 @@ def _trace(source: KerasSource, format_: Format, *, recurrence: Operator | None,
     """The model's call, traced anew each time: ``tf.function`` would reuse a trace with a wider batch."""
     import tensorflow as tf
 
-    keras = import_keras()
     input_names, output_names = graph_names(source)
     signature = [tf.TensorSpec(spec.shape, spec.dtype, name=name) for spec, name in zip(source.inputs, input_names, strict=True)]
 
     def infer(*tensors: Any) -> list[Any]:
-        with keras.StatelessScope():  # what a layer assigns, such as the state of an unused generator, stays out of the graph
-            outputs = source.call(list(tensors))
+        outputs = source.call(list(tensors))
         return [tf.identity(output, name=name) for output, name in zip(outputs, output_names, strict=True)]
 
     with (
         _inlined_functions(),
+        traceable_ops(),
         traced_layers(lacks_3d=format_ == Format.TFLITE),
         traced_recurrence(recurrence, unrolls=unrolls),
     ):

@@ -20,12 +20,13 @@ def check_file(path: Path, *, trust_code: bool = False) -> None:
 
     Raises:
         InputError: It is missing, damaged or no Keras model.
-        UnsupportedError: It holds a Lambda layer and its code is not trusted, or is a SavedModel.
+        UnsupportedError: It holds a Lambda layer, or is a SavedModel, and its code is not trusted.
     """
     if (path / MANIFEST_FILE).is_file():
         raise InputError(f"a model is a .keras or .h5 file, {str(path)!r} is a bundle already; give the model that it was made of")
     if path.is_dir():
-        raise UnsupportedError(f"a model is a .keras or .h5 file, found the folder {str(path)!r}; save it with model.save('model.keras')")
+        _check_folder(path, trust_code=trust_code)
+        return
     try:
         with path.open("rb") as stream:
             magic = stream.read(8)
@@ -42,6 +43,18 @@ def check_file(path: Path, *, trust_code: bool = False) -> None:
         raise UnsupportedError(
             f"{str(path)!r} holds code in the Lambda layer {names[0]!r}, which would run on this machine; "
             "if you trust whoever made the file, add --trust-code"
+        )
+
+
+def _check_folder(path: Path, *, trust_code: bool) -> None:
+    if not (path / "saved_model.pb").is_file():
+        raise InputError(
+            f"a model is a .keras or .h5 file, or a SavedModel folder with saved_model.pb, found the folder {str(path)!r}; "
+            "save the model with model.save('model.keras')"
+        )
+    if not trust_code:
+        raise UnsupportedError(
+            f"the SavedModel {str(path)!r} is a program, which would run on this machine; if you trust whoever made it, add --trust-code"
         )
 
 

@@ -85,6 +85,8 @@ def _keeps_channels(mover: ir.Node) -> bool:
     producer = before.producer()
     if producer is not None and producer.op_type.startswith("Conv"):
         return mover.op_type == "Squeeze" and list(before.shape)[:2] == list(after.shape)[:2]
+    if before.shape.rank() == 0 or after.shape.rank() == 0:
+        return False
     return isinstance(before.shape[-1], int) and before.shape[-1] == after.shape[-1]
 
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lepton_converters.keras_source import import_keras
+from lepton_converters.keras_loading import import_keras
 from lepton_runtime.tensors import Array
 
 

@@ -6,23 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from lepton_converters.keras_source import import_keras
-
-_SEPARABLE_METHODS = ("bicubic", "lanczos3", "lanczos5")
+from lepton_converters.keras_loading import import_keras
 
 
 @contextmanager
 def traced_layers(*, lacks_3d: bool) -> Iterator[None]:
     """Convolutions, pooling and resizing in forms that can be converted, until the context ends.
 
-    Channels first becomes channels last between transpositions, grouped 3D convolutions one convolution a group,
-    and what neither format has becomes a product with a constant matrix.
+    Convolutions are channels last already (see :mod:`lepton_converters.keras_kernels`). Grouped 3D ones become one
+    convolution a group, and what neither format has becomes a product with a constant matrix.
 
     Args:
         lacks_3d: Whether the format has no 3D pooling, and no dilation of 3D and of transposed convolutions: TFLite.
     """
-    import tensorflow as tf
-
     import_keras()
     from keras.src.backend.tensorflow import nn
 
@@ -30,8 +26,6 @@ def traced_layers(*, lacks_3d: bool) -> Iterator[None]:
         (nn, "conv", _conv(nn.conv, fills_kernel=lacks_3d)),
         (nn, "conv_transpose", _conv_transpose(nn.conv_transpose, fills_kernel=lacks_3d)),
         (nn, "adaptive_average_pool", _adaptive_pool(nn.adaptive_average_pool, _mean_of_windows)),
-        (tf.image, "resize", _resize(tf.image.resize)),
-        (tf.nn, "bias_add", _bias_add(tf.nn.bias_add)),
     ]
     if lacks_3d:
         replaced += [
@@ -55,16 +49,14 @@ def _conv(original: Callable[..., Any], *, fills_kernel: bool) -> Callable[..., 
     ) -> Any:
         import tensorflow as tf
 
-        if _is_channels_first(data_format):
-            return _first(conv(_last(inputs), kernel, strides, padding, "channels_last", dilation_rate))
         kernel = tf.convert_to_tensor(kernel)
         if len(inputs.shape) < 5:
-            return original(inputs, kernel, strides, padding, "channels_last", dilation_rate)
+            return original(inputs, kernel, strides, padding, data_format, dilation_rate)
         if fills_kernel:
             kernel, dilation_rate = _filled(kernel, dilation_rate), 1
         groups = inputs.shape[-1] // kernel.shape[-2]
         parts = zip(tf.split(inputs, groups, axis=-1), tf.split(kernel, groups, axis=-1), strict=True)
-        made = [original(part, weights, strides, padding, "channels_last", dilation_rate) for part, weights in parts]
+        made = [original(part, weights, strides, padding, data_format, dilation_rate) for part, weights in parts]
         return tf.concat(made, axis=-1) if groups > 1 else made[0]
 
     return conv
@@ -82,12 +74,10 @@ def _conv_transpose(original: Callable[..., Any], *, fills_kernel: bool) -> Call
     ) -> Any:
         import tensorflow as tf
 
-        if _is_channels_first(data_format):
-            return _first(conv_transpose(_last(inputs), kernel, strides, padding, output_padding, "channels_last", dilation_rate))
         kernel = tf.convert_to_tensor(kernel)
         if fills_kernel:
             kernel, dilation_rate = _filled(kernel, dilation_rate), 1
-        return original(inputs, kernel, strides, padding, output_padding, "channels_last", dilation_rate)
+        return original(inputs, kernel, strides, padding, output_padding, data_format, dilation_rate)
 
     return conv_transpose
 
@@ -104,19 +94,6 @@ def _filled(kernel: Any, dilation_rate: Any) -> Any:
             places[np.arange(kernel.shape[axis]), np.arange(kernel.shape[axis]) * rate] = 1
             kernel = _along(kernel, axis, tf.constant(places.T))
     return kernel
-
-
-def _bias_add(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A bias along the second axis as a plain sum: TFLite's compiler takes it for an image's."""
-
-    def bias_add(value: Any, bias: Any, data_format: str | None = None, name: str | None = None) -> Any:
-        import tensorflow as tf
-
-        if data_format is None or not data_format.startswith("NC"):
-            return original(value, bias, data_format=data_format, name=name)
-        return tf.add(value, tf.reshape(bias, (1, -1, *[1] * (len(value.shape) - 2))))
-
-    return bias_add
 
 
 def _pool(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -174,28 +151,6 @@ def _largest_of_windows(inputs: Any, axis: int, size: int) -> Any:
 
     parts = [tf.gather(inputs, range(start, end), axis=axis) for start, end in _windows(inputs.shape[axis], size)]
     return tf.stack([tf.reduce_max(part, axis=axis) for part in parts], axis=axis)
-
-
-def _resize(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Bicubic, Lanczos and antialiased resizing as a product with TensorFlow's own weights, an axis at a time."""
-
-    def resize(images: Any, size: Any, method: str = "bilinear", *arguments: Any, antialias: bool = False, **settings: Any) -> Any:
-        import tensorflow as tf
-
-        *_, height, width, _ = images.shape
-        is_known = height is not None and width is not None
-        if arguments or any(settings.values()) or not is_known or not (method in _SEPARABLE_METHODS or antialias):
-            return original(images, size, method, *arguments, antialias=antialias, **settings)
-        resized = tf.cast(images, tf.float32)
-        for axis, length, wanted in ((-3, height, size[0]), (-2, width, size[1])):
-            with tf.init_scope():
-                # Resizing is linear: what it makes of single pixels, one a channel, are its weights.
-                pixels = tf.reshape(tf.eye(length), (1, length, 1, length))
-                weights = np.asarray(original(pixels, (int(wanted), 1), method, antialias=antialias))[0, :, 0]
-            resized = _along(resized, axis % len(images.shape), tf.constant(weights))
-        return resized
-
-    return resize
 
 
 def _along(values: Any, axis: int, matrix: Any) -> Any:

@@ -8,8 +8,8 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 from lepton_converters import export
-from lepton_converters.keras_source import import_keras
-from lepton_runtime import Bundle, Precision, Session
+from lepton_converters.keras_loading import import_keras
+from lepton_runtime import Bundle, Precision, Session, UnsupportedError
 
 STEPS, FEATURES = 100, 6
 LOOPS = {"Loop", "Scan", "If", "SequenceInsert"}
@@ -108,3 +108,37 @@ def test_no_recurrent_export_of_one_precision_changes_another(keras, tmp_path: P
         export(model, tmp_path / name, formats=["tflite"], precisions=[Precision.FP32])
     assert (tmp_path / "a/model.fp32.tflite").read_bytes() == (tmp_path / "b/model.fp32.tflite").read_bytes()
     assert keras.layers.LSTM.inner_loop.__qualname__ == "LSTM.inner_loop"
+
+
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+def test_a_stateful_net_has_its_state_as_inputs_and_outputs(keras, tmp_path: Path, kind: str) -> None:
+    keras.utils.set_random_seed(4)
+    inputs = keras.Input(batch_shape=(1, 1, FEATURES), name="x")
+    model = keras.Model(inputs, getattr(keras.layers, kind)(8, stateful=True, name="memory")(inputs))
+    np.save(tmp_path / "x.npy", sequences(4)[3][:, None])
+    bundle = Bundle.open(export(model, tmp_path / "b", precisions=["fp32", "static-int8"], calib=str(tmp_path / "x.npy")).path)
+    states = [f"memory_state_{number}" for number in range(2 if kind == "LSTM" else 1)]
+    assert [spec.name for spec in bundle.manifest.inputs] == ["x", *states]
+    assert [spec.name for spec in bundle.manifest.outputs] == ["memory", *(f"{name}_next" for name in states)]
+    assert not LOOPS & set(operators(bundle, "model.fp32.onnx"))
+    stream = sequences(4)[3]
+    keras.tree.map_structure(lambda state: state.assign(np.zeros(state.shape)), model.get_layer("memory").states)
+    expected = [np.asarray(model(step[None, None]))[0] for step in stream]
+    for record in bundle.manifest.artifacts:
+        with Session(bundle, record) as session:
+            carried = {name: np.zeros((1, 8), np.float32) for name in states}
+            answers = []
+            for step in stream:
+                outputs = session.run({"x": step[None, None], **carried})
+                carried = {name: outputs[f"{name}_next"] for name in states}
+                answers.append(outputs["memory"][0])
+        # float32 over 100 steps; in 8 bits the state is rounded to 1/128 at each
+        np.testing.assert_allclose(answers, expected, atol=2e-6 if record.precision == "fp32" else 0.15)
+
+
+def test_a_stateful_net_takes_no_other_batch_than_its_own(keras, tmp_path: Path) -> None:
+    inputs = keras.Input(batch_shape=(2, 5, FEATURES), name="x")
+    model = keras.Model(inputs, keras.layers.GRU(8, stateful=True)(inputs))
+    assert export(model, tmp_path / "b", precisions=["fp32"]).manifest.inputs[0].shape == (2, 5, FEATURES)
+    with pytest.raises(UnsupportedError, match="takes the number of samples it was built for, 2"):
+        export(model, tmp_path / "c", batch=3)

@@ -1,0 +1,104 @@
+"""Preprocessing functions in operators that both file formats have, with the numbers of TensorFlow's own.
+
+TensorFlow has operators of its own for discretization, category encoding and smooth resizing, which ONNX or TFLite lack.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+_CONVERTED = ("bilinear", "nearest")  # which both formats have, unless they smooth
+
+
+@contextmanager
+def traceable_ops() -> Iterator[None]:
+    """Keras with those functions replaced, for as long as a graph is traced."""
+    import tensorflow as tf
+    from keras.src.backend.tensorflow import numpy
+    from keras.src.utils import backend_utils, numerical_utils
+
+    replacements: list[tuple[Any, str, Callable[..., Any]]] = [
+        (numpy, "digitize", digitize),
+        (numerical_utils, "encode_categorical_inputs", _encode(numerical_utils.encode_categorical_inputs)),
+        (tf.image, "resize", _resize(tf.image.resize)),
+        # Within a graph, Keras' image layers cast what they take to float; the model itself is run outside of one.
+        (backend_utils, "in_tf_graph", lambda: False),
+    ]
+    originals = [(module, name, getattr(module, name)) for module, name, _ in replacements]
+    try:
+        for module, name, function in replacements:
+            setattr(module, name, function)
+        yield
+    finally:
+        for module, name, function in originals:
+            setattr(module, name, function)
+
+
+def digitize(x: Any, bins: Sequence[float]) -> Any:  # Any: TensorFlow has no type hints
+    """How many of the boundaries are not above each value; all for NaN.
+
+    Source: tensorflow/core/kernels/bucketize_op.cc compares in float32, or in float64 for values of that type.
+    """
+    import tensorflow as tf
+
+    x = tf.convert_to_tensor(x)
+    x = x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
+    boundaries = tf.cast(tf.constant([float(value) for value in bins], tf.float32), x.dtype)
+    is_below = tf.less(x[..., None], boundaries)
+    return tf.reduce_sum(tf.cast(tf.logical_not(is_below), tf.int32), axis=-1)
+
+
+def _encode(original: Callable[..., Any]) -> Callable[..., Any]:
+    """One-hot, multi-hot and counted categories by comparing with each; an id that has no place gives zeros.
+
+    Source: keras numerical_utils.encode_categorical_inputs.
+    """
+    import tensorflow as tf
+
+    def encode_categorical_inputs(inputs: Any, output_mode: str, depth: int, dtype: str, **options: Any) -> Any:
+        rank = len(inputs.shape)
+        if output_mode == "int" or options.get("sparse") or rank == 0 or (output_mode != "one_hot" and rank > 2):
+            return original(inputs, output_mode, depth, dtype, **options)
+        if output_mode == "one_hot" and rank > 1 and inputs.shape[-1] == 1:
+            inputs = tf.squeeze(inputs, axis=-1)
+        is_here = tf.equal(inputs[..., None], tf.range(depth, dtype=inputs.dtype))
+        weights = options.get("count_weights")
+        places = tf.cast(is_here, dtype if weights is None or output_mode != "count" else weights.dtype)
+        if output_mode == "one_hot":
+            return places
+        if output_mode == "multi_hot":
+            return tf.reduce_max(places, axis=-2)
+        return tf.cast(tf.reduce_sum(places if weights is None else places * weights[..., None], axis=-2), dtype)
+
+    return encode_categorical_inputs
+
+
+def _resize(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Smooth resizing as two products of matrices, and whole numbers resized as real ones.
+
+    The methods weigh rows and columns apart from each other and by their lengths only, so that TensorFlow's own weights are
+    in the identity matrix, resized.
+    """
+    import tensorflow as tf
+
+    def weights(length: int, wanted: int, method: str, antialias: bool) -> Any:
+        with tf.init_scope():
+            return tf.constant(original(tf.eye(length)[:, None, :], (wanted, 1), method, antialias=antialias)[:, 0, :].numpy())
+
+    def resize(
+        images: Any, size: Any, method: Any = "bilinear", preserve_aspect_ratio: bool = False, antialias: bool = False, name: Any = None
+    ) -> Any:
+        shape = images.shape
+        sizes = [*shape[-3:], *size] if isinstance(size, list | tuple) else [None]
+        is_fixed = all(isinstance(axis, int) for axis in sizes) and len(shape) in (3, 4) and not preserve_aspect_ratio
+        if not is_fixed or method == "nearest" or (method in _CONVERTED and not antialias):
+            options = {"preserve_aspect_ratio": preserve_aspect_ratio, "antialias": antialias, "name": name}
+            resized = original(tf.cast(images, tf.float32) if images.dtype.is_integer else images, size, method, **options)
+            return tf.cast(resized, images.dtype) if method == "nearest" else resized
+        height, width, channels, new_height, new_width = sizes
+        rows = tf.reshape(tf.cast(images, tf.float32), (-1, height, width * channels))
+        columns = tf.reshape(tf.matmul(weights(height, new_height, method, antialias), rows), (-1, width, channels))
+        resized = tf.matmul(weights(width, new_width, method, antialias), columns)
+        return tf.reshape(resized, (*([-1] if len(shape) == 4 else []), new_height, new_width, channels))
+
+    return resize
