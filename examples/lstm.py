@@ -4,7 +4,7 @@ Data: real. 140 recordings of ten people who did seven physiotherapy exercises w
 physiotherapy exercise recognition: machine learning the inertial signals from a smartwatch"), which the PyPI package seglearn
 ships (BSD). The recordings of three people are held out.
 
-    pip install "lepton-edge[convert,examples]"
+    pip install ".[convert,examples]"
     python examples/lstm.py
 """
 
@@ -68,12 +68,12 @@ def main(work: Path, epochs: int) -> None:
     seconds = monotonic() - started
 
     model.save(work / "lstm.keras")
-    np.savez(work / "test.npz", x=test_windows, y=test_labels)
+    np.savez(work / "lstm.test.npz", x=test_windows, y=test_labels)
     exported = export(
         work / "lstm.keras",
         work / "lstm.bundle",
         precisions=["fp32", "dynamic-int8"],
-        evaluate=work / "test.npz",
+        evaluate=work / "lstm.test.npz",
         labels=CLASSES,
         force=True,
     )

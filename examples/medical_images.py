@@ -5,7 +5,7 @@ Data: real. A photograph of colon tissue from the Center for Microscopy and Mole
 brown a patch is gives its class; the network sees the blue dye alone, so it has to know a gland by its nuclei. It is one
 slide of one patient: the tiles it is cut into are split into those to learn from and those held out.
 
-    pip install "lepton-edge[convert,examples]"
+    pip install ".[convert,examples]"
     python examples/medical_images.py
 """
 
@@ -91,14 +91,14 @@ def main(work: Path, epochs: int) -> None:
     seconds = monotonic() - started
 
     model.save(work / "medical_images.keras")
-    np.savez(work / "calib.npz", x=patches)
-    np.savez(work / "test.npz", x=test_patches, y=test_labels)
+    np.savez(work / "medical_images.calib.npz", x=patches)
+    np.savez(work / "medical_images.test.npz", x=test_patches, y=test_labels)
     exported = export(
         work / "medical_images.keras",
         work / "medical_images.bundle",
         precisions=["fp32", "static-int8"],
-        calib=work / "calib.npz",
-        evaluate=work / "test.npz",
+        calib=work / "medical_images.calib.npz",
+        evaluate=work / "medical_images.test.npz",
         labels=CLASSES,
         force=True,
     )

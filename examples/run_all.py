@@ -53,6 +53,8 @@ LESSONS = """\
 - **Branches that are added, not concatenated, keep their own scales**: the last layer of `recommender.py`.
 - **Equal scores**: 8 bits have 256 of them. Where a ranking counts, let equal ones share their places (`recommender.py`), and end
   the network in log-odds.
+- **Raw in, on the device, too**: texts and the words of a table go through layers of the model (TextVectorization, StringLookup);
+  the bundle has their vocabularies, and `session.predict(text)` or `session.encode(row)` needs no Keras.
 - **Words and sequences**: `dynamic-int8` needs no calibration and keeps activations in float (`text_classification.py`, `lstm.py`).
 - **A batch that is not 1**: `recommender.py` scores 100 films in one call (`batch=100`).
 - **A clock**: `road_scene.py` asks `lepton-edge benchmark --fps 30` whether frames are late or dropped.
