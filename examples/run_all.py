@@ -185,7 +185,8 @@ def main(names: Sequence[str], work: Path, page: Path) -> int:
     write_page(found, page)
     print(f"wrote {page}")
     faults = [f"{result.about.name}: {fault}" for result in found for fault in result.faults]
-    print("\n".join(faults), file=sys.stderr)
+    for fault in faults:
+        print(fault, file=sys.stderr)
     return 3 if faults else 0
 
 

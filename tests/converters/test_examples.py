@@ -1,12 +1,10 @@
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
-import credit_scoring
 import numpy as np
 import pytest
-import recommender
 import reference
-import road_scene
 import run_all
 
 ARTIFACTS = ["Keras", "fp32.onnx", "static-int8.onnx", "fp32.tflite", "static-int8.tflite"]
@@ -45,7 +43,8 @@ def test_recalls_are_of_each_class() -> None:
     assert found == {"accuracy": 0.6, "recall a": 0.5, "recall b": 0.5, "recall c": 1.0}
 
 
-def test_films_with_equal_scores_share_their_places() -> None:
+def test_films_with_equal_scores_share_their_places(keras) -> None:
+    recommender = import_module("recommender")
     one_of_twenty_best = np.zeros((1, recommender.CANDIDATES))
     one_of_twenty_best[0, :20] = 1
     third = np.zeros((1, recommender.CANDIDATES))
@@ -54,15 +53,16 @@ def test_films_with_equal_scores_share_their_places() -> None:
     assert recommender.metrics(third.reshape(-1, 1)) == {"hit rate@10": 1.0, "NDCG@10": pytest.approx(0.5)}
 
 
-def test_credit_scoring_keeps_to_its_metric_on_every_artifact(tmp_path: Path) -> None:
-    credit_scoring.main(tmp_path, epochs=4)
+def test_credit_scoring_keeps_to_its_metric_on_every_artifact(keras, tmp_path: Path) -> None:
+    import_module("credit_scoring").main(tmp_path, epochs=4)
     result = reference.Result.load(tmp_path / "credit_scoring.json")
     assert list(result.scores) == ARTIFACTS
     assert result.faults == []
     assert result.scores["Keras"]["AUC"] > 0.75  # the figure after 12 epochs is in docs/examples.md
 
 
-def test_a_road_scene_runs_on_a_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_road_scene_runs_on_a_clock(keras, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    road_scene = import_module("road_scene")
     monkeypatch.setattr(road_scene, "LEARNED", 192)
     monkeypatch.setattr(road_scene, "HELD_OUT", 64)
     road_scene.main(tmp_path, epochs=1, seconds_of_frames=1)
