@@ -55,7 +55,7 @@ LESSONS = """\
   the network in log-odds.
 - **Raw in, on the device, too**: texts and the words of a table go through layers of the model (TextVectorization, StringLookup);
   the bundle has their vocabularies, and `session.predict(text)` or `session.encode(row)` needs no Keras.
-- **Words and sequences**: `dynamic-int8` needs no calibration and keeps activations in float (`text_classification.py`, `lstm.py`).
+- **Words and sequences**: `dynamic-int8` needs no calibration: ranges are found when it runs (`text_classification.py`, `lstm.py`).
 - **A batch that is not 1**: `recommender.py` scores 100 films in one call (`batch=100`).
 - **A clock**: `road_scene.py` asks `lepton-edge benchmark --fps 30` whether frames are late or dropped.
 """
