@@ -129,7 +129,7 @@ def stack_raw(samples: Sequence[Sample], batch: int) -> dict[str, Array]:
 
 
 def _shapes(sample: Sample) -> list[tuple[int, ...]]:
-    return [value.shape for value in sample.inputs.values()]
+    return [value.shape for value in (*sample.inputs.values(), *(sample.raw or {}).values())]
 
 
 def _digest(sample: Sample) -> bytes:

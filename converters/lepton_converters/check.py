@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lepton_converters.keras_loading import CustomObjects, split_custom_object
 from lepton_converters.keras_names import DROPOUT, is_training_only
-from lepton_converters.layer_config import INPUT, LayerConfig, ModelConfig, TensorConfig, read_model_config
+from lepton_converters.layer_config import INPUT, MODELS, LayerConfig, ModelConfig, TensorConfig, read_model_config
 from lepton_converters.layer_support import EVERY, Target, holds_code, is_keras, is_text_layer, misplaced, note_of, own_names, rules_of
 from lepton_converters.model_file import SAVED_MODEL, ModelFile, read_model_file
 from lepton_converters.target_runtime import TargetRuntime, predict_opset, predict_runtime
@@ -130,7 +131,7 @@ def check_model(
     path: str | Path,
     *,
     trust_code: bool = False,
-    custom_objects: Sequence[str] | Mapping[str, Any] | None = (),
+    custom_objects: CustomObjects | None = (),
     keep_dropout: bool = False,
     target_runtime: str | None = None,
     is_verified: bool = False,
@@ -171,12 +172,12 @@ def _check(
     file: ModelFile,
     *,
     trust_code: bool,
-    custom_objects: Sequence[str] | Mapping[str, Any] | None,
+    custom_objects: CustomObjects | None,
     keep_dropout: bool,
     runtime: TargetRuntime | None,
 ) -> CheckReport:
     model = read_model_config(file.config)
-    layers = model.layers if is_keras(model.whole) else (model.whole, *model.layers)
+    layers = model.layers if is_keras(model.whole) and model.whole.kind in MODELS else (model.whole, *model.layers)
     needed = [own_names(layer) for layer in layers]
     known = None if custom_objects is None else _known({name for names in needed for name in names}, custom_objects)
     refusals: list[Refusal] = []
@@ -196,10 +197,11 @@ def _check(
     return _report(file, model, tuple(reports), tuple(refusals), runtime)
 
 
-def _known(needed: set[str], custom_objects: Sequence[str] | Mapping[str, Any]) -> set[str]:
+def _known(needed: set[str], custom_objects: CustomObjects) -> set[str]:
     """Which of the classes and functions that a model needs are given."""
-    given = {text.rpartition(":")[2].rpartition(">")[2] for text in custom_objects}
-    may_be_mapping = not isinstance(custom_objects, Mapping) and bool(given - {name.rpartition(">")[2] for name in needed})
+    is_mapping = isinstance(custom_objects, Mapping)
+    given = {text.rpartition(">")[2] if is_mapping else split_custom_object(text)[1] for text in custom_objects}
+    may_be_mapping = not is_mapping and bool(given - {name.rpartition(">")[2] for name in needed})
     # Importing the module of one makes Keras know all that are registered there.
     return {name for name in needed if may_be_mapping or name.rpartition(">")[2] in given or (given and ">" in name)}
 

@@ -14,6 +14,7 @@ from lepton_converters.raw_dataset import open_raw_dataset
 from lepton_runtime.errors import InputError
 from lepton_runtime.labels import class_output
 from lepton_runtime.preprocess import Preprocessing
+from lepton_runtime.tensors import TensorSpec
 
 _VERIFICATION_SAMPLES = 200  # without --eval
 _PROBES = 2
@@ -56,8 +57,9 @@ class ExportData:
         """
         calibrated = evaluated = calibration = None
         held_back: tuple[int, ...] = ()
+        given = [spec for spec in source.inputs if spec.name not in source.states]
         if evaluate is not None:
-            evaluated = _open(source, evaluate, steps, labels=labels, option="--eval")
+            evaluated = _with_states(source, _open(source, given, evaluate, steps, labels=labels, option="--eval"))
             if not evaluated.is_labeled:
                 raise InputError(
                     f"--eval needs classes: one folder a class, 'y' in a .npz, or a column 'label' in a .csv; found none in {evaluate!r}"
@@ -68,7 +70,8 @@ class ExportData:
                     f"{', '.join(map(str, source.outputs))}; leave --eval out"
                 )
         if calib is not None:
-            calibrated = _open(source, calib, steps)  # its classes are of no matter
+            # Its classes are of no matter.
+            calibrated = _with_states(source, _open(source, given, calib, steps))
             batch = source.inputs[0].shape[0] or 1
             calibration, held_back = split_samples(calibrated, samples=calib_samples, seed=seed, batch=batch, hold_back=evaluated is None)
         names = _labels(source, labels, evaluated, calibrated)
@@ -81,12 +84,24 @@ class ExportData:
                 # Accuracy is measured on what --eval names, and on nothing else.
                 unlabeled = (Sample(sample.inputs, None, sample.raw) for sample in calibrated.samples(indices))
                 return len(indices), _unseen(unlabeled, calibration)
-            if source.encoders:
-                return _RANDOM_SAMPLES, random_raw_samples(source.inputs, source.encoders, count=_RANDOM_SAMPLES, seed=seed)
-            noise = random_samples(source.inputs, steps, count=_RANDOM_SAMPLES, seed=seed, raw_pixels=source.takes_raw_pixels)
-            return _RANDOM_SAMPLES, noise
+            return _RANDOM_SAMPLES, _random(source, steps, count=_RANDOM_SAMPLES, seed=seed)
 
         return cls(calibration, names, _probes(source, steps, calibrated or evaluated, seed), verification)
+
+
+def _open(
+    source: KerasSource,
+    inputs: Sequence[TensorSpec],
+    path: str,
+    steps: Preprocessing | None,
+    *,
+    labels: Sequence[str] | None = None,
+    option: str = "--calib",
+) -> Dataset:
+    if source.encoders or (len(inputs) > 1 and path.endswith(".csv")):
+        has_labels = option == "--eval"
+        return open_raw_dataset(path, inputs=inputs, encoders=source.encoders, labels=labels, option=option, has_labels=has_labels)
+    return open_dataset(path, inputs=inputs, preprocessing=steps, labels=labels, option=option)
 
 
 def _with_states(source: KerasSource, dataset: Dataset) -> Dataset:
@@ -109,17 +124,13 @@ def _with_states(source: KerasSource, dataset: Dataset) -> Dataset:
 def _probes(source: KerasSource, steps: Preprocessing | None, dataset: Dataset | None, seed: int) -> tuple[Sample, ...]:
     if dataset is not None:
         return tuple(dataset.samples(range(min(_PROBES, dataset.count))))
-    return tuple(random_samples(source.inputs, steps, count=_PROBES, seed=seed, raw_pixels=source.takes_raw_pixels))
+    return tuple(_random(source, steps, count=_PROBES, seed=seed))
 
 
-def _open(
-    source: KerasSource, path: str, steps: Preprocessing | None, *, labels: Sequence[str] | None = None, option: str = "--calib"
-) -> Dataset:
-    if source.encoders or (len(source.inputs) > 1 and path.endswith(".csv")):
-        has_labels = option == "--eval"
-        return open_raw_dataset(path, inputs=source.inputs, encoders=source.encoders, labels=labels, option=option, has_labels=has_labels)
-    given = [spec for spec in source.inputs if spec.name not in source.states]
-    return _with_states(source, open_dataset(path, inputs=given, preprocessing=steps, labels=labels, option=option))
+def _random(source: KerasSource, steps: Preprocessing | None, *, count: int, seed: int) -> Iterator[Sample]:
+    if source.encoders:
+        return random_raw_samples(source.inputs, source.encoders, count=count, seed=seed)
+    return random_samples(source.inputs, steps, count=count, seed=seed, raw_pixels=source.takes_raw_pixels)
 
 
 def _unseen(samples: Iterator[Sample], calibration: Calibration | None) -> Iterator[Sample]:

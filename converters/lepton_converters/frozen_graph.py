@@ -10,7 +10,7 @@ from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_converters.recurrent import Operator, traced_recurrence
 from lepton_converters.traced_functions import traced_functions
 from lepton_converters.traced_layers import traced_layers
-from lepton_converters.traced_ops import traceable_ops
+from lepton_converters.traced_ops import traced_ops
 from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.formats import Format
 
@@ -80,9 +80,9 @@ def _trace(source: KerasSource, format_: Format, *, recurrence: Operator | None,
 
     with (
         _inlined_functions(),
-        traceable_ops(),
         traced_functions(lacks_functions=format_ == Format.TFLITE),
         traced_layers(lacks_3d=format_ == Format.TFLITE),
+        traced_ops(),
         traced_recurrence(recurrence, unrolls=unrolls),
     ):
         return tf.function(infer, input_signature=signature, autograph=False).get_concrete_function()

@@ -104,7 +104,7 @@ class KerasSource:
 
     @property
     def raw(self) -> tuple[TensorSpec, ...]:
-        """What the model takes before its encoders: its inputs, if it has none."""
+        """What the model takes before its encoders; its inputs, if it has none."""
         return self.text.raw if self.text else self.inputs
 
     @property
@@ -135,15 +135,10 @@ class KerasSource:
         Raises:
             InputError: The model fails on these values, such as an index out of range.
         """
-        import tensorflow as tf
-
-        def call(part: Mapping[str, Array]) -> list[Any]:
-            return self.call([tf.convert_to_tensor(part[spec.name], spec.dtype) for spec in self.inputs])
-
-        return self._answers(call, inputs)
+        return self._answers(self.inputs, inputs, self.call)
 
     def predict_raw(self, values: Mapping[str, Array]) -> dict[str, Array]:
-        """The whole Keras model's answers, from before its encoders; each encoder is checked against the layer it stands for.
+        """The whole model's answers, from before its encoders, each of which is checked against the layer it stands for.
 
         Args:
             values: One array a raw input, ``(samples, …)``; of a model without encoders, its inputs.
@@ -152,10 +147,14 @@ class KerasSource:
             InputError: The model fails on these values.
             ParityError: An encoder gives something else than its layer.
         """
-        return self._answers(self.text.call, values) if self.text else self.predict(values)
+        if self.text is None:
+            return self.predict(values)
+        encoded = self.text.check_encoders(values)
+        return self._answers(self.text.raw, values, self.text.infer) if self.text.infer else self.predict(encoded)
 
-    def _answers(self, call: Callable[[Mapping[str, Array]], list[Any]], values: Mapping[str, Array]) -> dict[str, Array]:
-        """One array an output, from as many calls as a fixed number of samples a call asks for."""
+    def _answers(
+        self, specs: Sequence[TensorSpec], values: Mapping[str, Array], infer: Callable[[list[Any]], list[Any]]
+    ) -> dict[str, Array]:
         import tensorflow as tf
 
         samples = len(next(iter(values.values())))
@@ -163,8 +162,9 @@ class KerasSource:
         parts = []
         try:
             for start in range(0, samples, length):
-                part = {name: _filled(array[start : start + length], length) for name, array in values.items()}
-                parts.append([np.asarray(output)[: samples - start] for output in call(part)])
+                part = [_filled(values[spec.name][start : start + length], length) for spec in specs]
+                outputs = infer([tf.convert_to_tensor(array, spec.dtype) for array, spec in zip(part, specs, strict=True)])
+                parts.append([np.asarray(output)[: samples - start] for output in outputs])
         except (tf.errors.InvalidArgumentError, ValueError) as error:
             raise InputError(f"the Keras model must be able to run on the samples: {reason_of(error)}") from error
         return {spec.name: np.concatenate(arrays) for spec, *arrays in zip(self.outputs, *parts, strict=True)}
@@ -201,6 +201,12 @@ def _trace(source: KerasSource) -> Any:  # Any: TensorFlow has no type hints
 def _sized(source: KerasSource, size: Sequence[int] | None) -> KerasSource:
     """The source with lengths for the free axes of its inputs, and with what these say of its outputs."""
     if size is not None:
+        encoded = {encoder.output.name for encoder in source.encoders}
+        text = next((spec for spec in source.inputs if None in spec.shape[1:] and spec.name in encoded), None)
+        if text is not None:
+            raise InputError(
+                f"--size is not for what is encoded, {text.name!r} is as long as its text; build its layer with output_sequence_length"
+            )
         if not any(None in spec.shape[1:] for spec in source.inputs):
             raise InputError(f"--size fixes free axes, the model's inputs have none: {', '.join(map(str, source.inputs))}; leave it out")
         source = replace(source, inputs=tuple(_sized_input(spec, size) for spec in source.inputs))
@@ -271,14 +277,19 @@ def _from_saved_model(folder: Path, name: str | None, *, batch: int | None) -> K
 def _from_model(model: "keras.Model", *, batch: int | None) -> KerasSource:
     check_no_feature_space(model)
     model, notes = functional(model), []
+    text = cut_text_layers(model, raw=named(model, "input"), batch=batch)
+    model = text.model if text else model
     _check_weights([(weight.path, np.asarray(weight)) for weight in model.weights])
     types = float_types(model)
     if types:
         model = as_float32(model)
+        text = replace(text, infer=None) if text else None  # the whole model still computes in the other types
         notes.append(f"converted to float32 from {', '.join(types)}, and verified against the float32 model")
-    text = cut_text_layers(model, raw=named(model, "input"), batch=batch)
-    model = text.model if text else model
     states = [(name, tuple(variable.shape), str(variable.dtype)) for name, variable in states_of(model)]
+    if states and text:
+        raise UnsupportedError(
+            f"a model with text or lookup layers must not keep a state, {states[0][0]!r} is one; build it with stateful=False"
+        )
     fixed = None
     if states:
         fixed = batch = _batch_of_states(states[0], batch)

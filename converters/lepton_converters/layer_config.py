@@ -8,6 +8,7 @@ from lepton_converters.layer_shape import Shape, output_shape
 from lepton_converters.model_file import serialized_objects
 from lepton_runtime.errors import InputError
 
+_Place = tuple[str, int, int]  # of a tensor: the layer that gives it, in which of its calls, and which of its outputs
 MODELS = ("Functional", "Sequential", "Model")
 INPUT = "InputLayer"
 # Settings of a layer that hold other layers: those of wrappers, recurrent layers and pipelines.
@@ -129,7 +130,7 @@ def _read_chain(entries: Sequence[Any], prefix: str) -> tuple[list[LayerConfig],
             inputs = (TensorConfig(name if is_input else f"{name}_input", _shape(shape), _dtype(settings, is_input=is_input)),)
             last = last or inputs[0]
         feeds = (replace(last, shape=last.shape or _built_shape(entry)),) if last and entry["class_name"] != INPUT else ()
-        found, shape = _read_layer(entry, prefix, feeds, {})
+        found, [shape] = _read_layer(entry, prefix, [feeds], {})
         layers += found
         last = TensorConfig(name, shape, inputs[0].dtype if entry["class_name"] == INPUT else None)
     return layers, inputs, (last,) if last else ()
@@ -140,47 +141,50 @@ def _read_graph(
 ) -> tuple[list[LayerConfig], tuple[TensorConfig, ...], tuple[TensorConfig, ...]]:
     """A functional model: layers name what they take; Keras 3 also notes its shape."""
     calls = {_name(entry): [_read_call(node) for node in entry.get("inbound_nodes", [])] for entry in entries}
-    known: dict[tuple[str, int], TensorConfig] = {}
+    known: dict[_Place, TensorConfig] = {}
     for nodes in calls.values():
         for tensors, _ in nodes:
             known |= {place: feed for place, feed in tensors if feed.shape is not None}
     layers: list[LayerConfig] = []
     for entry in entries:
         name = _name(entry)
-        feeds = tuple(known.get(place, feed) for tensors, _ in calls[name] for place, feed in tensors)
-        if len(feeds) == 1 and feeds[0].shape is None:
-            feeds = (replace(feeds[0], shape=_built_shape(entry)),)
-        # A layer that is called twice takes the same number of tensors each time.
-        each = len(feeds) // max(1, len(calls[name]))
+        each = [tuple(known.get(place, feed) for place, feed in tensors) for tensors, _ in calls[name]]
+        if len(each) == 1 and len(each[0]) == 1 and each[0][0].shape is None:
+            each = [(replace(each[0][0], shape=_built_shape(entry)),)]
         arguments = {key: value for _, given in calls[name] for key, value in given.items()}
-        found, shape = _read_layer(entry, prefix, feeds, arguments, taken=each)
+        found, shapes = _read_layer(entry, prefix, each or [()], arguments)
         layers += found
         dtype = _dtype(entry["config"], is_input=True) if entry["class_name"] == INPUT else None
-        known.setdefault((name, 0), TensorConfig(name, shape, dtype))
+        first = 1 if _is_graph(entry["config"]) else 0  # a functional model counts the call that built it
+        for number, shape in enumerate(shapes):
+            known.setdefault((name, number + first, 0), TensorConfig(name, shape, dtype))
     doors = []
     for key in ("input_layers", "output_layers"):
         places = list(_read_places(settings[key]))
-        names = _door_names(settings[key], [name for name, _ in places])
+        names = _door_names(settings[key], [name for name, _, _ in places])
         doors.append(tuple(replace(known.get(place, TensorConfig("")), name=name) for name, place in zip(names, places, strict=True)))
     return layers, doors[0], doors[1]
 
 
 def _read_layer(
-    entry: Mapping[str, Any], prefix: str, feeds: tuple[TensorConfig, ...], arguments: Mapping[str, Any], *, taken: int = 1
-) -> tuple[list[LayerConfig], Shape | None]:
-    """A layer with all layers inside it, and the shape of what it gives."""
+    entry: Mapping[str, Any], prefix: str, calls: Sequence[tuple[TensorConfig, ...]], arguments: Mapping[str, Any]
+) -> tuple[list[LayerConfig], list[Shape | None]]:
+    """A layer with all layers inside it, and the shape of what it gives in each call."""
     kind, module = _class(entry)
+    feeds = tuple(feed for call in calls for feed in call)
     settings, name = entry["config"], prefix + _name(entry)
     if kind in MODELS or _is_graph(settings):
         inner = _read_model(entry, f"{name}/")
         # A class of the user's own may compute something else than its layers say.
         holder = [] if kind in MODELS else [LayerConfig(name, kind, module, settings, feeds, arguments, prefix, package_of(entry))]
-        return [*holder, *inner.layers], inner.outputs[0].shape if inner.outputs else None
+        return [*holder, *inner.layers], [inner.outputs[0].shape if inner.outputs else None] * len(calls)
     layer = LayerConfig(name, kind, module, settings, feeds, arguments, prefix, package_of(entry))
     held = [
-        found for key in INNER for inner_entry in _entries(settings.get(key)) for found in _read_layer(inner_entry, f"{name}/", (), {})[0]
+        found for key in INNER for inner_entry in _entries(settings.get(key)) for found in _read_layer(inner_entry, f"{name}/", [], {})[0]
     ]
-    return [layer, *held], output_shape(kind, settings, [feed.shape for feed in feeds[:taken]])
+    if ".ops" in (module or ""):  # an operation may take constants, too
+        return [layer, *held], [None] * len(calls)
+    return [layer, *held], [output_shape(kind, settings, [feed.shape for feed in call]) for call in calls]
 
 
 def _is_graph(settings: Any) -> bool:
@@ -199,29 +203,29 @@ def _name(entry: Mapping[str, Any]) -> str:
     return str(entry.get("name") or (settings.get("name") if isinstance(settings, dict) else None) or entry["class_name"])
 
 
-def _read_call(node: Any) -> tuple[list[tuple[tuple[str, int], TensorConfig]], dict[str, Any]]:
+def _read_call(node: Any) -> tuple[list[tuple[_Place, TensorConfig]], dict[str, Any]]:
     """What one call of a layer takes: place and shape of each tensor; and its other arguments."""
     if isinstance(node, dict):  # Keras 3
         tensors = []
         for value in serialized_objects([node.get("args", []), node.get("kwargs", {})]):
             if value["class_name"] == "__keras_tensor__":
                 settings = value["config"]
-                name, _, position = settings["keras_history"]
-                tensors.append(((name, position), TensorConfig(name, _shape(settings["shape"]), settings.get("dtype"))))
+                name, call, position = settings["keras_history"]
+                tensors.append(((name, call, position), TensorConfig(name, _shape(settings["shape"]), settings.get("dtype"))))
         return tensors, {key: value for key, value in node.get("kwargs", {}).items() if not isinstance(value, dict | list)}
     arguments: dict[str, Any] = {}
     places = list(_read_places(node, arguments))
     return [(place, TensorConfig(place[0])) for place in places], arguments
 
 
-def _read_places(value: Any, arguments: dict[str, Any] | None = None) -> Iterator[tuple[str, int]]:
-    """Layer and position of each tensor in a nested ``[layer, call, position, arguments]``, as Keras 1 and 2 write it."""
+def _read_places(value: Any, arguments: dict[str, Any] | None = None) -> Iterator[_Place]:
+    """The place of each tensor in a nested ``[layer, call, position, arguments]``, as Keras 1 and 2 write it."""
     if isinstance(value, dict):
         value = list(value.values())
     if not isinstance(value, list):
         return
     if len(value) >= 3 and isinstance(value[0], str) and isinstance(value[1], int):
-        yield value[0], value[2]
+        yield value[0], value[1], value[2]
         given = value[3] if len(value) > 3 and isinstance(value[3], dict) else {}
         if arguments is not None:
             arguments |= {key: entry for key, entry in given.items() if not isinstance(entry, dict | list)}

@@ -11,7 +11,7 @@ _SAME = {
     *("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "ThresholdedReLU", "Softmax", "Identity", "Masking", "ActivityRegularization"),
     *("BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization", "UnitNormalization", "Normalization"),
     *("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "GaussianNoise", "AlphaDropout"),
-    *("Rescaling", "MultiHeadAttention", "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"),
+    *("Rescaling", "Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"),
 }
 
 
@@ -33,11 +33,17 @@ def output_shape(kind: str, settings: Settings, inputs: Sequence[Shape | None]) 
     if not known or len(known) < len(inputs):
         return None
     if kind in _SAME:
-        return max(known, key=len)  # the shorter one is broadcast
+        rank = max(map(len, known))
+        return tuple(map(_broadcast, *((1,) * (rank - len(shape)) + shape for shape in known)))
     if kind == "Concatenate":
         return _concatenate(known, settings.get("axis", -1))
     rule = _RULES.get(kind.rstrip("123D")) or _RULES.get(kind)
     return rule(known[0], settings) if rule else None
+
+
+def _broadcast(*axes: int | None) -> int | None:
+    lengths = [axis for axis in axes if axis != 1]
+    return next((axis for axis in lengths if axis is not None), None) if lengths else 1
 
 
 def _concatenate(shapes: Sequence[Shape], axis: int) -> Shape:
@@ -126,6 +132,7 @@ def _cropping(shape: Shape, settings: Settings) -> Shape:
 _RULES: dict[str, Callable[[Shape, Settings], Shape | None]] = {
     "Dense": lambda shape, settings: (*shape[:-1], settings["units"]),
     "Embedding": lambda shape, settings: (*shape, settings["output_dim"]),
+    "MultiHeadAttention": lambda shape, settings: shape if settings.get("output_shape") is None else None,
     "Flatten": lambda shape, settings: (shape[0], _product(shape[1:])),
     "Permute": lambda shape, settings: (shape[0], *(shape[axis] for axis in settings["dims"])),
     "RepeatVector": lambda shape, settings: (shape[0], settings["n"], *shape[1:]),

@@ -101,7 +101,7 @@ RULES = (
         frozenset({"StringLookup", "TextVectorization"}),
         "must take text, it takes numbers",
         "give its keras.Input dtype='string'",
-        lambda layer: _takes(layer, text=False),
+        lambda layer: _takes(layer, text=False) and not layer.settings.get("invert"),
     ),
     Rule(
         frozenset({"IntegerLookup", "Discretization"}),
@@ -153,6 +153,11 @@ RULES = (
         frozenset({"TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer", "ClassMethod", "InstanceMethod", "InstanceProperty"}),
         "must be a layer, it is a TensorFlow function that Keras 2 wrapped and Keras 3 cannot load",
         "export a SavedModel with Keras 2 and give that, or build the model with keras.ops and load its weights",
+    ),
+    Rule(
+        frozenset({"FeatureSpace"}),
+        "must be a part of a model, it is by itself",
+        "build the model that it feeds: keras.Model(space.get_inputs(), network(space.get_encoded_features()))",
     ),
     Rule(
         frozenset({"JaxLayer", "FlaxLayer", "TorchModuleWrapper"}),
@@ -242,6 +247,8 @@ def note_of(layer: LayerConfig) -> str:
     number_type = compute_type(layer.settings)
     if number_type != "float32":
         notes.append(f"computes in {number_type} in Keras, in float32 here")
+    if layer.settings.get("stateful") is True:
+        notes.append("its state becomes an input and an output")
     if layer.kind not in KERAS_LAYERS | FORMER_LAYERS and ".ops" not in (layer.module or ""):
         notes.append("not known to this version; tried all the same")
     return "; ".join(notes)

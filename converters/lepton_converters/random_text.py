@@ -55,7 +55,7 @@ def _value(spec: TensorSpec, steps: Sequence[Any], generator: np.random.Generato
 
 
 def _pick(known: Sequence[Any], share: float, unknown: Any, generator: np.random.Generator) -> Any:
-    return unknown if generator.random() < share else known[generator.integers(len(known))]
+    return unknown if generator.random() < share else known[int(generator.integers(len(known)))]
 
 
 def _text(known: Sequence[Any], share: float, split: str | None, generator: np.random.Generator) -> str:

@@ -1,11 +1,13 @@
 """Cuts a Keras model where its graph can begin: what takes text, looks up or hashes becomes encoders that run before it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_converters.keras_loading import import_keras
+from lepton_converters.keras_model import inference
 from lepton_converters.text_steps import TEXT_LAYERS, make_step, refusal
 from lepton_runtime.encoders import TEXT, Encoder, encode
 from lepton_runtime.errors import ParityError, UnsupportedError
@@ -23,31 +25,26 @@ class TextModel:
         model: What is behind those layers; the rest of its layers are the whole model's own.
         encoders: What those layers do, in the order in which they run.
         layers: Those layers, one an encoder.
-        whole: The model as it was.
-        raw: Its inputs, in its order.
+        raw: The inputs of the model as it was, in its order.
+        infer: From those to its flat outputs, in inference mode; ``None`` if ``model`` is no more a part of it.
     """
 
     model: "keras.Model"
     encoders: tuple[Encoder, ...]
     layers: tuple[Any, ...]  # Any: Keras has no type hints
-    whole: "keras.Model"
     raw: tuple[TensorSpec, ...]
+    infer: Callable[[list[Any]], list[Any]] | None
 
-    def call(self, values: Mapping[str, Array]) -> list[Any]:
-        """The whole model's flat outputs for raw values, in inference mode, after each encoder was checked on them.
+    def check_encoders(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """What the encoders make of raw values, the values included, after it was found to be what their layers make of them.
 
         Raises:
             ParityError: An encoder gives something else than the Keras layer that it stands for.
         """
-        import keras
         import tensorflow as tf
 
-        tensors = [tf.convert_to_tensor(values[spec.name], spec.dtype) for spec in self.raw]
-        self._check_encoders(values, dict(zip((spec.name for spec in self.raw), tensors, strict=True)))
-        return list(keras.tree.flatten(self.whole(keras.tree.pack_sequence_as(self.whole.input, tensors), training=False)))
-
-    def _check_encoders(self, values: Mapping[str, Array], tensors: dict[str, Any]) -> None:
         found = encode(self.encoders, values)
+        tensors = {spec.name: tf.convert_to_tensor(values[spec.name], spec.dtype) for spec in self.raw}
         for encoder, layer in zip(self.encoders, self.layers, strict=True):
             taken = [tensors[spec.name] for spec in encoder.inputs]
             tensors[encoder.output.name] = layer(taken if len(taken) > 1 else taken[0])
@@ -59,6 +56,7 @@ class TextModel:
                     f"the encoder of {type(layer).__name__} {layer.name!r} must give what the Keras layer gives, it gives something else "
                     f"for {sample}; please report this, with the layer's settings"
                 )
+        return found
 
 
 def cut_text_layers(model: "keras.Model", *, raw: Sequence[tuple[str, Any]], batch: int | None) -> TextModel | None:
@@ -74,13 +72,12 @@ def cut_text_layers(model: "keras.Model", *, raw: Sequence[tuple[str, Any]], bat
     """
     if not has_text_layers(model) and all(tensor.dtype != TEXT for _, tensor in raw):
         return None
-    import keras
-
+    keras = import_keras()
     cutter = _Cutter(model, raw, batch)
     outputs = keras.tree.map_structure(cutter.enter, cutter.run(model, cutter.raw))
     behind = keras.Model(cutter.inputs(), outputs, name=model.name)
     encoders, layers = zip(*cutter.in_order([tensor.name for tensor in behind.inputs]), strict=True)
-    return TextModel(behind, encoders, layers, model, tuple(value.spec for value in cutter.raw))
+    return TextModel(behind, encoders, layers, tuple(value.spec for value in cutter.raw), inference(model))
 
 
 def check_no_feature_space(model: Any) -> None:
@@ -96,16 +93,15 @@ def check_no_feature_space(model: Any) -> None:
         )
 
 
-def has_text_layers(model: Any) -> bool:
-    """Whether a model, or one that is a layer of it, has a layer that no graph can hold."""
-    return any(_is_text_layer(layer) for layer in _layers(model))
+def has_text_layers(layer: Any) -> bool:
+    """Whether a model or a layer holds one that no graph can hold, however deep."""
+    return any(_is_text_layer(inner) for inner in _inner_layers(layer))
 
 
-def _layers(model: Any) -> Iterator[Any]:
-    for layer in model.layers:
-        yield layer
-        if hasattr(layer, "layers"):
-            yield from _layers(layer)
+def _inner_layers(layer: Any) -> Iterator[Any]:
+    for inner in getattr(layer, "_layers", ()):
+        yield inner
+        yield from _inner_layers(inner)
 
 
 def _is_text_layer(operation: Any) -> bool:
@@ -139,13 +135,8 @@ class _Cutter:
         self._encoders: dict[str, tuple[Encoder, Any]] = {}  # with their layers, by what they give
         self.raw = [_Value(TensorSpec(name, (batch, *x.shape[1:]), str(x.dtype)), position) for position, (name, x) in enumerate(raw)]
         self._values = list(self.raw)
-        self._names = {name for name, _ in raw} | {layer.name for layer in _layers(model) if not _is_text_layer(layer)}
-        for value in self.raw:
-            if None in value.spec.shape[1:]:
-                raise UnsupportedError(
-                    f"inputs must have fixed sizes, {value.spec} has not; build the model for one size, such as "
-                    "keras.Input((1,), dtype='string'), and load the weights into it"
-                )
+        self._names = {name for name, _ in raw} | {layer.name for layer in _inner_layers(model) if not _is_text_layer(layer)}
+        self._batch = next((x.shape[0] for _, x in raw if x.shape[0] is not None), None)
 
     def run(self, model: Any, inputs: Sequence[Any]) -> Any:
         """The structured outputs for flat inputs.
@@ -156,8 +147,7 @@ class _Cutter:
 
     def _call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
         """What an operation of the model gives: a value before the graph, or a tensor in it."""
-        import keras
-
+        keras = import_keras()
         leaves = keras.tree.flatten((args, kwargs))
         values = [leaf for leaf in leaves if isinstance(leaf, _Value)]
         if _is_text_layer(operation):
@@ -165,7 +155,7 @@ class _Cutter:
                 must = "must take inputs of the model, or what other such layers make of them"
                 raise refusal(operation, must, "it takes what the network computes", "do that before, in the data")
             return self._encode(operation, values)
-        if isinstance(operation, keras.Model) and has_text_layers(operation):
+        if has_text_layers(operation):
             return self._run_inner(operation, args, kwargs)
         if type(operation) is keras.layers.Discretization and operation.output_mode == "int" and values:
             taken = values[0]
@@ -174,22 +164,19 @@ class _Cutter:
         if text is not None:
             advice = f"only {', '.join(sorted(TEXT_LAYERS))} can; do the rest before, in the data"
             raise refusal(operation, "must take numbers", f"it takes the text {text.spec.name!r}", advice)
-        args, kwargs = keras.tree.map_structure(self.enter, (args, kwargs))
-        return operation(*args, **kwargs)
+        entered: Any = keras.tree.map_structure(self.enter, [args, kwargs])
+        return operation(*entered[0], **entered[1])
 
     def _run_inner(self, model: Any, args: Any, kwargs: Any) -> Any:
         """The outputs of a model inside the model, as if its layers were the outer one's own."""
-        import keras
-
+        keras = import_keras()
         given = keras.tree.flatten(args)
+        inner = keras.Model(model.inputs, model.outputs) if isinstance(model, keras.Sequential) and model.inputs else model
         ranks = [len(value.spec.shape if isinstance(value, _Value) else value.shape) for value in given]
-        inner = model
-        if isinstance(model, keras.Sequential) and model.inputs:
-            inner = keras.Model(model.inputs, model.outputs)
         is_plain = hasattr(inner, "_run_through_graph") and all(value is None for value in kwargs.values())
         if not is_plain or ranks != [len(tensor.shape) for tensor in inner.inputs]:
-            must = "holds text layers and must be a functional or sequential model that is called on inputs of its own shapes"
-            raise refusal(model, must, "it is not", "move its text layers out into the outer model")
+            must = "holds text or lookup layers and must be a functional or sequential model, called on inputs of its own shapes"
+            raise refusal(model, must, "it is not", "move those layers out of it, to the model's inputs")
         outputs = self.run(inner, given)
         return outputs[0] if isinstance(outputs, list | tuple) and len(outputs) == 1 else outputs
 
@@ -221,15 +208,14 @@ class _Cutter:
 
     def enter(self, value: Any) -> Any:
         """The tensor in the graph for a value before it; anything else as it is."""
-        import keras
-
         if not isinstance(value, _Value):
             return value
         if value.tensor is None and value.maker is not None:
             layer, taken = value.maker
             value.tensor = layer(self.enter(taken))
         elif value.tensor is None:
-            value.tensor = keras.Input(batch_shape=(None, *value.spec.shape[1:]), dtype=value.spec.dtype, name=value.spec.name)
+            shape = (self._batch, *value.spec.shape[1:])
+            value.tensor = import_keras().Input(batch_shape=shape, dtype=value.spec.dtype, name=value.spec.name)
         return value.tensor
 
     def inputs(self) -> list[Any]:

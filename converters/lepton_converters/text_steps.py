@@ -88,21 +88,17 @@ def _text_vectorization(layer: Any) -> TextVectorization:
         if settings[name] is not None and not isinstance(settings[name], str):
             advice = f"use one of Keras' own, or None, and do the rest to the texts before they are given; set {name!r} so"
             raise refusal(layer, f"must have a {name!r} of Keras' own", "it has a function, which only Python with Keras can run", advice)
-    mode, length = settings["output_mode"], settings["output_sequence_length"]
-    if mode == "one_hot":
+    if settings["output_mode"] == "one_hot":
         raise refusal(
             layer, "must give a plain tensor", "with 'one_hot' it gives a ragged one", "use 'multi_hot', or 'int' and an Embedding"
         )
-    if mode == "int" and length is None:
-        advice = "give it output_sequence_length, and load the weights into the new model"
-        raise refusal(layer, "must give ids of one length", "its output_sequence_length is None", advice)
     widths = settings["ngrams"]
     return TextVectorization(
         _lookup(layer._lookup_layer),  # the only way to its table and settings
         standardize=settings["standardize"],
         split=settings["split"],
         ngrams=tuple(range(1, widths + 1)) if isinstance(widths, int) else widths,
-        sequence_length=length,
+        sequence_length=settings["output_sequence_length"],
     )
 
 

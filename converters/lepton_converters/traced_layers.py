@@ -8,6 +8,8 @@ import numpy as np
 
 from lepton_converters.keras_loading import import_keras
 
+_SEPARABLE_METHODS = ("area", "bicubic", "lanczos3", "lanczos5")
+
 
 @contextmanager
 def traced_layers(*, lacks_3d: bool) -> Iterator[None]:
@@ -19,20 +21,19 @@ def traced_layers(*, lacks_3d: bool) -> Iterator[None]:
     Args:
         lacks_3d: Whether the format has no 3D pooling, and no dilation of 3D and of transposed convolutions: TFLite.
     """
-    import_keras()
+    import tensorflow as tf
     from keras.src.backend.tensorflow import nn
 
+    max_pool, average_pool = (_pool(pool) if lacks_3d else pool for pool in (nn.max_pool, nn.average_pool))
     replaced = [
         (nn, "conv", _conv(nn.conv, fills_kernel=lacks_3d)),
         (nn, "conv_transpose", _conv_transpose(nn.conv_transpose, fills_kernel=lacks_3d)),
-        (nn, "adaptive_average_pool", _adaptive_pool(nn.adaptive_average_pool, _mean_of_windows)),
+        (nn, "max_pool", max_pool),
+        (nn, "average_pool", average_pool),
+        (nn, "adaptive_max_pool", _adaptive_pool(max_pool, _largest_of_windows)),
+        (nn, "adaptive_average_pool", _adaptive_pool(average_pool, _mean_of_windows)),
+        (tf.image, "resize", _resize(tf.image.resize)),
     ]
-    if lacks_3d:
-        replaced += [
-            (nn, "max_pool", _pool(nn.max_pool)),
-            (nn, "average_pool", _pool(nn.average_pool)),
-            (nn, "adaptive_max_pool", _adaptive_pool(nn.adaptive_max_pool, _largest_of_windows)),
-        ]
     originals = [(module, name, getattr(module, name)) for module, name, _ in replaced]
     for module, name, function in replaced:
         setattr(module, name, function)
@@ -117,15 +118,17 @@ def _pool(original: Callable[..., Any]) -> Callable[..., Any]:
     return pool
 
 
-def _adaptive_pool(original: Callable[..., Any], pooled: Callable[[Any, int, int], Any]) -> Callable[..., Any]:
-    """Axis by axis; Keras' own way of two window sizes fails in a graph for an output of one, and needs 3D pooling."""
+def _adaptive_pool(plain: Callable[..., Any], pooled: Callable[[Any, int, int], Any]) -> Callable[..., Any]:
+    """Usual pooling where the windows are alike, else axis by axis; Keras pools with two window sizes and picks from both."""
 
     def adaptive_pool(inputs: Any, output_size: Any, data_format: str | None = None) -> Any:
-        sizes = _tuple(output_size, len(inputs.shape) - 2)
-        if all(size > 1 for size in sizes) and len(sizes) < 3:
-            return original(inputs, output_size, data_format)
         if _is_channels_first(data_format):
             return _first(adaptive_pool(_last(inputs), output_size, "channels_last"))
+        sizes = _tuple(output_size, len(inputs.shape) - 2)
+        lengths = inputs.shape[1:-1]
+        if all(length % size == 0 for length, size in zip(lengths, sizes, strict=True)):
+            window = tuple(length // size for length, size in zip(lengths, sizes, strict=True))
+            return plain(inputs, window, window, "valid", "channels_last")
         for axis, size in enumerate(sizes, 1):
             inputs = pooled(inputs, axis, size)
         return inputs
@@ -151,6 +154,31 @@ def _largest_of_windows(inputs: Any, axis: int, size: int) -> Any:
 
     parts = [tf.gather(inputs, range(start, end), axis=axis) for start, end in _windows(inputs.shape[axis], size)]
     return tf.stack([tf.reduce_max(part, axis=axis) for part in parts], axis=axis)
+
+
+def _resize(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Bicubic, Lanczos and antialiased resizing as a product with TensorFlow's own weights, an axis at a time."""
+
+    def resize(images: Any, size: Any, method: str = "bilinear", *arguments: Any, antialias: bool = False, **settings: Any) -> Any:
+        import tensorflow as tf
+
+        *_, height, width, _ = images.shape
+        is_known = height is not None and width is not None
+        if arguments or any(settings.values()) or not is_known or not (method in _SEPARABLE_METHODS or antialias):
+            # Neither format resizes integers of every type.
+            real = tf.cast(images, tf.float32) if images.dtype.is_integer else images
+            resized = original(real, size, method, *arguments, antialias=antialias, **settings)
+            return tf.cast(resized, images.dtype) if method == "nearest" else resized
+        resized = tf.cast(images, tf.float32)
+        for axis, length, wanted in ((-3, height, size[0]), (-2, width, size[1])):
+            with tf.init_scope():
+                # Resizing is linear: what it makes of single pixels, one a channel, are its weights.
+                pixels = tf.reshape(tf.eye(length), (1, length, 1, length))
+                weights = np.asarray(original(pixels, (int(wanted), 1), method, antialias=antialias))[0, :, 0]
+            resized = _along(resized, axis % len(images.shape), tf.constant(weights))
+        return resized
+
+    return resize
 
 
 def _along(values: Any, axis: int, matrix: Any) -> Any:

@@ -1,27 +1,23 @@
-"""Preprocessing functions in operators that both file formats have, with the numbers of TensorFlow's own.
-
-TensorFlow has operators of its own for discretization, category encoding and smooth resizing, which ONNX or TFLite lack.
-"""
+"""Discretization and category encoding, while a model is traced, in operators that both file formats have, with the same numbers."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-_CONVERTED = ("bilinear", "nearest")  # which both formats have, unless they smooth
+from lepton_converters.keras_loading import import_keras
 
 
 @contextmanager
-def traceable_ops() -> Iterator[None]:
-    """Keras with those functions replaced, for as long as a graph is traced."""
-    import tensorflow as tf
+def traced_ops() -> Iterator[None]:
+    """Keras with those functions replaced, until the context ends; image layers take integers as they do outside of a graph."""
+    import_keras()
     from keras.src.backend.tensorflow import numpy
     from keras.src.utils import backend_utils, numerical_utils
 
     replacements: list[tuple[Any, str, Callable[..., Any]]] = [
         (numpy, "digitize", digitize),
         (numerical_utils, "encode_categorical_inputs", _encode(numerical_utils.encode_categorical_inputs)),
-        (tf.image, "resize", _resize(tf.image.resize)),
-        # Within a graph, Keras' image layers cast what they take to float; the model itself is run outside of one.
+        # Within a graph, Keras' image layers make float of what they take; the model itself is run outside of one.
         (backend_utils, "in_tf_graph", lambda: False),
     ]
     originals = [(module, name, getattr(module, name)) for module, name, _ in replacements]
@@ -71,34 +67,3 @@ def _encode(original: Callable[..., Any]) -> Callable[..., Any]:
         return tf.cast(tf.reduce_sum(places if weights is None else places * weights[..., None], axis=-2), dtype)
 
     return encode_categorical_inputs
-
-
-def _resize(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Smooth resizing as two products of matrices, and whole numbers resized as real ones.
-
-    The methods weigh rows and columns apart from each other and by their lengths only, so that TensorFlow's own weights are
-    in the identity matrix, resized.
-    """
-    import tensorflow as tf
-
-    def weights(length: int, wanted: int, method: str, antialias: bool) -> Any:
-        with tf.init_scope():
-            return tf.constant(original(tf.eye(length)[:, None, :], (wanted, 1), method, antialias=antialias)[:, 0, :].numpy())
-
-    def resize(
-        images: Any, size: Any, method: Any = "bilinear", preserve_aspect_ratio: bool = False, antialias: bool = False, name: Any = None
-    ) -> Any:
-        shape = images.shape
-        sizes = [*shape[-3:], *size] if isinstance(size, list | tuple) else [None]
-        is_fixed = all(isinstance(axis, int) for axis in sizes) and len(shape) in (3, 4) and not preserve_aspect_ratio
-        if not is_fixed or method == "nearest" or (method in _CONVERTED and not antialias):
-            options = {"preserve_aspect_ratio": preserve_aspect_ratio, "antialias": antialias, "name": name}
-            resized = original(tf.cast(images, tf.float32) if images.dtype.is_integer else images, size, method, **options)
-            return tf.cast(resized, images.dtype) if method == "nearest" else resized
-        height, width, channels, new_height, new_width = sizes
-        rows = tf.reshape(tf.cast(images, tf.float32), (-1, height, width * channels))
-        columns = tf.reshape(tf.matmul(weights(height, new_height, method, antialias), rows), (-1, width, channels))
-        resized = tf.matmul(weights(width, new_width, method, antialias), columns)
-        return tf.reshape(resized, (*([-1] if len(shape) == 4 else []), new_height, new_width, channels))
-
-    return resize

@@ -62,7 +62,7 @@ def check(
 def _print(report: "CheckReport") -> None:
     facts = [
         f"{report.kind} of Keras {report.keras_version}" if report.keras_version else report.kind,
-        f"{report.size_bytes / 1e6:,.1f} MB",
+        _size_text(report.size_bytes),
     ]
     if report.layers:
         facts.insert(0, _MODELS.get(report.model, report.model))

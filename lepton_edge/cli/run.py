@@ -54,7 +54,7 @@ def run(
     opened = Bundle.open(bundle)
     opened.check()
     with Session.open(opened, precision=precision, engine=engine, threads=threads) as session:
-        outputs = run_on_text(text, session) if text is not None else run_on_file(input, session)
+        outputs = run_on_file(input, session) if input is not None else run_on_text(text or "", session)
         real = {spec.name: spec.dequantize(outputs[spec.name]) for spec in session.artifact.outputs}
     scores = class_output(session.artifact.outputs)
     labels = opened.manifest.labels

@@ -44,6 +44,9 @@ def _run_rows(rows: Sequence[Any], session: Session) -> dict[str, Array]:  # Any
     """One row of outputs a row, as many at a time as the model takes; missing ones repeat the last."""
     if not rows:
         raise InputError("INPUT must hold at least one sample, it is empty")
+    for number, row in enumerate(rows, 1):
+        if isinstance(rows[0], Mapping) and (not isinstance(row, Mapping) or set(row) != set(rows[0])):
+            raise InputError(f"every row must have the columns of the first, {', '.join(rows[0])}; row {number} is {row!r}"[:300])
     batch = session.artifact.inputs[0].shape[0] or len(rows)
     parts = []
     for start in range(0, len(rows), batch):
@@ -54,12 +57,7 @@ def _run_rows(rows: Sequence[Any], session: Session) -> dict[str, Array]:  # Any
 
 
 def _columns(rows: Sequence[Any]) -> Any:
-    if not isinstance(rows[0], Mapping):
-        return rows
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, Mapping) or set(row) != set(rows[0]):
-            raise InputError(f"every row must have the columns of the first, {', '.join(rows[0])}; row {number} is {row!r}"[:300])
-    return {name: [row[name] for row in rows] for name in rows[0]}
+    return {name: [row[name] for row in rows] for name in rows[0]} if isinstance(rows[0], Mapping) else rows
 
 
 def _read_text(path: Path) -> str:

@@ -26,7 +26,7 @@ def encode_ids(ids: Array, output: Output, depth: int | None, *, weights: Sequen
     if output != "one_hot":
         return count_ids(ids.tolist(), output, depth or 0, weights=weights)
     squeezed = ids[..., 0] if ids.ndim > 1 and ids.shape[-1] == 1 else ids
-    return np.asarray(squeezed[..., None] == np.arange(depth), np.float32)
+    return np.asarray(squeezed[..., None] == np.arange(depth or 0), np.float32)
 
 
 def encoded_shape(shape: Shape, output: Output, depth: int | None) -> Shape:

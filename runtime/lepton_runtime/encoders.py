@@ -10,7 +10,7 @@ from lepton_runtime.bins import Discretization, HashedCrossing, Hashing
 from lepton_runtime.categories import check_choice
 from lepton_runtime.errors import InputError
 from lepton_runtime.lookups import Lookup, TextVectorization, Vocabulary
-from lepton_runtime.tensors import Array, TensorSpec, cast_exactly
+from lepton_runtime.tensors import Array, TensorSpec, cast_exactly, fits_shape
 
 TEXT = "string"
 """The number type of a raw input that is no number."""
@@ -135,12 +135,14 @@ def read_raw(spec: TensorSpec, value: Any) -> Array:  # Any: whatever a caller h
         InputError: It is of another kind or shape.
     """
     array = _texts(spec, value) if spec.dtype == TEXT else _numbers(spec, value)
-    shape = tuple(axis or 1 for axis in spec.shape[1:])
-    if array.shape == shape or (shape == (1,) and array.ndim == 0):
-        return array.reshape(1, *shape)
+    shape = spec.shape[1:]
+    if len(shape) == 1 and shape[0] in (1, None) and array.ndim == 0:
+        array = array.reshape(1)
+    if fits_shape(array.shape, shape):
+        return array[None]
     if array.ndim == 1 and shape == (1,):
         array = array[:, None]
-    if array.shape[1:] != shape or array.ndim != len(spec.shape) or not array.size:
+    if not fits_shape(array.shape, (None, *shape)):
         raise InputError(f"input {spec.name!r} must hold values of shape {shape}, or a batch of them, found shape {np.shape(value)}")
     return array
 

@@ -175,7 +175,8 @@ class TextVectorization:
         standardize: What is done to a text first.
         split: What a text is cut into.
         ngrams: How many neighbouring tokens are looked up together, each width in turn; ``None`` for single tokens.
-        sequence_length: The length that ids are cut or filled to with zeros; ``None`` where they are counted.
+        sequence_length: The length that ids are cut or filled to with zeros; ``None`` for that of the batch's longest text,
+            and where ids are counted.
     """
 
     lookup: Lookup
@@ -189,7 +190,7 @@ class TextVectorization:
         check_choice("split", self.split, (None, *get_args(Split)))
         check_choice("takes", self.lookup.takes, ("string",))
         check_choice("output", self.lookup.output, ("int", "multi_hot", "count", "tf_idf"))
-        if self.lookup.output == "int":
+        if self.sequence_length is not None:
             check_count("sequence_length", self.sequence_length, least=1)
 
     @property
@@ -217,9 +218,10 @@ class TextVectorization:
         rows = [lookup.ids(self.tokens(texts)) for texts in values.reshape(len(values), -1).tolist()]
         if lookup.output != "int":
             return count_ids(rows, lookup.output, lookup.depth or 0, weights=self.vocabulary.idf_weights)
-        ids = np.zeros((len(rows), self.sequence_length or 0), np.int64)
+        length = self.sequence_length or max(map(len, rows), default=0)
+        ids = np.zeros((len(rows), length), np.int64)
         for number, row in enumerate(rows):
-            ids[number, : len(row)] = row[: self.sequence_length]
+            ids[number, : len(row)] = row[:length]
         return ids
 
     def output_shape(self, shape: Shape) -> Shape:

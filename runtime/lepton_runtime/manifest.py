@@ -135,8 +135,8 @@ class Manifest:
         settings: What the export was asked for, to repeat it.
         versions: Of the packages that made the bundle.
         removed_layers: Names of layers that work in training only, which no artifact holds.
-        notes: What else is not as it was in the source model's file, in words.
         encoders: From raw values to the inputs, in the order in which they run.
+        notes: What else is not as it was in the source model's file, in words.
     """
 
     source: Mapping[str, str | None]
@@ -151,8 +151,8 @@ class Manifest:
     settings: Mapping[str, str | int | None] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     removed_layers: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
     encoders: tuple[EncoderRecord, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[FileRecord, ...]:
@@ -195,8 +195,8 @@ class Manifest:
                 golden=FileRecord(**values.pop("golden")),
                 evaluation=_optional(lambda found: Evaluation(**found), values.pop("evaluation")),
                 removed_layers=tuple(values.pop("removed_layers")),
-                notes=tuple(values.pop("notes", ())),
                 encoders=tuple(map(_encoder, values.pop("encoders", ()))),
+                notes=tuple(values.pop("notes", ())),
                 **values,
             )
         except BundleError:

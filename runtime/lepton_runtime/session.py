@@ -178,7 +178,7 @@ class Session:
         encoded = encode(self.encoders, values)
         return {spec.name: spec.quantize(encoded[spec.name]) for spec in self.artifact.inputs}
 
-    def predict(self, sample: Any, *, count: int = 5) -> list[Prediction]:  # Any: whatever a caller has
+    def predict(self, sample: str | Path | Array | Mapping[str, Any], *, count: int = 5) -> list[Prediction]:
         """Named answers for one picture, text, row of a table or other raw sample, the best first.
 
         The recorded preprocessing is done here: values are given raw, as they are before it (0 to 255 for a photo),
@@ -201,8 +201,8 @@ class Session:
                 f"predict needs an output of (batch, classes), or one sigmoid unit with two labels, "
                 f"found {', '.join(map(str, self.artifact.outputs))}; call run"
             )
-        is_raw = bool(self.encoders) or isinstance(sample, Mapping)
-        scores = spec.dequantize(self.run(self.encode(sample) if is_raw else {self._spec.name: self.preprocess(sample)})[spec.name])
+        inputs = self.encode(sample) if self.encoders or isinstance(sample, Mapping) else {self._spec.name: self.preprocess(sample)}
+        scores = spec.dequantize(self.run(inputs)[spec.name])
         if len(scores) != 1:
             raise InputError(f"predict takes one sample, found {len(scores)}; call run(encode(samples)) for several")
         return rank_labels(scores[0], labels, count=count)

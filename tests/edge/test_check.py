@@ -38,7 +38,7 @@ def test_it_says_what_is_in_the_file_and_what_becomes_of_it(lepton_edge) -> None
     outcome = lepton_edge("check", path)
     assert outcome.code == 0
     lines = outcome.out.splitlines()
-    assert lines[0].startswith("model          sequential, .keras of Keras 3.15.1, 1.")
+    assert lines[0].startswith("model          sequential, .keras of Keras 3.15.1, 0.")
     assert "inputs         row ?×4 float32" in lines
     assert "outputs        scores ?×3" in lines
     assert "converted      Dense ×2" in lines
@@ -106,6 +106,10 @@ def test_an_unknown_runtime_is_guessed(lepton_edge) -> None:
     outcome = lepton_edge("check", save(), "--target-runtime", "onnxruntim==1.16")
     outcome.refused(1, because="takes onnxruntime==VERSION .* found 'onnxruntim==1.16'; did you mean 'onnxruntime'")
     lepton_edge("check", save(), "--target-runtime", "onnxruntime>=1.16").refused(1, because="takes onnxruntime==VERSION")
+
+
+def test_custom_objects_have_a_module_and_a_name(lepton_edge) -> None:
+    lepton_edge("check", save(), "--custom-objects", "layers").refused(1, because="--custom-objects takes module:name")
 
 
 def test_a_saved_model_needs_trust(lepton_edge) -> None:
