@@ -197,8 +197,8 @@ def _check(
         missing = [] if known is None else [name for name in names if name not in known]
         refusals += _refusals(layer, missing, trust_code=trust_code)
         if is_random_on_purpose(layer) and not keep_dropout:
-            fix = "--keep-dropout keeps dropout, and makes its noise an input; or build the model without training=True"
-            reason = "must work in training only, it is called with training=True"
+            reason = "must drop values in training only, it is called with training=True"
+            fix = "--keep-dropout keeps it, and makes its noise an input; or build the model without training=True"
             refusals.append(Refusal(layer.name, layer.kind, EVERY, reason, fix))
     refusals += [Refusal(layer.name, layer.kind, EVERY, reason, fix) for layer, reason, fix in misplaced(layers)]
     barred: dict[str, set[Target]] = {}

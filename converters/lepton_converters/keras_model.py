@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_converters.keras_kernels import plain_convolutions
 from lepton_converters.keras_loading import import_keras
-from lepton_converters.keras_names import is_training_only
+from lepton_converters.keras_names import DROPOUT
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_runtime.errors import UnsupportedError
 
@@ -191,12 +191,12 @@ def states_of(model: "keras.Model") -> list[tuple[str, Any]]:
 
 
 def random_on_purpose(model: "keras.Model") -> list[Any]:
-    """The layers that work in training only, or drop values, and that the model calls with ``training=True``."""
+    """The layers that drop or blur values and that the model calls with ``training=True``."""
 
     def is_random(layer: Any) -> bool:
         inner = [layer, *layers_of(layer)] if hasattr(layer, "layers") else [layer, *getattr(layer, "_layers", ())]
         rates = ("dropout", "recurrent_dropout")
-        return any(is_training_only(type(part).__name__) or any(_rate(part, rate) for rate in rates) for part in inner)
+        return any(type(part).__name__.startswith(DROPOUT) or any(_rate(part, rate) for rate in rates) for part in inner)
 
     graphs = [layer for layer in [model, *layers_of(model)] if hasattr(layer, "_nodes_by_depth")]
     nodes = [node for graph in graphs for nodes in graph._nodes_by_depth.values() for node in nodes]

@@ -224,6 +224,7 @@ def _trace(source: KerasSource) -> Any:  # Any: TensorFlow has no type hints
 
 def _with_noise(source: KerasSource) -> KerasSource:
     """The source with an input for each mask of its dropout."""
+    assert source.model is not None  # a SavedModel does not come here
     everywhere = not random_on_purpose(source.model)
     masks = record_masks(lambda: _trace(source), everywhere=everywhere)
     if not masks:
@@ -257,7 +258,7 @@ def _check_random(model: "keras.Model", *, keep_dropout: bool) -> None:
             f"layers that work in training only must not be used otherwise, {on_purpose[0].name!r} is called with training=True: "
             "--keep-dropout keeps it, and makes its noise an input; or build the model without training=True"
         )
-    other = [layer for layer in on_purpose if type(layer).__name__.startswith(("Gaussian", "Alpha", "Random", "Activity"))]
+    other = [layer for layer in on_purpose if type(layer).__name__.startswith(("Gaussian", "Alpha"))]
     if other:
         raise UnsupportedError(
             f"only Dropout, SpatialDropout, and the dropout of recurrent and attention layers can be kept, {other[0].name!r} is a "

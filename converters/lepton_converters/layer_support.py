@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lepton_converters.keras_names import ACTIVATIONS, FORMER_LAYERS, KERAS_LAYERS, TEXT, TEXT_LAYERS, is_mathematical, is_training_only
+from lepton_converters.keras_names import ACTIVATIONS, DROPOUT, FORMER_LAYERS, KERAS_LAYERS, TEXT, TEXT_LAYERS, is_mathematical
 from lepton_converters.layer_config import INNER, INPUT, MODELS, LayerConfig, package_of
 from lepton_converters.layer_shape import output_shape
 from lepton_converters.model_file import is_code, serialized_objects
@@ -63,9 +63,10 @@ def _counts_other_shapes(layer: LayerConfig) -> bool:
     return is_counted and any(feed.shape is not None and len(feed.shape) != 2 for feed in layer.feeds)
 
 
-def _pools_to_one(layer: LayerConfig) -> bool:
+def _ends_in_one(layer: LayerConfig) -> bool:
+    """Whether the last axis is pooled to one value: there Keras 3.15 divides by zero, which ends the process."""
     size = layer.settings.get("output_size")
-    return size == 1 or (isinstance(size, list) and 1 in size)
+    return size == 1 or (isinstance(size, list) and size[-1:] == [1])
 
 
 _LOOKUPS = frozenset({"StringLookup", "IntegerLookup"})
@@ -141,12 +142,11 @@ RULES = (
         targets=TFLITE,
     ),
     Rule(frozenset({"Erfinv"}), "has no operator in ONNX or TFLite", "compute it outside of the network"),
-    # What Keras 3.15 computes wrongly, or cannot.
     Rule(
-        frozenset(f"Adaptive{name}Pooling{rank}D" for name in ("Average", "Max") for rank in (1, 2, 3)),
-        "must have output sizes over 1, for 1 Keras 3.15 asks for windows larger than the input",
-        "use GlobalAveragePooling or GlobalMaxPooling with keepdims=True",
-        _pools_to_one,
+        frozenset(f"AdaptiveMaxPooling{rank}D" for rank in (1, 2, 3)),
+        "must leave more than one value on its last axis, Keras 3.15 crashes on one",
+        "use GlobalMaxPooling with keepdims=True, or MaxPooling",
+        _ends_in_one,
     ),
     # What Keras 3 has no more, or runs in another framework.
     Rule(
@@ -201,9 +201,9 @@ def _is_keras_module(module: str | None) -> bool:
 
 
 def is_random_on_purpose(layer: LayerConfig) -> bool:
-    """Whether the model calls a layer with ``training=True`` that works in training only, or that drops values."""
+    """Whether the model calls a layer with ``training=True`` that drops or blurs values; augmentation has that by default."""
     rates = (layer.settings.get(name) for name in ("dropout", "recurrent_dropout"))
-    drops = is_training_only(layer.kind) or any(isinstance(rate, int | float) and rate > 0 for rate in rates)
+    drops = layer.kind.startswith(DROPOUT) or any(isinstance(rate, int | float) and rate > 0 for rate in rates)
     return drops and is_keras(layer) and layer.arguments.get("training") is True
 
 

@@ -128,7 +128,7 @@ def _value(name: str, value: Any) -> Any:
     if name in ("activation", "recurrent_activation") and value == "hard_sigmoid":
         return {"module": "keras.activations", "class_name": "function", "config": HARD_SIGMOID, "registered_name": HARD_SIGMOID}
     if name == "data_format":
-        return _ORDERINGS.get(value, value)
+        return _ORDERINGS.get(str(value), value)
     if name == "axis" and isinstance(value, list) and len(value) == 1:
         return value[0]
     return value

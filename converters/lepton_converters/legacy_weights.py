@@ -26,7 +26,8 @@ def load_legacy_weights(model: "keras.Model", path: Path) -> None:
     """
     import h5py
 
-    with h5py.File(path, "r") as file:
+    with h5py.File(path, "r") as opened:
+        file: Any = opened  # its type hints know no kinds of groups
         group = file.get("model_weights", file)
         version = _text(group.attrs.get("keras_version", "1"))
         flips = _text(group.attrs.get("backend", "")) == "theano"  # whose convolutions turned their kernels
@@ -49,7 +50,8 @@ def load_legacy_archive(path: Path, folder: Path) -> Path:
     file = folder / "model.weights.h5"
     with zipfile.ZipFile(path) as archive:
         archive.extract("model.weights.h5", folder)
-    with h5py.File(file, "r+") as content:
+    with h5py.File(file, "r+") as opened:
+        content: Any = opened
         groups: list[str] = []
         content.visit(groups.append)
         for name in sorted(groups, key=len, reverse=True):  # inner ones first
