@@ -44,6 +44,9 @@ def freeze(
     with _refusing():
         frozen = convert_variables_to_constants_v2(_trace(source, format_, recurrence=recurrence, unrolls=unrolls))
         graph_def = frozen.graph.as_graph_def()
+        batch = source.inputs[0].shape[0]
+        if source.model is None and batch is not None:
+            _fix_lists(graph_def, batch)
         if softens:
             for node in large_constants(graph_def):
                 _soften(node)
@@ -52,6 +55,28 @@ def freeze(
         imported = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph_def, name=""), [])
         tensor = imported.graph.get_tensor_by_name
         return imported.prune([tensor(given.name) for given in frozen.inputs], [tensor(name) for name in names])
+
+
+def _fix_lists(graph_def: Any, batch: int) -> None:
+    """Give the lists of a SavedModel's loops the batch that it is now converted for: TFLite needs it.
+
+    A SavedModel was traced for any batch, and its loops collect one ``(batch, units)`` a step.
+    """
+    import tensorflow as tf
+
+    nodes = {node.name: node for node in graph_def.node}
+    for node in [node for node in graph_def.node if node.op.startswith("TensorList")]:
+        for position, name in enumerate(node.input):
+            shape = nodes.get(name)
+            if shape is None or shape.op != "Const" or "element_shape" not in name:
+                continue
+            values = tf.make_ndarray(shape.attr["value"].tensor)
+            if values.ndim == 1 and len(values) > 1 and values[0] == -1 and (values[1:] >= 0).all():
+                made = graph_def.node.add()
+                made.CopyFrom(shape)
+                made.name = f"{node.name}/element_shape_of_batch_{position}"
+                made.attr["value"].tensor.CopyFrom(tf.make_tensor_proto([batch, *values[1:]], values.dtype))
+                node.input[position] = made.name
 
 
 def large_constants(graph_def: Any) -> list[Any]:
