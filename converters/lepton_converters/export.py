@@ -1,18 +1,19 @@
 """The pipeline: from a trained Keras model to a verified bundle."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_converters.artifact import Artifact
 from lepton_converters.bundle_writer import GOLDEN_FILE, check_output, file_record, pack_arrays, pack_encoders, write_bundle
 from lepton_converters.calibration import Calibration
+from lepton_converters.check import CheckReport, check_built, check_model
 from lepton_converters.dataset import Sample
 from lepton_converters.export_data import ExportData, plan_preprocessing
 from lepton_converters.keras_loading import CustomObjects, import_keras
 from lepton_converters.keras_source import KerasSource
-from lepton_converters.model_file import check_file
 from lepton_converters.recipe import IntegerIo, Recipe, plan_recipe
 from lepton_runtime.errors import InputError, ParityError, UnsupportedError
 from lepton_runtime.formats import Format, Precision
@@ -145,8 +146,7 @@ def export(
     budget = Budget.parse(max_drop or "1pp") if evaluate else None
     if (batch is not None and batch < 1) or calib_samples < 1 or seed < 0:
         raise InputError(f"batch and calibration samples must be at least 1 and the seed 0, found {batch}, {calib_samples} and {seed}")
-    if isinstance(model, str | Path):
-        check_file(Path(model), trust_code=trust_code)
+    recipe, left_out = _without_barred(recipe, _check(model, trust_code=trust_code, custom_objects=custom_objects))
     check_output(path, force=force)
     on_step(Step("read", "TensorFlow"))
     import_keras()
@@ -157,11 +157,11 @@ def export(
     data = ExportData.open(source, steps, calib=calib, calib_samples=calib_samples, evaluate=evaluate, seed=seed, labels=labels)
     if data.calibration and recipe.needs_calibration:
         _check_calibration(source, data.calibration)
-    artifacts, left_out = _convert(source, recipe, data.calibration, data.probes, on_step)
+    artifacts, not_converted = _convert(source, recipe, data.calibration, data.probes, on_step)
     records, golden, evaluation = _verify(source, artifacts, data, budget, on_step)
     kept = [record for record in records if record.passed or keep_failed]
     failed = {record.precision for record in records if not record.passed}
-    left_out += [LeftOut(record.format, record.precision, record.verdict) for record in records if record not in kept]
+    left_out += [*not_converted, *(LeftOut(record.format, record.precision, record.verdict) for record in records if record not in kept)]
     if not kept:
         raise ParityError(
             "at least one artifact must keep to the budget, none did: "
@@ -203,6 +203,31 @@ def export(
     if any(record.passed for record in records):
         failed &= recipe.named
     return ExportResult(path, manifest, tuple(records), tuple(left_out), tuple(sorted(failed)))
+
+
+def _check(model: "str | Path | keras.Model", *, trust_code: bool, custom_objects: CustomObjects) -> CheckReport | None:
+    """What can be made of the model, before TensorFlow starts; ``None`` for one in memory that has no configuration."""
+    if isinstance(model, str | Path):
+        known = None if "keras" in sys.modules else custom_objects  # where Keras runs already, classes may be registered with it
+        return check_model(model, trust_code=trust_code, custom_objects=known, is_verified=True)
+    return check_built(model)
+
+
+def _without_barred(recipe: Recipe, report: CheckReport | None) -> tuple[Recipe, list[LeftOut]]:
+    """The recipe without what cannot be made, unless it was asked for by name."""
+    if report and report.fault:
+        raise UnsupportedError(report.fault)
+    left_out = []
+    for format_, precision in recipe.targets:
+        refusal = report and report.refusal(format_, precision)
+        if refusal and precision in recipe.named:
+            raise UnsupportedError(f"{format_} {precision} cannot be made: {refusal}")
+        if refusal:
+            left_out.append(LeftOut(format_, precision, f"not converted: {refusal}"))
+    if len(left_out) == len(recipe.targets):
+        raise UnsupportedError("; ".join(dict.fromkeys(f"{entry.format}: {entry.reason}" for entry in left_out)))
+    barred = {(entry.format, entry.precision) for entry in left_out}
+    return replace(recipe, targets=tuple(target for target in recipe.targets if target not in barred)), left_out
 
 
 def _location(name: str, samples: str | Path | None) -> str | None:

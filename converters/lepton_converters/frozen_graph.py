@@ -8,6 +8,7 @@ from typing import Any
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_converters.recurrent import Operator, traced_recurrence
+from lepton_converters.traced_functions import traced_functions
 from lepton_converters.traced_layers import traced_layers
 from lepton_converters.traced_ops import traced_ops
 from lepton_runtime.errors import UnsupportedError
@@ -79,6 +80,7 @@ def _trace(source: KerasSource, format_: Format, *, recurrence: Operator | None,
 
     with (
         _inlined_functions(),
+        traced_functions(lacks_functions=format_ == Format.TFLITE),
         traced_layers(lacks_3d=format_ == Format.TFLITE),
         traced_ops(),
         traced_recurrence(recurrence, unrolls=unrolls),

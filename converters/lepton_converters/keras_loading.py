@@ -67,10 +67,20 @@ def read_custom_objects(given: CustomObjects) -> dict[str, Any]:
     return found
 
 
-def _import(text: str) -> Any:  # Any: whatever the user has made
+def split_custom_object(text: str) -> tuple[str, str]:
+    """Module and name of a text ``module:name``.
+
+    Raises:
+        InputError: It is none.
+    """
     module, colon, name = text.partition(":")
     if not colon or not all(part.isidentifier() for part in (*module.split("."), name)):
         raise InputError(f"--custom-objects takes module:name, such as my_layers:Scale for class Scale in my_layers.py, found {text!r}")
+    return module, name
+
+
+def _import(text: str) -> Any:  # Any: whatever the user has made
+    module, name = split_custom_object(text)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

@@ -10,6 +10,7 @@ import numpy as np
 
 from lepton_converters.keras_loading import CustomObjects, import_keras, load_model, read_custom_objects
 from lepton_converters.keras_model import as_float32, float_types, functional, inference, layers_of, named, states_of, unique_names
+from lepton_converters.keras_names import is_training_only
 from lepton_converters.model_file import check_file
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_converters.saved_model import digest_folder, open_signature
@@ -21,10 +22,6 @@ from lepton_runtime.tensors import Array, TensorSpec
 if TYPE_CHECKING:
     import keras
 
-_TRAINING_ONLY = (
-    *("Dropout", "SpatialDropout", "GaussianDropout", "AlphaDropout", "GaussianNoise", "ActivityRegularization"),
-    *("Random", "RandAugment", "AugMix", "CutMix", "MixUp"),
-)
 _PASSING = ("Identity", "StopGradient", "Reshape", "Squeeze", "ExpandDims")  # operators that leave every value as it is
 
 
@@ -310,7 +307,7 @@ def _from_model(model: "keras.Model", *, batch: int | None) -> KerasSource:
         inputs=_specs(inputs, batch=batch),
         outputs=_specs(outputs, batch=batch),
         parameters=int(model.count_params()),
-        removed_layers=tuple(layer.name for layer in layers_of(model) if type(layer).__name__.startswith(_TRAINING_ONLY)),
+        removed_layers=tuple(layer.name for layer in layers_of(model) if is_training_only(type(layer).__name__)),
         notes=tuple(notes),
         states=tuple(name for name, _, _ in states),
         _infer=inference(model),

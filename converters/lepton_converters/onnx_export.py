@@ -18,6 +18,7 @@ from lepton_converters.onnx_quantize import quantize_dynamic, quantize_static, s
 from lepton_converters.onnx_recurrent import OnnxRecurrence
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_converters.recipe import IntegerIo
+from lepton_converters.target_runtime import ONNXRUNTIME_OF_OPSET
 from lepton_converters.tflite_export import TfliteExporter
 from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.formats import Format, Precision
@@ -25,8 +26,6 @@ from lepton_runtime.tensors import TensorSpec
 
 # 13 is the first whose QuantizeLinear takes a scale a channel; the later ones bring operators that some layers need.
 _OPSETS = (13, 14, 15, 16, 17, 18)
-# The first onnxruntime release that runs an opset. Source: onnxruntime's table "ONNX Runtime compatibility".
-_ONNXRUNTIME_OF_OPSET = {13: "1.7", 14: "1.8", 15: "1.10", 16: "1.11", 17: "1.12", 18: "1.14"}
 
 
 class OnnxExporter:
@@ -150,7 +149,7 @@ def _artifact(
     model: onnx.ModelProto, precision: Precision, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], route: str
 ) -> Artifact:
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
-    requires = {"onnxruntime": _ONNXRUNTIME_OF_OPSET[opset], "opset": opset, "ir_version": model.ir_version}
+    requires = {"onnxruntime": ONNXRUNTIME_OF_OPSET[opset], "opset": opset, "ir_version": model.ir_version}
     return Artifact(Format.ONNX, precision, model.SerializeToString(deterministic=True), inputs, outputs, requires, route)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from lepton_converters.keras_loading import import_keras
 
-_SEPARABLE_METHODS = ("bicubic", "lanczos3", "lanczos5")
+_SEPARABLE_METHODS = ("area", "bicubic", "lanczos3", "lanczos5")
 
 
 @contextmanager
@@ -22,22 +22,18 @@ def traced_layers(*, lacks_3d: bool) -> Iterator[None]:
         lacks_3d: Whether the format has no 3D pooling, and no dilation of 3D and of transposed convolutions: TFLite.
     """
     import tensorflow as tf
-
-    import_keras()
     from keras.src.backend.tensorflow import nn
 
+    max_pool, average_pool = (_pool(pool) if lacks_3d else pool for pool in (nn.max_pool, nn.average_pool))
     replaced = [
         (nn, "conv", _conv(nn.conv, fills_kernel=lacks_3d)),
         (nn, "conv_transpose", _conv_transpose(nn.conv_transpose, fills_kernel=lacks_3d)),
-        (nn, "adaptive_average_pool", _adaptive_pool(nn.adaptive_average_pool, _mean_of_windows)),
+        (nn, "max_pool", max_pool),
+        (nn, "average_pool", average_pool),
+        (nn, "adaptive_max_pool", _adaptive_pool(max_pool, _largest_of_windows)),
+        (nn, "adaptive_average_pool", _adaptive_pool(average_pool, _mean_of_windows)),
         (tf.image, "resize", _resize(tf.image.resize)),
     ]
-    if lacks_3d:
-        replaced += [
-            (nn, "max_pool", _pool(nn.max_pool)),
-            (nn, "average_pool", _pool(nn.average_pool)),
-            (nn, "adaptive_max_pool", _adaptive_pool(nn.adaptive_max_pool, _largest_of_windows)),
-        ]
     originals = [(module, name, getattr(module, name)) for module, name, _ in replaced]
     for module, name, function in replaced:
         setattr(module, name, function)
@@ -122,15 +118,17 @@ def _pool(original: Callable[..., Any]) -> Callable[..., Any]:
     return pool
 
 
-def _adaptive_pool(original: Callable[..., Any], pooled: Callable[[Any, int, int], Any]) -> Callable[..., Any]:
-    """Axis by axis; Keras' own way of two window sizes fails in a graph for an output of one, and needs 3D pooling."""
+def _adaptive_pool(plain: Callable[..., Any], pooled: Callable[[Any, int, int], Any]) -> Callable[..., Any]:
+    """Usual pooling where the windows are alike, else axis by axis; Keras pools with two window sizes and picks from both."""
 
     def adaptive_pool(inputs: Any, output_size: Any, data_format: str | None = None) -> Any:
-        sizes = _tuple(output_size, len(inputs.shape) - 2)
-        if all(size > 1 for size in sizes) and len(sizes) < 3:
-            return original(inputs, output_size, data_format)
         if _is_channels_first(data_format):
             return _first(adaptive_pool(_last(inputs), output_size, "channels_last"))
+        sizes = _tuple(output_size, len(inputs.shape) - 2)
+        lengths = inputs.shape[1:-1]
+        if all(length % size == 0 for length, size in zip(lengths, sizes, strict=True)):
+            window = tuple(length // size for length, size in zip(lengths, sizes, strict=True))
+            return plain(inputs, window, window, "valid", "channels_last")
         for axis, size in enumerate(sizes, 1):
             inputs = pooled(inputs, axis, size)
         return inputs

@@ -142,3 +142,14 @@ def test_a_stateful_net_takes_no_other_batch_than_its_own(keras, tmp_path: Path)
     assert export(model, tmp_path / "b", precisions=["fp32"]).manifest.inputs[0].shape == (2, 5, FEATURES)
     with pytest.raises(UnsupportedError, match="takes the number of samples it was built for, 2"):
         export(model, tmp_path / "c", batch=3)
+
+
+def test_8_bit_weights_make_recurrent_files_and_embeddings_smaller(keras, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(4)
+    inputs = keras.Input((20,), dtype="int32", name="ids")
+    model = keras.Model(inputs, keras.layers.LSTM(32)(keras.layers.GRU(32, return_sequences=True)(keras.layers.Embedding(500, 32)(inputs))))
+    np.save(tmp_path / "ids.npy", np.random.default_rng(0).integers(0, 500, (30, 20)))
+    options = {"formats": ["onnx"], "precisions": ["fp32", "dynamic-int8"], "calib": str(tmp_path / "ids.npy")}
+    full, small = export(model, tmp_path / "b", **options).verified
+    assert small.size_bytes < 0.35 * full.size_bytes
+    assert 0 < small.parity.max_abs < 0.02

@@ -109,7 +109,7 @@ def test_a_lambda_layer_needs_trust(lepton_edge) -> None:
         [keras.Input((4,)), keras.layers.Lambda(lambda x: x * 2, output_shape=(4,), name="twice"), keras.layers.Dense(2)]
     )
     model.save("lambda.keras")
-    lepton_edge("export", "lambda.keras").refused(6, because=r"code in the Lambda layer 'twice'.* add --trust-code")
+    lepton_edge("export", "lambda.keras").refused(6, because=r"Lambda 'twice' holds code.* add --trust-code")
     assert not Path("lambda.bundle").exists()
     assert lepton_edge("export", "lambda.keras", "--trust-code", "--precision", "fp32").code == 0
 
