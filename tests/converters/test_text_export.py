@@ -106,8 +106,9 @@ def test_golden_raw_values_are_encoded_to_the_golden_inputs(reviews_bundle: Bund
 
 def test_without_data_texts_are_made_of_known_and_unknown_words(classifier: Path, tmp_path: Path) -> None:
     folders = [export(classifier, tmp_path / name, formats=["onnx"], precisions=["fp32"]).path for name in "ab"]
-    for file in ("vocabulary.vectorize.json", "golden.npz"):
-        assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes()
+    contents = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
+    assert contents[0] == contents[1]
+    assert "vocabulary.vectorize.json" in contents[0]
     bundle = Bundle.open(folders[0])
     assert bundle.manifest.artifacts[0].parity.samples == 32
     ids = Golden.open(bundle).arrays["input/vectorize"]
