@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_converters.recurrent import Operator, traced_recurrence
@@ -14,11 +16,13 @@ from lepton_converters.traced_ops import traced_ops
 from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.formats import Format
 
+_MASK = 1e8
+_SOFT_MASK = 32.0  # its exponential is 1e-14 of another's
 _VALID_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.-]*")
 
 
 def freeze(
-    source: KerasSource, format_: Format, *, recurrence: Operator | None = None, unrolls: bool = False
+    source: KerasSource, format_: Format, *, recurrence: Operator | None = None, unrolls: bool = False, softens: bool = False
 ) -> Any:  # Any: TensorFlow has no type hints
     """A concrete function with constants for weights, whose inputs and outputs have the Keras names and order.
 
@@ -29,6 +33,7 @@ def freeze(
         format_: What it is converted to.
         recurrence: What stands for recurrent layers; ``None`` leaves Keras' loops.
         unrolls: Write the steps of the loops that are left one after the other.
+        softens: Mask a softmax by a number that 8 bits can hold beside others, instead of Keras' -1e9.
 
     Raises:
         UnsupportedError: TensorFlow cannot trace the model.
@@ -39,11 +44,30 @@ def freeze(
     with _refusing():
         frozen = convert_variables_to_constants_v2(_trace(source, format_, recurrence=recurrence, unrolls=unrolls))
         graph_def = frozen.graph.as_graph_def()
+        if softens:
+            for node in large_constants(graph_def):
+                _soften(node)
         # Freezing calls the outputs Identity, Identity_1, …; behind each stands the one that was named.
         names = [output.op.inputs[0].name for output in frozen.outputs]
         imported = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph_def, name=""), [])
         tensor = imported.graph.get_tensor_by_name
         return imported.prune([tensor(given.name) for given in frozen.inputs], [tensor(name) for name in names])
+
+
+def large_constants(graph_def: Any) -> list[Any]:
+    """The constants of a graph that only masks have: beside their values, 8 bits hold no others."""
+    import tensorflow as tf
+
+    constants = [node for node in graph_def.node if node.op == "Const" and node.attr["dtype"].type == tf.float32.as_datatype_enum]
+    return [node for node in constants if np.abs(tf.make_ndarray(node.attr["value"].tensor)).max(initial=0) >= _MASK]
+
+
+def _soften(node: Any) -> None:
+    import tensorflow as tf
+
+    values = tf.make_ndarray(node.attr["value"].tensor)
+    softened = np.where(np.abs(values) >= _MASK, np.sign(values) * _SOFT_MASK, values)
+    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(softened.astype(np.float32)))
 
 
 def save_traced(source: KerasSource, folder: str, *, recurrence: Operator, unrolls: bool) -> None:

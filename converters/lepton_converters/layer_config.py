@@ -155,9 +155,10 @@ def _read_graph(
         found, shapes = _read_layer(entry, prefix, each or [()], arguments)
         layers += found
         dtype = _dtype(entry["config"], is_input=True) if entry["class_name"] == INPUT else None
-        first = 1 if _is_graph(entry["config"]) else 0  # a functional model counts the call that built it
+        if _class(entry)[0] in MODELS:
+            shapes += shapes[-1:]  # some Keras count the call that built a model inside as its first
         for number, shape in enumerate(shapes):
-            known.setdefault((name, number + first, 0), TensorConfig(name, shape, dtype))
+            known.setdefault((name, number, 0), TensorConfig(name, shape, dtype))
     doors = []
     for key in ("input_layers", "output_layers"):
         places = list(_read_places(settings[key]))

@@ -63,9 +63,10 @@ def _counts_other_shapes(layer: LayerConfig) -> bool:
     return is_counted and any(feed.shape is not None and len(feed.shape) != 2 for feed in layer.feeds)
 
 
-def _pools_to_one(layer: LayerConfig) -> bool:
+def _ends_in_one(layer: LayerConfig) -> bool:
+    """Whether the last axis is pooled to one value: there Keras 3.15 divides by zero, which ends the process."""
     size = layer.settings.get("output_size")
-    return size == 1 or (isinstance(size, list) and 1 in size)
+    return size == 1 or (isinstance(size, list) and size[-1:] == [1])
 
 
 _LOOKUPS = frozenset({"StringLookup", "IntegerLookup"})
@@ -135,12 +136,11 @@ RULES = (
         targets=TFLITE,
     ),
     Rule(frozenset({"Erfinv"}), "has no operator in ONNX or TFLite", "compute it outside of the network"),
-    # What Keras 3.15 computes wrongly, or cannot.
     Rule(
-        frozenset(f"Adaptive{name}Pooling{rank}D" for name in ("Average", "Max") for rank in (1, 2, 3)),
-        "must have output sizes over 1, for 1 Keras 3.15 asks for windows larger than the input",
-        "use GlobalAveragePooling or GlobalMaxPooling with keepdims=True",
-        _pools_to_one,
+        frozenset(f"AdaptiveMaxPooling{rank}D" for rank in (1, 2, 3)),
+        "must leave more than one value on its last axis, Keras 3.15 crashes on one",
+        "use GlobalMaxPooling with keepdims=True, or MaxPooling",
+        _ends_in_one,
     ),
     # What Keras 3 has no more, or runs in another framework.
     Rule(

@@ -27,6 +27,7 @@ _STATIC_OPS = (
 # 7-bit weights: on a CPU without VNNI or dot product the 16-bit sums of 8-bit products saturate, and a network
 # that was right on this machine is wrong on that one. Source: onnxruntime's quantization guide, "reduce_range".
 _REDUCE_RANGE = True
+_LARGEST = 1e4
 # Weights that dynamic-int8 only stores in 8 bits: their place among an operator's inputs, and the axis of a scale each.
 _STORED = {
     "Conv": [(1, 0)],
@@ -55,6 +56,7 @@ _STATIC_OPTIONS = {
     "CalibTensorRangeSymmetric": False,
 }
 _MOVING_OPS = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
+_PASSING_ON = (*_MOVING_OPS, "Add", "Sub", "Mul", "Neg", "Where", "Cast", "Expand", "Concat", "Min", "Max")
 _INTEGER_TYPES = {"int8": onnx.TensorProto.INT8, "uint8": onnx.TensorProto.UINT8}
 _SMALLEST_STORED = 32  # values; below that a cast node is larger than what it saves
 
@@ -102,7 +104,7 @@ def quantize_static(
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_quantize=None,
-            nodes_to_exclude=None,
+            nodes_to_exclude=_beyond_8_bits(model),
             use_external_data_format=False,
             calibrate_method=CalibrationMethod.MinMax,
             calibration_providers=["CPUExecutionProvider"],
@@ -115,6 +117,25 @@ def quantize_static(
     input_specs = tuple(_integer_input(quantized.graph, spec, io) for spec in inputs)
     output_specs = tuple(_integer_output(quantized.graph, spec, io) for spec in outputs)
     return quantized, input_specs, output_specs
+
+
+def _beyond_8_bits(model: onnx.ModelProto) -> list[str]:
+    """Nodes of so large values that 256 steps would hold nothing else: from a large constant on, to what squashes them.
+
+    Keras masks a softmax by adding -1e9 where it must not look.
+    """
+    large = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT and _is_large(tensor)}
+    found = []
+    for node in model.graph.node:  # in the order in which they run
+        if large & set(node.input):
+            found.append(node.name)
+            if node.op_type in _PASSING_ON:
+                large.update(node.output)
+    return found
+
+
+def _is_large(tensor: onnx.TensorProto) -> bool:
+    return bool(np.abs(onnx.numpy_helper.to_array(tensor)).max(initial=0) > _LARGEST)
 
 
 def _integer_input(graph: onnx.GraphProto, spec: TensorSpec, io: IntegerIo) -> TensorSpec:

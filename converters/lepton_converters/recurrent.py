@@ -84,11 +84,9 @@ def traced_recurrence(operator: Operator | None, *, unrolls: bool = False) -> It
             found = _run(operator, layer, sequences, initial_state, mask) if operator and not training else None
             if found is not None:
                 return found
-            before, layer.unroll = layer.unroll, layer.unroll or (unrolls and sequences.shape[1] is not None)
-            try:
+            if not unrolls or sequences.shape[1] is None:
                 return original(layer, sequences, initial_state, mask, training=training)
-            finally:
-                layer.unroll = before
+            return _unroll(original, layer, sequences, initial_state, mask, training=training)
 
         return inner_loop
 
@@ -103,8 +101,6 @@ def traced_recurrence(operator: Operator | None, *, unrolls: bool = False) -> It
 
 def _run(operator: Operator, layer: Any, sequences: Any, initial_state: Any, mask: Any) -> tuple[Any, Any, Any] | None:
     """What ``inner_loop`` gives: last output, all outputs, states; ``None`` if a cell has no operator."""
-    import tensorflow as tf
-
     keras = import_keras()
     is_stacked = isinstance(layer.cell, keras.layers.StackedRNNCells)
     cells = [cell for cell in map(_describe, layer.cell.cells if is_stacked else [layer.cell]) if cell]
@@ -115,23 +111,39 @@ def _run(operator: Operator, layer: Any, sequences: Any, initial_state: Any, mas
         return None
     if not all(operator.supports(cell, states, gives_states=gives_states) for cell, states in zip(cells, given, strict=True)):
         return None
-    mask = None if mask is None else _flat_mask(mask)
-    lengths = None
+    steps = None
     backwards = layer.go_backwards
     if mask is not None:
-        if backwards:
-            sequences, mask, backwards = tf.reverse(sequences, [1]), tf.reverse(mask, [1]), False
-        sequences, lengths = _compact(sequences, mask)
+        sequences, steps = _front(sequences, mask, backwards=backwards)
+        backwards = False
     states: list[list[Any]] = []
     for cell, initial in zip(cells, given, strict=True):
-        sequences, last = operator.emit(cell, sequences, initial, lengths=lengths, backwards=backwards)
+        sequences, last = operator.emit(cell, sequences, initial, lengths=steps and steps.lengths, backwards=backwards)
         backwards = False  # the next cell of a stack reads what this one gave, in that order
         states.append(last)
     last_output = states[-1][0]
-    if mask is not None and (layer.return_sequences or layer.zero_output_for_mask):
-        sequences = _expand(sequences, mask, keeps_last=not layer.zero_output_for_mask)
+    if steps is not None and (layer.return_sequences or layer.zero_output_for_mask):
+        sequences = _expand(sequences, steps, keeps_last=not layer.zero_output_for_mask)
         last_output = sequences[:, -1]
     return last_output, sequences, keras.tree.pack_sequence_as(initial_state, keras.tree.flatten(states))
+
+
+def _unroll(original: Any, layer: Any, sequences: Any, initial_state: Any, mask: Any, *, training: bool) -> Any:
+    """What ``inner_loop`` gives, without a loop; and without a choice at each step, where the last states are not read."""
+    before = layer.unroll, layer.return_sequences, layer.go_backwards
+    layer.unroll = True
+    try:
+        if mask is None or layer.return_state or layer.stateful or len(sequences.shape) != 3:
+            return original(layer, sequences, initial_state, mask, training=training)
+        sequences, steps = _front(sequences, mask, backwards=layer.go_backwards)
+        layer.return_sequences, layer.go_backwards = True, False
+        _, outputs, states = original(layer, sequences, initial_state, None, training=training)
+    finally:
+        layer.unroll, layer.return_sequences, layer.go_backwards = before
+    if not layer.return_sequences and not layer.zero_output_for_mask:
+        return last_step(outputs, steps.lengths), outputs, states
+    outputs = _expand(outputs, steps, keeps_last=not layer.zero_output_for_mask)
+    return outputs[:, -1], outputs, states
 
 
 def _describe(cell: Any) -> Cell | None:
@@ -177,29 +189,46 @@ def last_step(outputs: Any, lengths: Any | None) -> Any:
     return tf.squeeze(tf.matmul(tf.cast(is_last, outputs.dtype)[:, None], outputs), 1)
 
 
-def _compact(sequences: Any, mask: Any) -> tuple[Any, Any]:
-    """The steps that count moved to the front, in their order, and how many there are in each row.
+@dataclass(frozen=True)
+class _Steps:
+    """Where the outputs of the steps that count belong, in the order of reading.
+
+    Attributes:
+        place: ``(batch, steps)`` int32, which of the steps that count this one is, or the last one before it; -1 for none.
+        mask: ``(batch, steps)`` bool, whether it counts.
+        lengths: ``(batch,)`` int32, how many count.
+    """
+
+    place: Any
+    mask: Any
+    lengths: Any
+
+
+def _front(sequences: Any, mask: Any, *, backwards: bool) -> tuple[Any, _Steps]:
+    """The steps that count moved to the front, in the order of reading.
 
     A masked step leaves the state as it is, so that only the order of the others matters. The move is a product
     with a matrix of zeros and ones: exact, of plain operators, ``steps²`` multiplications a feature.
     """
     import tensorflow as tf
 
+    mask = _flat_mask(mask)
     counts = tf.cast(mask, tf.int32)
-    lengths = tf.reduce_sum(counts, axis=1)
-    place = tf.cumsum(counts, axis=1) - 1
+    place = tf.cumsum(counts, axis=1, reverse=backwards) - 1
     steps = tf.range(tf.shape(mask)[1])
     is_moved = tf.logical_and(tf.equal(place[:, None, :], steps[None, :, None]), mask[:, None, :])
-    return tf.matmul(tf.cast(is_moved, sequences.dtype), sequences), lengths
+    moved = tf.matmul(tf.cast(is_moved, sequences.dtype), sequences)
+    if backwards:
+        place, mask = tf.reverse(place, [1]), tf.reverse(mask, [1])
+    return moved, _Steps(place, mask, tf.reduce_sum(counts, axis=1))
 
 
-def _expand(outputs: Any, mask: Any, *, keeps_last: bool) -> Any:
+def _expand(outputs: Any, steps: _Steps, *, keeps_last: bool) -> Any:
     """The outputs back in their places; at a masked step the one before it, or zeros."""
     import tensorflow as tf
 
-    place = tf.cumsum(tf.cast(mask, tf.int32), axis=1) - 1
-    steps = tf.range(tf.shape(mask)[1])
-    is_moved = tf.equal(place[:, :, None], steps[None, None, :])
+    numbers = tf.range(tf.shape(steps.place)[1])
+    is_moved = tf.equal(steps.place[:, :, None], numbers[None, None, :])
     if not keeps_last:
-        is_moved = tf.logical_and(is_moved, mask[:, :, None])
+        is_moved = tf.logical_and(is_moved, steps.mask[:, :, None])
     return tf.matmul(tf.cast(is_moved, outputs.dtype), outputs)

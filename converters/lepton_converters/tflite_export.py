@@ -9,7 +9,7 @@ import numpy as np
 
 from lepton_converters.artifact import Artifact
 from lepton_converters.calibration import Calibration
-from lepton_converters.frozen_graph import freeze, graph_names, save_traced
+from lepton_converters.frozen_graph import freeze, graph_names, large_constants, save_traced
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.quiet import quiet_tensorflow
 from lepton_converters.recipe import IntegerIo
@@ -45,8 +45,11 @@ class TfliteExporter:
         return freeze(self._source, Format.TFLITE)
 
     @cached_property
-    def _unrolled(self) -> Any:
-        return freeze(self._source, Format.TFLITE, unrolls=True)
+    def _calibrated(self) -> Any:
+        """The graph for what is calibrated: without loops, and with masks that 8 bits can hold."""
+        if not self._has_loops and not large_constants(self._graph.graph.as_graph_def()):
+            return self._graph
+        return freeze(self._source, Format.TFLITE, unrolls=True, softens=True)
 
     @cached_property
     def _has_loops(self) -> bool:
@@ -87,7 +90,7 @@ class TfliteExporter:
         import tensorflow as tf
 
         if route != "fused":
-            graph = self._graph if route == "graph" else self._unrolled
+            graph = self._calibrated if precision.needs_calibration else self._graph
             if precision.needs_calibration and {node.op for node in graph.graph.as_graph_def().node} & _LOOPS:
                 raise UnsupportedError(f"{precision} needs loops of a fixed number of steps, this one is free; give the sequence a length")
             # Without the model as second argument: with it the converter goes through a SavedModel, which renames the

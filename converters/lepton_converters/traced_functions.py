@@ -20,11 +20,12 @@ def traced_functions(*, lacks_functions: bool) -> Iterator[None]:
     import tensorflow as tf
 
     import_keras()
-    from keras.src.backend.tensorflow import numpy
+    from keras.src.backend.tensorflow import nn, numpy
 
     replaced: list[tuple[Any, str, Any]] = [
         (numpy, "argmax", _place(tf.argmax)),
         (numpy, "argmin", _place(tf.argmin)),
+        (nn, "celu", _celu),
         (tf.signal, "stft", _stft(tf.signal.stft)),
         (tf.math, "real", _part(tf.math.real, "real")),
         (tf.math, "imag", _part(tf.math.imag, "imaginary")),
@@ -53,6 +54,13 @@ def _place(operator: Callable[..., Any]) -> Callable[..., Any]:
         return tf.reshape(found, [1] * len(x.shape)) if axis is None else tf.expand_dims(found, axis)
 
     return place
+
+
+def _celu(x: Any, alpha: float = 1.0) -> Any:
+    """By the exponential linear unit, which both formats have; in 8 bits TFLite computes an Expm1 wrongly."""
+    import tensorflow as tf
+
+    return alpha * tf.nn.elu(tf.convert_to_tensor(x) / alpha)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from lepton_converters import export
 from lepton_converters.check import CheckReport, check_built, check_model, targets_text
 from lepton_converters.keras_names import ACTIVATIONS, KERAS_LAYERS
 from lepton_converters.layer_config import read_model_config
-from lepton_converters.layer_support import EVERY, RULES, TFLITE
+from lepton_converters.layer_support import EVERY, RULES, TFLITE, Rule
 from lepton_converters.model_file import read_model_file
 from lepton_runtime.errors import InputError, UnsupportedError
 from lepton_runtime.formats import Format, Precision
@@ -33,7 +33,7 @@ def saved(model, path: Path) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def encoder(keras):
     """A model with what changes shapes: convolutions, pooling, recurrent layers, a model inside, a layer that is called twice."""
     layers = keras.layers
@@ -59,7 +59,7 @@ def encoder(keras):
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 def test_shapes_and_parameters_are_those_of_keras(encoder, tmp_path: Path, suffix: str) -> None:
     encoder.compile("adam", loss="mse")  # its variables are saved, and are no parameters
-    encoder.fit(np.zeros((2, 32, 24, 3)), {"code": np.zeros((2, 1, 12)), "mean": np.zeros((2, 5))}, verbose=0)
+    encoder.optimizer.build(encoder.trainable_variables)
     report = check_model(saved(encoder, tmp_path / f"encoder{suffix}"))
     assert report.parameters == encoder.count_params()
     assert {tensor.name: tensor.shape for tensor in report.outputs} == {"code": (None, 1, 12), "mean": (None, 5)}
@@ -115,6 +115,21 @@ def test_a_keras_1_sequential_model_is_a_plain_list() -> None:
     dense = {"class_name": "Dense", "config": {"name": "dense_1", "units": 2, "batch_input_shape": [None, 4]}}
     model = read_model_config({"class_name": "Sequential", "config": [dense]})
     assert [str(tensor) for tensor in (*model.inputs, *model.outputs)] == ["dense_1_input ?×4 float32", "dense_1 ?×2"]
+
+
+def test_a_keras_2_model_counts_the_call_that_built_a_model_inside() -> None:
+    def layer(kind, name, nodes=(), **settings):
+        return {"class_name": kind, "name": name, "config": {"name": name, **settings}, "inbound_nodes": list(nodes)}
+
+    inner = layer("Sequential", "inner", [[["a", 0, 0, {}]], [["b", 0, 0, {}]]])
+    inner["config"]["layers"] = [layer("Dense", "dense", batch_input_shape=[None, 4], units=3)]
+    inputs = [layer("InputLayer", name, batch_input_shape=[None, 4], dtype="float32") for name in ("a", "b")]
+    joined = layer("Concatenate", "joined", [[["inner", 1, 0, {}], ["inner", 2, 0, {"training": True}]]], axis=-1)
+    doors = {"input_layers": [["a", 0, 0], ["b", 0, 0]], "output_layers": ["joined", 0, 0]}
+    model = read_model_config({"class_name": "Functional", "config": {"name": "net", "layers": [*inputs, inner, joined], **doors}})
+    assert [str(tensor) for tensor in (*model.inputs, *model.outputs)] == ["a ?×4 float32", "b ?×4 float32", "joined ?×6"]
+    assert [layer.name for layer in model.layers] == ["a", "b", "inner/dense", "joined"]
+    assert model.layers[-1].arguments == {"training": True}
 
 
 def test_text_layers_behind_an_input_are_moved_to_preprocessing(keras, tmp_path: Path) -> None:
@@ -218,8 +233,11 @@ def test_mixed_precision_and_operations_are_converted(keras) -> None:
 
 
 def test_pooling_that_crashes_keras_is_refused(keras) -> None:
-    layers = [keras.Input((8, 8, 3)), keras.layers.AdaptiveMaxPooling2D((1, 2))]
-    assert "use GlobalAveragePooling or GlobalMaxPooling with keepdims=True" in faults(check_built(keras.Sequential(layers)))[0]
+    def judged(*layers):
+        return check_built(keras.Sequential([keras.Input((8, 8, 3)), *layers]))
+
+    assert "use GlobalMaxPooling with keepdims=True" in faults(judged(keras.layers.AdaptiveMaxPooling2D(1)))[0]
+    assert not judged(keras.layers.AdaptiveMaxPooling2D((1, 2)), keras.layers.AdaptiveAveragePooling2D(1)).refusals
 
 
 def test_the_predicted_runtime_is_the_one_the_artifact_needs(models: Path, tmp_path: Path) -> None:
@@ -229,18 +247,19 @@ def test_the_predicted_runtime_is_the_one_the_artifact_needs(models: Path, tmp_p
     assert (predicted.needs, predicted.opset) == (made.requires["onnxruntime"], made.requires["opset"])
 
 
-def test_export_leaves_out_what_the_check_bars_before_it_starts(keras, tmp_path: Path) -> None:
-    inputs = keras.Input((4,), name="row")
-    model = keras.Model(inputs, keras.ops.cosh(keras.layers.Dense(3)(inputs)))
+def test_export_leaves_out_what_the_check_bars_before_it_starts(keras, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = Rule(frozenset({"Permute"}), "has no built-in TFLite operator", "make ONNX only: --format onnx", targets=TFLITE)
+    monkeypatch.setattr("lepton_converters.layer_support.RULES", (rule,))
+    model = keras.Sequential([keras.Input((4, 3), name="rows"), keras.layers.Permute((2, 1), name="turn"), keras.layers.Dense(3)])
     result = export(model, tmp_path / "b")
     assert {record.format for record in result.verified} == {Format.ONNX}
     assert {(entry.format, entry.precision) for entry in result.left_out} == {
         target for target in TFLITE if not target[1].needs_calibration
     }
-    assert result.left_out[0].reason.startswith("not converted: Cosh 'cosh' has no built-in TFLite operator; ")
-    with pytest.raises(UnsupportedError, match="tflite fp32 cannot be made: Cosh 'cosh' has no built-in TFLite operator"):
+    assert result.left_out[0].reason == "not converted: Permute 'turn' has no built-in TFLite operator; make ONNX only: --format onnx"
+    with pytest.raises(UnsupportedError, match="tflite fp32 cannot be made: Permute 'turn' has no built-in TFLite operator"):
         export(model, tmp_path / "c", precisions=[Precision.FP32])
-    with pytest.raises(UnsupportedError, match="tflite: not converted: Cosh"):
+    with pytest.raises(UnsupportedError, match="tflite: not converted: Permute"):
         export(model, tmp_path / "c", formats=[Format.TFLITE])
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from lepton_converters.layer_support import TFLITE, Rule
+
 LAMBDA = ("Lambda", {"name": "twice", "function": {"class_name": "__lambda__", "config": {"code": "…"}}})
 
 
@@ -74,11 +76,13 @@ def test_what_was_trusted_is_in_the_next_command(lepton_edge) -> None:
     assert outcome.err == "Next: lepton-edge export model.keras --custom-objects mine:Scale --trust-code\n"
 
 
-def test_what_one_format_lacks_is_said_with_where(lepton_edge) -> None:
-    outcome = lepton_edge("check", save(entry("Cosh", {}, module="keras.src.ops.numpy")))
+def test_what_one_format_lacks_is_said_with_where(lepton_edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = Rule(frozenset({"Permute"}), "has no built-in TFLite operator", "make ONNX only: --format onnx", targets=TFLITE)
+    monkeypatch.setattr("lepton_converters.layer_support.RULES", (rule,))
+    outcome = lepton_edge("check", save(("Permute", {"dims": [1]})))
     assert outcome.code == 0
-    assert "Cosh (cosh): not as tflite" in outcome.out
-    assert "refused        Cosh (cosh), as tflite, has no built-in TFLite operator" in outcome.out
+    assert "Permute (permute): not as tflite" in outcome.out
+    assert "refused        Permute (permute), as tflite, has no built-in TFLite operator" in outcome.out
     assert "tflite         nothing" in outcome.out
     assert "onnx           fp32, fp16, dynamic-int8; with --calib PATH static-int8" in outcome.out
 
