@@ -103,7 +103,7 @@ class Case:
         samples: How many there are, for calibration and verification.
         calib_samples: How many of them are calibrated on, at most.
         batch: The length of the batch axis, if the model has a fixed one.
-        settle: Whether BatchNormalization takes its statistics from a training step on the samples.
+        settle: On how many samples BatchNormalization takes its statistics, in one training step; 0 leaves them alone.
         trust_code: Whether the file holds code.
     """
 
@@ -113,7 +113,7 @@ class Case:
     samples: int = 20
     calib_samples: int = 16
     batch: int | None = None
-    settle: bool = False
+    settle: int = 0
     trust_code: bool = False
 
     @property
@@ -126,10 +126,10 @@ class Case:
         """The same for the same name."""
         return zlib.crc32(self.name.encode())
 
-    def inputs(self) -> dict[str, Array]:
-        """The samples, one array an input."""
+    def inputs(self, count: int) -> dict[str, Array]:
+        """That many samples, one array an input."""
         generator = np.random.default_rng(self.seed)
-        return {f"input_{number}": door.sample(generator, (self.samples, *door.shape)) for number, door in enumerate(self.doors)}
+        return {f"input_{number}": door.sample(generator, (count, *door.shape)) for number, door in enumerate(self.doors)}
 
     def model(self, keras: Any) -> Any:
         """The Keras model, its outputs seen to depend on its inputs.
@@ -141,13 +141,14 @@ class Case:
         tensors = [keras.Input(door.shape, self.batch, dtype=door.dtype, name=f"input_{number}") for number, door in enumerate(self.doors)]
         model = keras.Model(tensors, self.make(keras, *tensors))
         liven(model, np.random.default_rng(self.seed))
-        samples = [keras.ops.convert_to_tensor(values) for values in self.inputs().values()]
+        count = max(self.samples, self.settle)
+        samples = [keras.ops.convert_to_tensor(values) for values in self.inputs(count).values()]
         if self.settle:
             settle(keras, model, samples)
         if self.batch is None:
             answers = [keras.tree.flatten(model(samples, training=False))]
         else:
-            starts = range(0, self.samples, self.batch)
+            starts = range(0, count, self.batch)
             answers = [keras.tree.flatten(model([values[at : at + self.batch] for values in samples], training=False)) for at in starts]
             for each in model.layers:
                 if getattr(each, "stateful", False):
@@ -159,7 +160,7 @@ class Case:
     def save(self, keras: Any, model_file: Path, samples_file: Path) -> None:
         """Write the model, and its samples as ``.npz``."""
         self.model(keras).save(model_file)
-        np.savez(samples_file, **self.inputs())
+        np.savez(samples_file, **self.inputs(self.samples))
 
 
 def layer(name: str, door: Door, build: Callable[[Any], Any]) -> Case:

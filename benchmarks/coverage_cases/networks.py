@@ -21,7 +21,7 @@ NETWORKS = (
     *("ResNet50", "ResNet101", "ResNet152", "ResNet50V2", "ResNet101V2", "ResNet152V2"),
     *("VGG16", "VGG19", "Xception"),
 )
-SAMPLES, CALIBRATED = 16, 2
+SAMPLES, CALIBRATED, SETTLED = 4, 2, 24
 
 
 def network(keras: Any, tensor: Any, name: str) -> Any:
@@ -33,4 +33,5 @@ def cases() -> Iterator[Case]:
     """All of them."""
     for name in NETWORKS:
         size = SMALLEST.get(name, 32)
-        yield Case(name, (Door((size, size, 3), pixels),), lambda keras, x, n=name: network(keras, x, n), settle=True)
+        door = Door((size, size, 3), pixels)
+        yield Case(name, (door,), lambda keras, x, n=name: network(keras, x, n), samples=SAMPLES, calib_samples=CALIBRATED, settle=SETTLED)

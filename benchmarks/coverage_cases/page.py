@@ -69,6 +69,8 @@ def _summary(rows: dict[str, list[Case]], results: Results) -> Iterable[str]:
     for group, cases in rows.items():
         for format_ in FORMATS:
             for precision in PRECISIONS:
+                if not cases:
+                    continue
                 counts = Counter(results[case.name][format_, precision].outcome for case in cases)
                 share = f"{100 * counts['verified'] / len(cases):.1f} %"
                 cells = f"{len(cases)} | {counts['verified']} | {counts['barred']} | {counts['DEFECT']} | {share}"

@@ -4,13 +4,15 @@ import multiprocessing
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from coverage_cases.result import Result, Target
 from coverage_cases.worker import serve
+
+Serve = Callable[[Connection, Path], None]
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Job:
 class Worker:
     """One process, and what it is at."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, serve: Serve) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
         self.process = context.Process(target=serve, args=(other, log), daemon=True)
@@ -59,20 +61,21 @@ class Worker:
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def run(jobs: deque[Job], *, count: int, log: Path) -> Iterator[tuple[Job, list[Result] | str]]:
+def run(jobs: deque[Job], *, count: int, log: Path, serve: Serve = serve) -> Iterator[tuple[Job, list[Result] | str]]:
     """Each job with its results, or with what went wrong in words.
 
     Args:
         jobs: What to do; jobs may be added while others are under way.
         count: How many processes work at a time.
         log: The file that gets what the processes print.
+        serve: What a process does.
     """
     workers: list[Worker] = []
     try:
         while jobs or workers:
             idle = [worker for worker in workers if worker.job is None]
             while jobs and (idle or len(workers) < count):
-                worker = idle.pop() if idle else Worker(log)
+                worker = idle.pop() if idle else Worker(log, serve)
                 if worker not in workers:
                     workers.append(worker)
                 worker.start(jobs.popleft())

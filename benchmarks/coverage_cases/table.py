@@ -1,6 +1,5 @@
 """All rows of the coverage table, in its order, and the layer classes that have none."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from coverage_cases import layers, networks, operations, preprocessing, sequences
@@ -41,7 +40,10 @@ def group_of(name: str) -> str:
     return "networks" if name in networks.NETWORKS else "layers"
 
 
-def layer_classes(keras: Any) -> Iterator[str]:
-    """The class names in ``keras.layers``, each once, whatever else it is called there."""
-    found = {value.__name__ for value in vars(keras.layers).values() if isinstance(value, type)}
-    yield from sorted(found)
+def layer_classes(keras: Any) -> list[str]:
+    """The classes in ``keras.layers``, each once: under its own name, or that which it is public under."""
+    names: dict[type, list[str]] = {}
+    for name, value in sorted(vars(keras.layers).items()):
+        if isinstance(value, type):
+            names.setdefault(value, []).append(name)
+    return sorted(value.__name__ if value.__name__ in public else public[0] for value, public in names.items())

@@ -15,14 +15,21 @@ from typing import Any
 import numpy as np
 
 from coverage_cases.case import Case
-from coverage_cases.result import Result, Target
+from coverage_cases.result import Outcome, Result, Target
 from coverage_cases.table import all_cases
+from lepton_converters.keras_source import import_keras
 from lepton_edge.device import read_device
+from lepton_runtime.bundle import Bundle
+from lepton_runtime.errors import UnsupportedError
+from lepton_runtime.formats import Format, Precision
+from lepton_runtime.golden import Golden
+from lepton_runtime.versions import installed_versions
 
 _MOST_JOBS, _MOST_KILOBYTES = 60, 5_000_000  # then a fresh process takes over: TensorFlow gives little memory back
 _SMALLEST_RANGE = 1e-3  # outputs below it are judged as if they reached it
 SMALLEST_COSINE = 0.95  # of 8-bit artifacts; a wrong one is far below it
 _TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
+_SAMPLES = "samples.npz"
 _TOOLCHAIN = ("tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "ai-edge-litert", "numpy")
 
 
@@ -62,15 +69,15 @@ def convert(case: Case, targets: Sequence[Target], folder: Path, *, is_doubted: 
         Exception: Whatever the export raised.
     """
     start = time.perf_counter()
-    model_file, samples_file = folder / "model.keras", folder / "samples.npz"
-    if not (model_file.exists() and samples_file.exists()):
+    model_file = folder / "model.keras"
+    if not model_file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _save(case, model_file, samples_file)
+        _save(case, model_file)
     results = {}
     if not is_doubted:
         results = {target: barred for target in targets if (barred := find_refusal(case, model_file, target))}
     for formats, precisions in _calls([target for target in targets if target not in results]):
-        found = _export(case, model_file, samples_file, formats, precisions, is_doubted=is_doubted)
+        found = _export(case, model_file, formats, precisions, is_doubted=is_doubted)
         results.update({result.target: result for result in found})
     seconds = (time.perf_counter() - start) / len(targets)
     return [dated(replace(results[target], seconds=round(seconds, 2), versions=_versions())) for target in targets]
@@ -81,27 +88,30 @@ def dated(result: Result) -> Result:
     return replace(result, date=f"{datetime.now(UTC):%Y-%m-%d}", machine=str(read_device()))
 
 
-def _save(case: Case, model_file: Path, samples_file: Path) -> None:
+def _save(case: Case, model_file: Path) -> None:
     """Write the files of a case, whole ones: another process may be about to do the same."""
-    from lepton_converters.keras_source import import_keras
-
-    written = [path.with_stem(f"{path.stem}-{os.getpid()}") for path in (model_file, samples_file)]
+    places = [model_file.with_name(_SAMPLES), model_file]
+    samples_file, written = (place.with_stem(f"{place.stem}-{os.getpid()}") for place in places)
     try:
-        case.save(import_keras(), *written)
+        case.save(import_keras(), written, samples_file)
     except Exception as error:
         raise RuntimeError(f"the case itself cannot be built: {type(error).__name__}: {error}") from error
-    for path, place in zip(written, (model_file, samples_file), strict=True):
+    for path, place in zip((samples_file, written), places, strict=True):
         path.replace(place)
 
 
 def find_refusal(case: Case, model_file: Path, target: Target) -> Result | None:
-    """What the check says against a target, or ``None``."""
-    try:
-        from lepton_converters.check import check_model
-    except ImportError:  # not there yet
+    """What the check says against a target, and whether the export says so as well; ``None`` if nothing bars it."""
+    check = importlib.import_module("lepton_converters.check")
+    refusal = check.check_model(model_file, trust_code=case.trust_code).refusal(*_parsed(target))
+    if refusal is None:
         return None
-    refusal = check_model(model_file, trust_code=case.trust_code).refusal(*_parsed(target))
-    return Result(case.name, *target, "barred", refusal.reason, refusal.fix) if refusal else None
+    try:
+        _export(case, model_file, [target[0]], [target[1]])
+    except UnsupportedError as error:
+        if refusal.reason in str(error):
+            return Result(case.name, *target, "barred", f"{refusal.kind} {refusal.reason}", refusal.fix)
+    return Result(case.name, *target, "DEFECT", f"the check bars it, and the export does not say so: {refusal.kind} {refusal.reason}")
 
 
 def _calls(targets: Sequence[Target]) -> list[tuple[list[str], list[str]]]:
@@ -119,36 +129,28 @@ def _calls(targets: Sequence[Target]) -> list[tuple[list[str], list[str]]]:
     return calls
 
 
-def _export(
-    case: Case, model_file: Path, samples_file: Path, formats: list[str], precisions: list[str], *, is_doubted: bool
-) -> list[Result]:
-    from lepton_runtime.bundle import Bundle
-    from lepton_runtime.golden import Golden
-
+def _export(case: Case, model_file: Path, formats: list[str], precisions: list[str], *, is_doubted: bool = False) -> list[Result]:
     room: Any = importlib.import_module("lepton_converters.export")  # the package's own name for it is the function's
+    check = room.check_model
     if is_doubted:
-        room.check_model = _unbarred(room.check_model)
-    result = room.export(
-        model_file,
-        model_file.with_name(f"made-{os.getpid()}.bundle"),
-        formats=formats,
-        precisions=precisions,
-        calib=samples_file,
-        calib_samples=case.calib_samples,
-        keep_failed=True,
-        trust_code=case.trust_code,
-        force=True,
-    )
+        room.check_model = lambda *arguments, **settings: replace(check(*arguments, **settings), refusals=())
+    try:
+        result = room.export(
+            model_file,
+            model_file.with_name(f"made-{os.getpid()}.bundle"),
+            formats=formats,
+            precisions=precisions,
+            calib=model_file.with_name(_SAMPLES),
+            calib_samples=case.calib_samples,
+            keep_failed=True,
+            trust_code=case.trust_code,
+            force=True,
+        )
+    finally:
+        room.check_model = check
     arrays = Golden.open(Bundle.open(result.path)).arrays
     found = [_judge(case, record, arrays) for record in result.verified]
     return found + [Result(case.name, left.format, left.precision, "DEFECT", f"left out: {left.reason}") for left in result.left_out]
-
-
-def _unbarred(check: Any) -> Any:
-    def checked(*arguments: Any, **settings: Any) -> Any:
-        return replace(check(*arguments, **settings), refusals=())
-
-    return checked
 
 
 def _judge(case: Case, record: Any, arrays: dict[str, Any]) -> Result:
@@ -162,17 +164,13 @@ def _judge(case: Case, record: Any, arrays: dict[str, Any]) -> Result:
         record.precision in _TOLERANCE or record.parity.cosine >= SMALLEST_COSINE
     )
     reason = "" if record.passed and is_near else f"differs from Keras: {relative:.2g} of the range, cosine {record.parity.cosine:.3f}"
-    outcome = "DEFECT" if reason else "verified"
+    outcome: Outcome = "DEFECT" if reason else "verified"
     return Result(case.name, str(record.format), str(record.precision), outcome, reason, relative=relative, cosine=record.parity.cosine)
 
 
-def _parsed(target: Target) -> tuple[Any, Any]:
-    from lepton_runtime.formats import Format, Precision
-
+def _parsed(target: Target) -> tuple[Format, Precision]:
     return Format.parse(target[0]), Precision.parse(target[1])
 
 
 def _versions() -> dict[str, str]:
-    from lepton_runtime.versions import installed_versions
-
     return dict(installed_versions(_TOOLCHAIN))
