@@ -66,7 +66,7 @@ def export_mobilenet(folder: Path) -> Path:
     import numpy as np
 
     from lepton_converters import export
-    from lepton_converters.keras_source import import_keras
+    from lepton_converters.keras_loading import import_keras
 
     keras = import_keras()
     keras.utils.set_random_seed(1)

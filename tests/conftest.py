@@ -10,6 +10,7 @@ import pytest
 
 from lepton_edge.digits import Digits, load_digits, shipped_bundle
 from lepton_runtime.bundle import DIGEST_FILE, MANIFEST_FILE, digest_line
+from tests.made_bundles import write_table_bundle, write_text_bundle
 
 
 @pytest.fixture
@@ -45,3 +46,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared/data, which is not beside this checkout")
     return folder
+
+
+@pytest.fixture
+def text_bundle(tmp_path: Path) -> Path:
+    """A model of one text; see :func:`tests.made_bundles.write_text_bundle`."""
+    return write_text_bundle(tmp_path / "text.bundle")
+
+
+@pytest.fixture
+def table_bundle(tmp_path: Path) -> Path:
+    """A model of a word and a number; see :func:`tests.made_bundles.write_table_bundle`."""
+    return write_table_bundle(tmp_path / "table.bundle")

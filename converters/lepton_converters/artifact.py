@@ -18,6 +18,7 @@ class Artifact:
         inputs: What it takes, in the source model's order; integers with their scale and zero point.
         outputs: What it gives, in the source model's order.
         requires: The oldest versions that can run it.
+        route: The way from Keras to the file that was taken.
     """
 
     format: Format
@@ -26,6 +27,7 @@ class Artifact:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     requires: Mapping[str, str | int]
+    route: str
 
     @property
     def file(self) -> str:

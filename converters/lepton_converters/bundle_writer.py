@@ -4,17 +4,20 @@ import ctypes
 import hashlib
 import io
 import os
+import re
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 
 from lepton_runtime.bundle import DIGEST_FILE, MANIFEST_FILE, Bundle, digest_line
+from lepton_runtime.encoders import Encoder
 from lepton_runtime.errors import BundleError, OutputError
-from lepton_runtime.manifest import FileRecord, Manifest
+from lepton_runtime.manifest import EncoderRecord, FileRecord, Manifest
 from lepton_runtime.tensors import Array
 
 GOLDEN_FILE = "golden.npz"
@@ -31,6 +34,28 @@ def pack_arrays(arrays: Mapping[str, Array]) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # its stub takes the names for options
     return buffer.getvalue()
+
+
+def pack_encoders(encoders: Sequence[Encoder]) -> tuple[tuple[EncoderRecord, ...], dict[str, bytes]]:
+    """What the manifest says of the encoders, and their vocabulary files; layers with the same vocabulary share one."""
+    records: list[EncoderRecord] = []
+    files: dict[str, bytes] = {}
+    for encoder in encoders:
+        entry = None
+        if encoder.vocabulary is not None:
+            data = encoder.vocabulary.to_json()
+            name = next((name for name, content in files.items() if content == data), _vocabulary_file(encoder.output.name, files))
+            files[name] = data
+            entry = file_record(name, data)
+        records.append(EncoderRecord(encoder.kind, encoder.inputs, encoder.output, encoder.step.to_dict(), entry))
+    return tuple(records), files
+
+
+def _vocabulary_file(layer: str, taken: Container[str]) -> str:
+    """A plain file name, whatever a layer is called."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", layer)[:100]
+    names = (f"vocabulary.{stem}{number or ''}.json" for number in count())
+    return next(name for name in names if name not in taken)
 
 
 def check_output(path: Path, *, force: bool) -> None:

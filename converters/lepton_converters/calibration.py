@@ -11,6 +11,8 @@ from lepton_runtime.errors import InputError
 from lepton_runtime.preprocess import Preprocessing
 from lepton_runtime.tensors import Array, TensorSpec
 
+_FREE_SIZES = (64, 96)
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -67,6 +69,7 @@ def random_samples(
 
     Images are noise in 0…255 that goes through the recorded preprocessing; where none is recorded and the model
     does not rescale its input itself, noise in 0…1. Other real inputs are normally distributed, integers are 0 or 1.
+    Free axes are 64 long in the first half of the samples; in the second, the first free axis of an input is 96 long.
 
     Args:
         inputs: The model's inputs.
@@ -76,24 +79,35 @@ def random_samples(
         raw_pixels: Whether the model rescales its input itself.
     """
     generator = np.random.default_rng(seed)
-    for _ in range(count):
+    for number in range(count):
         values: dict[str, Array] = {}
         for spec in inputs:
-            shape = [axis or 1 for axis in spec.shape[1:]]
+            shape = _filled(spec.shape[1:], is_longer=2 * number >= count)
             if np.dtype(spec.dtype).kind != "f":
                 values[spec.name] = generator.integers(0, 2, shape).astype(spec.dtype)
             elif preprocessing is None or preprocessing.size is None:
                 values[spec.name] = generator.normal(size=shape).astype(spec.dtype)
             else:
-                noise = generator.integers(0, 256, (*preprocessing.size, preprocessing.channels or 1)).astype(np.float32)
+                size = _filled(preprocessing.size, is_longer=2 * number >= count)
+                noise = generator.integers(0, 256, (*size, preprocessing.channels or 1)).astype(np.float32)
                 values[spec.name] = preprocessing.apply(noise / 255 if preprocessing.is_identity and not raw_pixels else noise)
         yield Sample(values, None)
 
 
+def _filled(shape: Sequence[int | None], *, is_longer: bool) -> list[int]:
+    """The shape with lengths for its free axes: multiples of 32, since networks halve images up to five times."""
+    first = next((position for position, axis in enumerate(shape) if axis is None), None)
+    lengths = enumerate(shape)
+    return [(_FREE_SIZES[is_longer and position == first] if axis is None else axis) for position, axis in lengths]
+
+
 def grouped(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
-    """The samples in lists of ``size``, the last one perhaps shorter."""
+    """The samples in lists of ``size``, shorter at the end and where the shape of samples changes."""
     group: list[Sample] = []
     for sample in samples:
+        if group and _shapes(group[-1]) != _shapes(sample):
+            yield group
+            group = []
         group.append(sample)
         if len(group) == size:
             yield group
@@ -106,6 +120,16 @@ def stack(samples: Sequence[Sample], batch: int) -> dict[str, Array]:
     """One array an input, ``(batch, …)``; missing samples repeat the last one."""
     padded = [*samples, *[samples[-1]] * (batch - len(samples))]
     return {name: np.stack([sample.inputs[name] for sample in padded]) for name in samples[0].inputs}
+
+
+def stack_raw(samples: Sequence[Sample], batch: int) -> dict[str, Array]:
+    """One array a raw input, ``(batch, …)``; missing samples repeat the last one. Inputs, where nothing is encoded."""
+    raw = [Sample(sample.inputs if sample.raw is None else sample.raw, None) for sample in samples]
+    return stack(raw, batch)
+
+
+def _shapes(sample: Sample) -> list[tuple[int, ...]]:
+    return [value.shape for value in (*sample.inputs.values(), *(sample.raw or {}).values())]
 
 
 def _digest(sample: Sample) -> bytes:

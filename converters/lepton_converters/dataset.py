@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from lepton_converters.npz_stream import npz_headers, npz_rows
+from lepton_runtime.encoders import TEXT, read_raw
 from lepton_runtime.errors import InputError
 from lepton_runtime.preprocess import IMAGE_SUFFIXES, Preprocessing
-from lepton_runtime.tensors import Array, TensorSpec, cast_exactly
+from lepton_runtime.table import LABEL_COLUMNS
+from lepton_runtime.tensors import Array, TensorSpec, cast_exactly, fits_shape
 
 _MAX_YIELDED = 1_000_000
-_LABEL_COLUMNS = ("y", "label", "class", "target")
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,12 @@ class Sample:
     Attributes:
         inputs: One array an input, without the batch axis.
         label: The number of its class, or ``None``.
+        raw: The same before the encoders, of a model that has some.
     """
 
     inputs: Mapping[str, Array]
     label: int | None
+    raw: Mapping[str, Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -115,14 +118,19 @@ def _only(inputs: Sequence[TensorSpec], path: str) -> TensorSpec:
     return inputs[0]
 
 
-def _ready(values: Mapping[str, Array], inputs: Sequence[TensorSpec], name: str) -> dict[str, Array]:
+def ready_values(values: Mapping[str, Array], inputs: Sequence[TensorSpec], name: str) -> dict[str, Array]:
     """The values in input order, each of its input's shape and finite."""
     if set(values) != {spec.name for spec in inputs}:
         raise InputError(f"{name} must hold the inputs {[spec.name for spec in inputs]}, found {list(values)}")
     ready = {}
     for spec in inputs:
+        if spec.dtype == TEXT:
+            ready[spec.name] = _text(values[spec.name], spec, name)
+            continue
         value = np.asarray(values[spec.name])
-        if value.shape != spec.shape[1:]:
+        if value.shape == () and spec.shape[1:] == (1,):
+            value = value.reshape(1)
+        if not fits_shape(value.shape, spec.shape[1:]):
             raise InputError(f"{name} must hold samples of shape {spec.shape[1:]} for {spec.name!r}, found {value.shape}")
         if value.dtype.kind not in "biuf":
             raise InputError(f"{name} must hold numbers for {spec.name!r}, found {value.dtype}")
@@ -131,6 +139,17 @@ def _ready(values: Mapping[str, Array], inputs: Sequence[TensorSpec], name: str)
         spec_of_one.check(value, finite=True)
         ready[spec.name] = value
     return ready
+
+
+def _text(value: Any, spec: TensorSpec, name: str) -> Array:
+    try:
+        texts = read_raw(spec, value)
+    except InputError as error:
+        raise InputError(f"{name} must hold samples that fit the model: {error}") from error
+    if len(texts) != 1:
+        raise InputError(f"{name} must hold samples of shape {spec.shape[1:]} for {spec.name!r}, found {np.shape(value)}")
+    first: Array = texts[0]
+    return first
 
 
 def _image_folder(folder: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing | None, labels: Sequence[str] | None) -> Dataset:
@@ -159,7 +178,7 @@ def _image_folder(folder: Path, inputs: Sequence[TensorSpec], preprocessing: Pre
     def read(indices: Sequence[int]) -> Iterator[Sample]:
         for index in sorted(indices):
             file, label = files[index]
-            yield Sample(_ready({spec.name: steps.load(file)}, inputs, str(file)), label)
+            yield Sample(ready_values({spec.name: steps.load(file)}, inputs, str(file)), label)
 
     return Dataset(str(folder), len(files), names if folders else None, bool(folders), read)
 
@@ -190,7 +209,7 @@ def _arrays(
         for index, *values in zip(order, *(rows(order) for rows in columns.values()), strict=True):
             named = _preprocessed(dict(zip(columns, values, strict=True)), preprocessing, repr(path))
             label = int(labels[index]) if labels is not None else None
-            yield Sample(_ready(named, inputs, repr(path)), label)
+            yield Sample(ready_values(named, inputs, repr(path)), label)
 
     return Dataset(path, count, None, labels is not None, read)
 
@@ -240,7 +259,7 @@ def _csv(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing 
             header = [name.strip().lower() for name in first] if any(not _is_number(cell) for cell in first) else None
             # A column is the label only if it is one more than the model takes: features are called y, too.
             has_label = len(first) == int(np.prod([axis or 1 for axis in spec.shape[1:]])) + 1
-            label_column = next((header.index(name) for name in _LABEL_COLUMNS if name in header), None) if header and has_label else None
+            label_column = next((header.index(name) for name in LABEL_COLUMNS if name in header), None) if header and has_label else None
             stream.seek(0)
             rows = csv.reader(stream)
             if header:
@@ -305,7 +324,7 @@ def _function(path: str, module: str, name: str, inputs: Sequence[TensorSpec], p
             if index in wanted:
                 wanted.remove(index)
                 named = value if isinstance(value, Mapping) else {_only(inputs, path).name: value}
-                yield Sample(_ready(_preprocessed(named, preprocessing, repr(path)), inputs, repr(path)), None)
+                yield Sample(ready_values(_preprocessed(named, preprocessing, repr(path)), inputs, repr(path)), None)
         if wanted:
             raise InputError(f"{path!r} must yield its samples anew at each call, {len(wanted)} did not come again; make it a generator")
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lepton_converters.keras_source import import_keras
+from lepton_converters.keras_loading import import_keras
 from lepton_converters.quiet import quiet_tensorflow
 from lepton_runtime.tensors import Array
 

@@ -1,20 +1,21 @@
 """The pipeline: from a trained Keras model to a verified bundle."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_converters.artifact import Artifact
-from lepton_converters.bundle_writer import GOLDEN_FILE, check_output, file_record, pack_arrays, write_bundle
+from lepton_converters.bundle_writer import GOLDEN_FILE, check_output, file_record, pack_arrays, pack_encoders, write_bundle
 from lepton_converters.calibration import Calibration
+from lepton_converters.check import CheckReport, check_built, check_model
+from lepton_converters.dataset import Sample
 from lepton_converters.export_data import ExportData, plan_preprocessing
-from lepton_converters.keras_source import KerasSource, import_keras
-from lepton_converters.model_file import check_file
-from lepton_converters.quiet import quiet_tensorflow
+from lepton_converters.keras_loading import CustomObjects, import_keras
+from lepton_converters.keras_source import KerasSource
 from lepton_converters.recipe import IntegerIo, Recipe, plan_recipe
-from lepton_runtime.engines import ENGINE_OF_FORMAT, open_engine
-from lepton_runtime.errors import BundleError, InputError, ParityError, UnsupportedError
+from lepton_runtime.errors import InputError, ParityError, UnsupportedError
 from lepton_runtime.formats import Format, Precision
 from lepton_runtime.manifest import ArtifactRecord, Evaluation, Manifest
 from lepton_runtime.versions import installed_versions
@@ -84,6 +85,9 @@ def export(
     precisions: Sequence[str] | None = None,
     io: IntegerIo = "float",
     batch: int | None = 1,
+    size: Sequence[int] | None = None,
+    signature: str | None = None,
+    custom_objects: CustomObjects = (),
     calib: str | Path | None = None,
     calib_samples: int = 200,
     seed: int = 0,
@@ -100,14 +104,18 @@ def export(
     """A verified bundle of everything that was asked for and keeps to the budget.
 
     Args:
-        model: A ``.keras`` or ``.h5`` file, or a built ``keras.Model``.
+        model: A ``.keras`` or ``.h5`` file, a SavedModel folder, or a ``keras.Model`` that is built or was called.
         output: The bundle's folder, or a ``.zip`` file.
         formats: Names of :class:`lepton_runtime.Format`; all by default.
         precisions: Names of :class:`lepton_runtime.Precision`; by default all that can be made.
         io: ``int8`` or ``uint8`` for integers at the doors of ``static-int8`` artifacts.
         batch: The length of the batch axis; ``None`` leaves it free.
+        size: Lengths for the free axes of the inputs, such as height and width; without it they stay free.
+        signature: Which of a SavedModel's signatures; by default the only one, or ``serving_default``.
+        custom_objects: The model's own layers and functions: objects by name, or texts ``module:name``.
         calib: Sample inputs, raw, before the preprocessing (0 to 255 for photos); a path or ``module:function``, see
-            :func:`lepton_converters.dataset.open_dataset`.
+            :func:`lepton_converters.dataset.open_dataset`, and for texts and tables
+            :func:`lepton_converters.raw_dataset.open_raw_dataset`.
         calib_samples: How many of them to calibrate on, at most.
         seed: Of everything that is chosen at random, from 0.
         evaluate: Labelled samples to measure the task's accuracy on, raw as well.
@@ -117,7 +125,7 @@ def export(
             come from the model.
         labels: Class names in the order of the outputs; by default those of class folders.
         license_: Recorded in the manifest.
-        trust_code: Load Lambda layers.
+        trust_code: Load Lambda layers and SavedModels, which are programs.
         force: Replace a bundle that is there.
         on_step: Told what is happening.
 
@@ -138,23 +146,22 @@ def export(
     budget = Budget.parse(max_drop or "1pp") if evaluate else None
     if (batch is not None and batch < 1) or calib_samples < 1 or seed < 0:
         raise InputError(f"batch and calibration samples must be at least 1 and the seed 0, found {batch}, {calib_samples} and {seed}")
-    if isinstance(model, str | Path):
-        check_file(Path(model), trust_code=trust_code)
+    recipe, left_out = _without_barred(recipe, _check(model, trust_code=trust_code, custom_objects=custom_objects))
     check_output(path, force=force)
     on_step(Step("read", "TensorFlow"))
     import_keras()
-    source = KerasSource.open(model, batch=batch, trust_code=trust_code)
-    on_step(Step("read", source.file or "model", f"{source.model.name}, {source.parameters:,} parameters", 1))
+    source = KerasSource.open(model, batch=batch, size=size, signature=signature, trust_code=trust_code, custom_objects=custom_objects)
+    on_step(Step("read", source.file or "model", f"{source.name}, {source.parameters:,} parameters", 1))
 
     steps = plan_preprocessing(source, preprocessing or {})
     data = ExportData.open(source, steps, calib=calib, calib_samples=calib_samples, evaluate=evaluate, seed=seed, labels=labels)
     if data.calibration and recipe.needs_calibration:
         _check_calibration(source, data.calibration)
-    artifacts, left_out = _convert(source, recipe, data.calibration, on_step)
+    artifacts, not_converted = _convert(source, recipe, data.calibration, data.probes, on_step)
     records, golden, evaluation = _verify(source, artifacts, data, budget, on_step)
     kept = [record for record in records if record.passed or keep_failed]
     failed = {record.precision for record in records if not record.passed}
-    left_out += [LeftOut(record.format, record.precision, record.verdict) for record in records if record not in kept]
+    left_out += [*not_converted, *(LeftOut(record.format, record.precision, record.verdict) for record in records if record not in kept)]
     if not kept:
         raise ParityError(
             "at least one artifact must keep to the budget, none did: "
@@ -165,6 +172,7 @@ def export(
     names = {record.file for record in kept}
     dropped = {artifact.file for artifact in artifacts} - names
     arrays = pack_arrays({name: array for name, array in golden.items() if name.rpartition("/")[0] not in dropped})
+    encoders, vocabularies = pack_encoders(source.encoders)
     manifest = Manifest(
         source={"file": source.file, "sha256": source.sha256},
         inputs=source.inputs,
@@ -177,21 +185,49 @@ def export(
         license=license_,
         settings={
             "batch": batch,
+            "size": "x".join(map(str, size)) if size else None,
             "calib_samples": len(data.calibration.indices) if data.calibration and recipe.needs_calibration else None,
             "seed": seed,
             "io": io,
         },
         versions=installed_versions(_TOOLCHAIN),
         removed_layers=source.removed_layers,
+        notes=source.notes,
+        encoders=encoders,
     )
     files = {artifact.file: artifact.model for artifact in artifacts if artifact.file in names}
     on_step(Step("write", str(path)))
-    write_bundle(path, manifest, {**files, GOLDEN_FILE: arrays}, force=force)
-    size = sum(record.size_bytes for record in manifest.files)
-    on_step(Step("write", str(path), f"{len(manifest.files) + 2} files, {size / 1000:,.0f} kB", 1))
+    write_bundle(path, manifest, {**files, GOLDEN_FILE: arrays, **vocabularies}, force=force)
+    size_bytes = sum(record.size_bytes for record in manifest.files)
+    on_step(Step("write", str(path), f"{len(manifest.files) + 2} files, {size_bytes / 1000:,.0f} kB", 1))
     if any(record.passed for record in records):
         failed &= recipe.named
     return ExportResult(path, manifest, tuple(records), tuple(left_out), tuple(sorted(failed)))
+
+
+def _check(model: "str | Path | keras.Model", *, trust_code: bool, custom_objects: CustomObjects) -> CheckReport | None:
+    """What can be made of the model, before TensorFlow starts; ``None`` for one in memory that has no configuration."""
+    if isinstance(model, str | Path):
+        known = None if "keras" in sys.modules else custom_objects  # where Keras runs already, classes may be registered with it
+        return check_model(model, trust_code=trust_code, custom_objects=known, is_verified=True)
+    return check_built(model)
+
+
+def _without_barred(recipe: Recipe, report: CheckReport | None) -> tuple[Recipe, list[LeftOut]]:
+    """The recipe without what cannot be made, unless it was asked for by name."""
+    if report and report.fault:
+        raise UnsupportedError(report.fault)
+    left_out = []
+    for format_, precision in recipe.targets:
+        refusal = report and report.refusal(format_, precision)
+        if refusal and precision in recipe.named:
+            raise UnsupportedError(f"{format_} {precision} cannot be made: {refusal}")
+        if refusal:
+            left_out.append(LeftOut(format_, precision, f"not converted: {refusal}"))
+    if len(left_out) == len(recipe.targets):
+        raise UnsupportedError("; ".join(dict.fromkeys(f"{entry.format}: {entry.reason}" for entry in left_out)))
+    barred = {(entry.format, entry.precision) for entry in left_out}
+    return replace(recipe, targets=tuple(target for target in recipe.targets if target not in barred)), left_out
 
 
 def _location(name: str, samples: str | Path | None) -> str | None:
@@ -202,34 +238,33 @@ def _location(name: str, samples: str | Path | None) -> str | None:
 
 
 def _convert(
-    source: KerasSource, recipe: Recipe, calibration: Calibration | None, on_step: Callable[[Step], None]
+    source: KerasSource,
+    recipe: Recipe,
+    calibration: Calibration | None,
+    samples: Sequence[Sample],
+    on_step: Callable[[Step], None],
 ) -> tuple[list[Artifact], list[LeftOut]]:
     """One artifact a target; a target that cannot be made is left out, unless it was asked for by name."""
-    from lepton_converters.frozen_graph import freeze
-    from lepton_converters.onnx_export import export_onnx, make_onnx
-    from lepton_converters.tflite_export import make_tflite
+    from lepton_converters.onnx_export import OnnxExporter
+    from lepton_converters.parity import Probe
+    from lepton_converters.tflite_export import TfliteExporter
 
     on_step(Step("convert", "graph"))
-    graph = freeze(source)
+    accept = Probe(source, samples).check
+    tflite = TfliteExporter(source, accept=accept)
+    exporters: dict[Format, TfliteExporter | OnnxExporter] = {
+        Format.ONNX: OnnxExporter(source, tflite=tflite, accept=accept),
+        Format.TFLITE: tflite,
+    }
     artifacts: list[Artifact] = []
     left_out: list[LeftOut] = []
-    base, onnx_fault = None, None
     for position, (format_, precision) in enumerate(recipe.targets):
         on_step(Step("convert", f"model.{precision}.{format_}", fraction=position / len(recipe.targets)))
         try:
-            if format_ == Format.ONNX:
-                if onnx_fault is not None:
-                    raise onnx_fault
-                base = base or export_onnx(source, graph)
-                artifact = make_onnx(source, base, precision, calibration=calibration, io=recipe.io)
-            else:
-                artifact = make_tflite(source, graph, precision, calibration=calibration, io=recipe.io)
-            _check_loads(artifact)
+            artifact = exporters[format_].make(precision, calibration=calibration, io=recipe.io)
         except UnsupportedError as error:
             if precision in recipe.named:
                 raise
-            if format_ == Format.ONNX and base is None:
-                onnx_fault = error  # the same for every precision, and not worth another minute each
             left_out.append(LeftOut(format_, precision, f"not converted: {error}"))
             continue
         artifacts.append(artifact)
@@ -244,16 +279,6 @@ def _check_calibration(source: KerasSource, calibration: Calibration) -> None:
     if any(spec.dtype.startswith(("int", "uint")) for spec in source.inputs):
         for batch in calibration.batches():
             source.predict(batch)
-
-
-def _check_loads(artifact: Artifact) -> None:
-    """Refuse an artifact that its own engine cannot load, before time goes into verifying the others."""
-    engine = ENGINE_OF_FORMAT[artifact.format]
-    try:
-        with quiet_tensorflow():  # LiteRT announces its delegate
-            open_engine(engine, artifact.model, inputs=artifact.inputs, outputs=artifact.outputs, threads=1)
-    except BundleError as error:
-        raise UnsupportedError(str(error)) from error
 
 
 def _verify(
@@ -281,6 +306,7 @@ def _verify(
                 inputs=artifact.inputs,
                 outputs=artifact.outputs,
                 requires=artifact.requires,
+                route=artifact.route,
                 parity=report.parity,
                 accuracy=report.accuracy,
                 verdict=verdict.text,

@@ -1,17 +1,23 @@
 """The data of one export: what to calibrate on, what to verify on, the preprocessing and the class names."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from lepton_converters.calibration import Calibration, random_samples, split_samples
 from lepton_converters.dataset import Dataset, Sample, open_dataset
 from lepton_converters.keras_source import KerasSource
+from lepton_converters.random_text import random_raw_samples
+from lepton_converters.raw_dataset import open_raw_dataset
 from lepton_runtime.errors import InputError
 from lepton_runtime.labels import class_output
 from lepton_runtime.preprocess import Preprocessing
+from lepton_runtime.tensors import TensorSpec
 
 _VERIFICATION_SAMPLES = 200  # without --eval
+_PROBES = 2
 _RANDOM_SAMPLES = 32  # without any data
 
 
@@ -22,12 +28,14 @@ class ExportData:
     Attributes:
         calibration: What ranges are measured on, or ``None``.
         labels: The names of the classes, or ``None``.
+        probes: The few samples that tell whether a route's result is right; any will do.
         verification: Gives how many samples there are at the most, and the samples. To be called when the
             calibration is over: only then is it known which samples were calibrated on.
     """
 
     calibration: Calibration | None
     labels: tuple[str, ...] | None
+    probes: tuple[Sample, ...]
     verification: Callable[[], tuple[int, Iterator[Sample]]]
 
     @classmethod
@@ -49,8 +57,9 @@ class ExportData:
         """
         calibrated = evaluated = calibration = None
         held_back: tuple[int, ...] = ()
+        given = [spec for spec in source.inputs if spec.name not in source.states]
         if evaluate is not None:
-            evaluated = open_dataset(evaluate, inputs=source.inputs, preprocessing=steps, labels=labels, option="--eval")
+            evaluated = _with_states(source, _open(source, given, evaluate, steps, labels=labels, option="--eval"))
             if not evaluated.is_labeled:
                 raise InputError(
                     f"--eval needs classes: one folder a class, 'y' in a .npz, or a column 'label' in a .csv; found none in {evaluate!r}"
@@ -61,7 +70,8 @@ class ExportData:
                     f"{', '.join(map(str, source.outputs))}; leave --eval out"
                 )
         if calib is not None:
-            calibrated = open_dataset(calib, inputs=source.inputs, preprocessing=steps)  # its classes are of no matter
+            # Its classes are of no matter.
+            calibrated = _with_states(source, _open(source, given, calib, steps))
             batch = source.inputs[0].shape[0] or 1
             calibration, held_back = split_samples(calibrated, samples=calib_samples, seed=seed, batch=batch, hold_back=evaluated is None)
         names = _labels(source, labels, evaluated, calibrated)
@@ -72,12 +82,55 @@ class ExportData:
             if calibrated is not None:
                 indices = held_back[:_VERIFICATION_SAMPLES]
                 # Accuracy is measured on what --eval names, and on nothing else.
-                unlabeled = (Sample(sample.inputs, None) for sample in calibrated.samples(indices))
+                unlabeled = (Sample(sample.inputs, None, sample.raw) for sample in calibrated.samples(indices))
                 return len(indices), _unseen(unlabeled, calibration)
-            noise = random_samples(source.inputs, steps, count=_RANDOM_SAMPLES, seed=seed, raw_pixels=source.takes_raw_pixels)
-            return _RANDOM_SAMPLES, noise
+            return _RANDOM_SAMPLES, _random(source, steps, count=_RANDOM_SAMPLES, seed=seed)
 
-        return cls(calibration, names, verification)
+        return cls(calibration, names, _probes(source, steps, calibrated or evaluated, seed), verification)
+
+
+def _open(
+    source: KerasSource,
+    inputs: Sequence[TensorSpec],
+    path: str,
+    steps: Preprocessing | None,
+    *,
+    labels: Sequence[str] | None = None,
+    option: str = "--calib",
+) -> Dataset:
+    if source.encoders or (len(inputs) > 1 and path.endswith(".csv")):
+        has_labels = option == "--eval"
+        return open_raw_dataset(path, inputs=inputs, encoders=source.encoders, labels=labels, option=option, has_labels=has_labels)
+    return open_dataset(path, inputs=inputs, preprocessing=steps, labels=labels, option=option)
+
+
+def _with_states(source: KerasSource, dataset: Dataset) -> Dataset:
+    """The samples of a stateful model as one stream, each with the states that those before it left, zeros at first."""
+    if not source.states:
+        return dataset
+    specs = [spec for spec in source.inputs if spec.name in source.states]
+
+    def read(indices: Sequence[int]) -> Iterator[Sample]:
+        states = {spec.name: np.zeros([axis or 1 for axis in spec.shape[1:]], spec.dtype) for spec in specs}
+        for sample in dataset.samples(indices):
+            inputs = {**sample.inputs, **states}
+            yield Sample(inputs, sample.label)
+            answers = source.predict({name: value[None] for name, value in inputs.items()})
+            states = {name: answers[f"{name}_next"][0] for name in states}
+
+    return replace(dataset, _read=read)
+
+
+def _probes(source: KerasSource, steps: Preprocessing | None, dataset: Dataset | None, seed: int) -> tuple[Sample, ...]:
+    if dataset is not None:
+        return tuple(dataset.samples(range(min(_PROBES, dataset.count))))
+    return tuple(_random(source, steps, count=_PROBES, seed=seed))
+
+
+def _random(source: KerasSource, steps: Preprocessing | None, *, count: int, seed: int) -> Iterator[Sample]:
+    if source.encoders:
+        return random_raw_samples(source.inputs, source.encoders, count=count, seed=seed)
+    return random_samples(source.inputs, steps, count=count, seed=seed, raw_pixels=source.takes_raw_pixels)
 
 
 def _unseen(samples: Iterator[Sample], calibration: Calibration | None) -> Iterator[Sample]:
@@ -86,6 +139,13 @@ def _unseen(samples: Iterator[Sample], calibration: Calibration | None) -> Itera
 
 def plan_preprocessing(source: KerasSource, settings: Mapping[str, Any]) -> Preprocessing | None:
     """The specification for the model's one input: what was asked for, and what the model's shape says."""
+    if source.encoders:
+        if settings:
+            raise InputError(
+                f"preprocessing {', '.join(map(repr, settings))} is for a picture or an array, this model's inputs are encoded from "
+                f"{', '.join(map(str, source.raw))}; leave it out"
+            )
+        return None
     if len(source.inputs) != 1:
         if settings:
             raise InputError(f"preprocessing is for models with one input, this one has {len(source.inputs)}; give preprocessed arrays")

@@ -1,20 +1,34 @@
-"""The Keras model as one TensorFlow graph with its weights inside, the common start of every conversion."""
+"""The Keras model as one TensorFlow graph, the common start of every conversion."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.quiet import quiet_tensorflow, reason_of
+from lepton_converters.recurrent import Operator, traced_recurrence
+from lepton_converters.traced_functions import traced_functions
+from lepton_converters.traced_layers import traced_layers
+from lepton_converters.traced_ops import traced_ops
 from lepton_runtime.errors import UnsupportedError
+from lepton_runtime.formats import Format
 
 _VALID_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.-]*")
 
 
-def freeze(source: KerasSource) -> Any:  # Any: TensorFlow has no type hints
+def freeze(
+    source: KerasSource, format_: Format, *, recurrence: Operator | None = None, unrolls: bool = False
+) -> Any:  # Any: TensorFlow has no type hints
     """A concrete function with constants for weights, whose inputs and outputs have the Keras names and order.
 
-    Traced anew each time: ``tf.function`` would reuse a trace with a wider batch. Weights are frozen because
-    ``from_concrete_functions`` on a Keras 3 model loses them in silence.
+    Weights are frozen because ``from_concrete_functions`` on a Keras 3 model loses them in silence.
+
+    Args:
+        source: The trained model.
+        format_: What it is converted to.
+        recurrence: What stands for recurrent layers; ``None`` leaves Keras' loops.
+        unrolls: Write the steps of the loops that are left one after the other.
 
     Raises:
         UnsupportedError: TensorFlow cannot trace the model.
@@ -22,26 +36,82 @@ def freeze(source: KerasSource) -> Any:  # Any: TensorFlow has no type hints
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    signature = [
-        tf.TensorSpec(spec.shape, spec.dtype, name=_valid_name(spec.name, f"input_{position}"))
-        for position, spec in enumerate(source.inputs)
-    ]
-    output_names = [_valid_name(spec.name, f"output_{position}") for position, spec in enumerate(source.outputs)]
+    with _refusing():
+        frozen = convert_variables_to_constants_v2(_trace(source, format_, recurrence=recurrence, unrolls=unrolls))
+        graph_def = frozen.graph.as_graph_def()
+        # Freezing calls the outputs Identity, Identity_1, …; behind each stands the one that was named.
+        names = [output.op.inputs[0].name for output in frozen.outputs]
+        imported = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph_def, name=""), [])
+        tensor = imported.graph.get_tensor_by_name
+        return imported.prune([tensor(given.name) for given in frozen.inputs], [tensor(name) for name in names])
+
+
+def save_traced(source: KerasSource, folder: str, *, recurrence: Operator, unrolls: bool) -> None:
+    """A SavedModel of one signature: inputs of the :func:`graph_names`, outputs ``output_0 …``; functions stay functions.
+
+    Raises:
+        UnsupportedError: TensorFlow cannot trace the model.
+    """
+    import tensorflow as tf
+
+    with _refusing():
+        traced = _trace(source, Format.TFLITE, recurrence=recurrence, unrolls=unrolls)
+        holder = tf.Module()
+        holder.model_variables = list(traced.variables)
+        tf.saved_model.save(holder, folder, signatures=traced)
+
+
+def graph_names(source: KerasSource) -> tuple[list[str], list[str]]:
+    """The names of the inputs and outputs that TensorFlow takes: the model's own where they are valid."""
+    inputs = [_valid_name(spec.name, f"input_{position}") for position, spec in enumerate(source.inputs)]
+    return inputs, [_valid_name(spec.name, f"output_{position}") for position, spec in enumerate(source.outputs)]
+
+
+def _trace(source: KerasSource, format_: Format, *, recurrence: Operator | None, unrolls: bool) -> Any:
+    """The model's call, traced anew each time: ``tf.function`` would reuse a trace with a wider batch."""
+    import tensorflow as tf
+
+    input_names, output_names = graph_names(source)
+    signature = [tf.TensorSpec(spec.shape, spec.dtype, name=name) for spec, name in zip(source.inputs, input_names, strict=True)]
 
     def infer(*tensors: Any) -> list[Any]:
         outputs = source.call(list(tensors))
         return [tf.identity(output, name=name) for output, name in zip(outputs, output_names, strict=True)]
 
+    with (
+        _inlined_functions(),
+        traced_functions(lacks_functions=format_ == Format.TFLITE),
+        traced_layers(lacks_3d=format_ == Format.TFLITE),
+        traced_ops(),
+        traced_recurrence(recurrence, unrolls=unrolls),
+    ):
+        return tf.function(infer, input_signature=signature, autograph=False).get_concrete_function()
+
+
+@contextmanager
+def _inlined_functions() -> Iterator[None]:
+    """Functions that Keras compiles with XLA (grouped convolutions) are traced as plain operators.
+
+    Freezing does not inline a function marked for XLA, and neither converter knows one.
+    """
+    import tensorflow as tf
+
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What TensorFlow raises for a model that it cannot trace, as our own error."""
+    import tensorflow as tf
+
     try:
         with quiet_tensorflow():
-            traced = tf.function(infer, input_signature=signature, autograph=False).get_concrete_function()
-            frozen = convert_variables_to_constants_v2(traced)
-            graph_def = frozen.graph.as_graph_def()
-            # Freezing calls the outputs Identity, Identity_1, …; behind each stands the one named above.
-            names = [output.op.inputs[0].name for output in frozen.outputs]
-            imported = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph_def, name=""), [])
-            tensor = imported.graph.get_tensor_by_name
-            return imported.prune([tensor(given.name) for given in frozen.inputs], [tensor(name) for name in names])
+            yield
     except (ValueError, TypeError, NotImplementedError, tf.errors.OpError) as error:
         raise UnsupportedError(f"TensorFlow must be able to trace the model for inference: {reason_of(error)}") from error
 

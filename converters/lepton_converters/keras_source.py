@@ -1,52 +1,28 @@
-"""The trained Keras model: loaded with care, its inputs and outputs known, its answers at hand."""
+"""The trained model: loaded with care, its inputs and outputs known, its answers at hand."""
 
 import hashlib
-import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_converters.keras_loading import CustomObjects, import_keras, load_model, read_custom_objects
+from lepton_converters.keras_model import as_float32, float_types, functional, inference, layers_of, named, states_of, unique_names
+from lepton_converters.keras_names import is_training_only
 from lepton_converters.model_file import check_file
 from lepton_converters.quiet import quiet_tensorflow, reason_of
-from lepton_runtime.errors import InputError, MissingExtraError, UnsupportedError
+from lepton_converters.saved_model import digest_folder, open_signature
+from lepton_converters.text_layers import TextModel, check_no_feature_space, cut_text_layers
+from lepton_runtime.encoders import Encoder
+from lepton_runtime.errors import InputError, UnsupportedError
 from lepton_runtime.tensors import Array, TensorSpec
 
 if TYPE_CHECKING:
     import keras
 
-_TRAINING_ONLY = (
-    *("Dropout", "SpatialDropout", "GaussianDropout", "AlphaDropout", "GaussianNoise", "ActivityRegularization"),
-    *("Random", "RandAugment", "AugMix", "CutMix", "MixUp"),
-)
-# What Keras' loaders were seen to raise for files that do not hold what they should.
-_LOAD_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, OSError, EOFError, RuntimeError, ImportError)
-
-
-@cache
-def import_keras() -> Any:  # Any: Keras has no type hints
-    """Keras on TensorFlow, imported without its chatter, and the rest of the ``[convert]`` extra checked.
-
-    Raises:
-        MissingExtraError: It is not installed.
-    """
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    try:
-        with quiet_tensorflow():
-            import ai_edge_litert  # noqa: F401
-            import keras
-            import onnx_ir  # noqa: F401
-            import tensorflow  # noqa: F401
-            import tf2onnx  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(
-            f"exporting needs TensorFlow, Keras and tf2onnx ({error.name or error} is not installed here); "
-            'on a workstation: pip install "lepton-edge[convert]", then copy the bundle to the device'
-        ) from error
-    return keras
+_PASSING = ("Identity", "StopGradient", "Reshape", "Squeeze", "ExpandDims")  # operators that leave every value as it is
 
 
 @dataclass(frozen=True)
@@ -54,77 +30,101 @@ class KerasSource:
     """A trained model and what it takes and gives.
 
     Attributes:
-        model: The Keras model.
+        model: The Keras model, functional and in float32; ``None`` for a SavedModel, which keeps no layers.
+        name: The model's name, or its folder's.
         file: The name of the file it came from, or ``None`` for a model given in memory.
         sha256: The digest of that file.
         inputs: One spec an input, in the model's order, with the batch axis that was asked for.
         outputs: One spec an output, in the model's order.
+        parameters: How many weights it has.
         removed_layers: Names of layers that work in training only and are not converted.
+        notes: What else is not as it was in the file, in words.
+        states: Names of the inputs that hold the states of recurrent layers.
+        text: What runs before the graph, of a model that takes text or looks values up; ``model`` is what is behind that.
     """
 
-    model: "keras.Model"
+    model: "keras.Model | None"
+    name: str
     file: str | None
     sha256: str | None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    parameters: int
     removed_layers: tuple[str, ...]
+    notes: tuple[str, ...]
+    states: tuple[str, ...]
+    _infer: Callable[[list[Any]], list[Any]]
+    _fixed_batch: int | None = None  # the only number of samples that a call takes
+    text: TextModel | None = None
 
     @classmethod
-    def open(cls, model: "str | Path | keras.Model", *, batch: int | None = 1, trust_code: bool = False) -> "KerasSource":
-        """The model in a file, or one in memory.
+    def open(
+        cls,
+        model: "str | Path | keras.Model",
+        *,
+        batch: int | None = 1,
+        size: Sequence[int] | None = None,
+        signature: str | None = None,
+        trust_code: bool = False,
+        custom_objects: CustomObjects = (),
+    ) -> "KerasSource":
+        """The model in a file or a folder, or one in memory.
 
         Args:
-            model: A ``.keras`` or ``.h5`` file of any Keras generation, or a built ``keras.Model``.
+            model: A ``.keras`` or ``.h5`` file of any Keras generation, a SavedModel folder, or a ``keras.Model``.
             batch: The length of the batch axis that is written; ``None`` leaves it free.
-            trust_code: Load Lambda layers, which run code that came with the file.
+            size: Lengths for the free axes of each input that has any, batch aside, such as height and width; without it they
+                stay free.
+            signature: Which of a SavedModel's signatures; by default the only one, or ``serving_default``.
+            trust_code: Load Lambda layers and SavedModels, which run code that came with the file.
+            custom_objects: The user's own layers and functions; see :func:`lepton_converters.keras_loading.read_custom_objects`.
 
         Raises:
-            InputError: The file is missing, damaged or no Keras model, or a weight is not finite.
-            UnsupportedError: The model holds code that is not trusted, or has no fixed inputs.
+            InputError: The file is missing, damaged or no model, a weight is not finite, or ``size`` does not fit.
+            UnsupportedError: The model holds code that is not trusted, or nobody knows what it takes.
             MissingExtraError: TensorFlow is not installed.
         """
-        file = sha256 = None
-        if isinstance(model, str | Path):
-            path = Path(model)
+        import_keras()
+        path = Path(model) if isinstance(model, str | Path) else None
+        if path is not None:
             check_file(path, trust_code=trust_code)
-            file, sha256 = path.name, _digest(path)
-            model = _load(path, trust_code=trust_code)
-        model = _functional(model)
-        _check_weights(model)
-        _check_graph(model)
-        inputs = _specs(_named(model, "input"), batch=batch, kind="input")
-        outputs = _specs(_named(model, "output"), batch=batch, kind="output")
-        removed = tuple(layer.name for layer in _layers(model) if type(layer).__name__.startswith(_TRAINING_ONLY))
-        return cls(model, file, sha256, inputs, outputs, removed)
+        if path is not None and path.is_dir():
+            return _sized(_from_saved_model(path, signature, batch=batch), size)
+        if signature is not None:
+            raise InputError(f"--signature is for SavedModel folders, {str(path or 'a model in memory')!r} is none; leave it out")
+        if path is None:
+            return _sized(_from_model(model, batch=batch), size)
+        loaded = load_model(path, trust_code=trust_code, custom_objects=read_custom_objects(custom_objects))
+        return _sized(replace(_from_model(loaded, batch=batch), file=path.name, sha256=_digest(path)), size)
 
     @property
-    def parameters(self) -> int:
-        """How many weights the model has."""
-        return int(self.model.count_params())
+    def encoders(self) -> tuple[Encoder, ...]:
+        """What runs before the graph, in this order."""
+        return self.text.encoders if self.text else ()
+
+    @property
+    def raw(self) -> tuple[TensorSpec, ...]:
+        """What the model takes before its encoders; its inputs, if it has none."""
+        return self.text.raw if self.text else self.inputs
 
     @property
     def takes_raw_pixels(self) -> bool:
-        """Whether the model rescales or normalizes its input itself."""
-        return any(type(layer).__name__ in ("Rescaling", "Normalization") for layer in _layers(self.model))
+        """Whether the model rescales or normalizes its input itself; of a SavedModel nobody knows."""
+        return self.model is not None and any(type(layer).__name__ in ("Rescaling", "Normalization") for layer in layers_of(self.model))
 
     def has_class_scores(self) -> bool:
         """Whether the first output of shape ``(batch, classes)`` holds scores: several, or one unit that is a sigmoid's."""
-        keras = import_keras()
         position = next((number for number, spec in enumerate(self.outputs) if len(spec.shape) == 2), None)
         if position is None or self.outputs[position].shape[1] != 1:
             return position is not None
-        operation = keras.tree.flatten(self.model.output)[position]._keras_history.operation
-        activation = getattr(operation, "activation", operation)
-        return activation is keras.activations.sigmoid or type(activation).__name__ == "Sigmoid"
+        return self._last_operator(position) == "Sigmoid"
 
     def call(self, tensors: list[Any]) -> list[Any]:  # Any: TensorFlow has no type hints
         """The model's flat outputs for its flat inputs, in inference mode."""
-        keras = import_keras()
-        structured = keras.tree.pack_sequence_as(self.model.input, tensors)
-        return list(keras.tree.flatten(self.model(structured, training=False)))
+        return self._infer(tensors)
 
     def predict(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The Keras model's own answers.
+        """The model's own answers.
 
         Args:
             inputs: One array an input, ``(samples, …)``, already preprocessed.
@@ -135,120 +135,218 @@ class KerasSource:
         Raises:
             InputError: The model fails on these values, such as an index out of range.
         """
+        return self._answers(self.inputs, inputs, self.call)
+
+    def predict_raw(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """The whole model's answers, from before its encoders, each of which is checked against the layer it stands for.
+
+        Args:
+            values: One array a raw input, ``(samples, …)``; of a model without encoders, its inputs.
+
+        Raises:
+            InputError: The model fails on these values.
+            ParityError: An encoder gives something else than its layer.
+        """
+        if self.text is None:
+            return self.predict(values)
+        encoded = self.text.check_encoders(values)
+        return self._answers(self.text.raw, values, self.text.infer) if self.text.infer else self.predict(encoded)
+
+    def _answers(
+        self, specs: Sequence[TensorSpec], values: Mapping[str, Array], infer: Callable[[list[Any]], list[Any]]
+    ) -> dict[str, Array]:
         import tensorflow as tf
 
-        keras = import_keras()
+        samples = len(next(iter(values.values())))
+        length = self._fixed_batch or samples
+        parts = []
         try:
-            outputs = self.call([keras.ops.convert_to_tensor(inputs[spec.name], spec.dtype) for spec in self.inputs])
-        except tf.errors.InvalidArgumentError as error:
+            for start in range(0, samples, length):
+                part = [_filled(values[spec.name][start : start + length], length) for spec in specs]
+                outputs = infer([tf.convert_to_tensor(array, spec.dtype) for array, spec in zip(part, specs, strict=True)])
+                parts.append([np.asarray(output)[: samples - start] for output in outputs])
+        except (tf.errors.InvalidArgumentError, ValueError) as error:
             raise InputError(f"the Keras model must be able to run on the samples: {reason_of(error)}") from error
-        return {spec.name: np.asarray(output) for spec, output in zip(self.outputs, outputs, strict=True)}
+        return {spec.name: np.concatenate(arrays) for spec, *arrays in zip(self.outputs, *parts, strict=True)}
+
+    def _last_operator(self, position: int) -> str:
+        """The kind of TensorFlow operator that computes the values of an output."""
+        from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+        with quiet_tensorflow():
+            operator = convert_variables_to_constants_v2(_trace(self)).outputs[position].op
+        while operator.type in _PASSING:
+            operator = operator.inputs[0].op
+        return str(operator.type)
 
 
-def _load(path: Path, *, trust_code: bool) -> "keras.Model":
-    keras = import_keras()
+def _trace(source: KerasSource) -> Any:  # Any: TensorFlow has no type hints
+    """The model as a TensorFlow graph for exactly the shapes of its specs.
 
-    class DepthwiseConv2D(keras.layers.DepthwiseConv2D):  # type: ignore[misc, name-defined]
-        """Files of Keras 1 and 2 carry a ``groups`` key that Keras 3 refuses.
+    Raises:
+        UnsupportedError: TensorFlow cannot trace it for them.
+    """
+    import tensorflow as tf
 
-        Source: keras issue 19441.
-        """
-
-        def __init__(self, *args: Any, groups: int = 1, **settings: Any) -> None:
-            super().__init__(*args, **settings)
-
+    signature = [tf.TensorSpec(spec.shape, spec.dtype) for spec in source.inputs]
+    traced = tf.function(lambda *tensors: source.call(list(tensors)), input_signature=signature, autograph=False)
     try:
         with quiet_tensorflow():
-            return keras.saving.load_model(
-                path, compile=False, safe_mode=not trust_code, custom_objects={"DepthwiseConv2D": DepthwiseConv2D}
-            )
-    except _LOAD_ERRORS as error:
-        raise InputError(f"Keras {keras.__version__} must be able to load {str(path)!r}: {reason_of(error)}") from error
+            return traced.get_concrete_function()
+    except (ValueError, TypeError, NotImplementedError, tf.errors.OpError) as error:
+        listed = ", ".join(map(str, source.inputs))
+        raise UnsupportedError(f"TensorFlow must be able to trace the model for {listed}: {reason_of(error)}") from error
 
 
-def _check_weights(model: "keras.Model") -> None:
-    for weight in model.weights:
-        values = np.asarray(weight)
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
+def _sized(source: KerasSource, size: Sequence[int] | None) -> KerasSource:
+    """The source with lengths for the free axes of its inputs, and with what these say of its outputs."""
+    if size is not None:
+        encoded = {encoder.output.name for encoder in source.encoders}
+        text = next((spec for spec in source.inputs if None in spec.shape[1:] and spec.name in encoded), None)
+        if text is not None:
             raise InputError(
-                f"every weight must be finite, {weight.path!r} holds {int((~np.isfinite(values)).sum())} NaN or infinite values "
+                f"--size is not for what is encoded, {text.name!r} is as long as its text; build its layer with output_sequence_length"
+            )
+        if not any(None in spec.shape[1:] for spec in source.inputs):
+            raise InputError(f"--size fixes free axes, the model's inputs have none: {', '.join(map(str, source.inputs))}; leave it out")
+        source = replace(source, inputs=tuple(_sized_input(spec, size) for spec in source.inputs))
+    if not any(None in spec.shape[1:] for spec in source.outputs):
+        return source
+    shapes = [tensor.shape for tensor in _trace(source).outputs]
+    axes = [
+        spec.shape if shape.rank is None else (spec.shape[0], *shape.as_list()[1:])
+        for spec, shape in zip(source.outputs, shapes, strict=True)
+    ]
+    return replace(source, outputs=tuple(replace(spec, shape=shape) for spec, shape in zip(source.outputs, axes, strict=True)))
+
+
+def _sized_input(spec: TensorSpec, size: Sequence[int]) -> TensorSpec:
+    free = [position for position, axis in enumerate(spec.shape) if axis is None and position > 0]
+    if not free:
+        return spec
+    if len(free) != len(size) or min(size) < 1:
+        raise InputError(
+            f"--size gives a length for each of the {len(free)} free axes of {spec}, found {'x'.join(map(str, size))}; "
+            f"give {'HEIGHTxWIDTH' if len(free) == 2 else f'{len(free)} lengths from 1'}"
+        )
+    lengths = dict(zip(free, size, strict=True))
+    return replace(spec, shape=tuple(lengths.get(position, axis) for position, axis in enumerate(spec.shape)))
+
+
+def _filled(array: Array, length: int) -> Array:
+    """As many rows as a call takes, the last one repeated."""
+    missing = length - len(array)
+    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
+
+
+def _from_saved_model(folder: Path, name: str | None, *, batch: int | None) -> KerasSource:
+    signature = open_signature(folder, name)
+    _check_weights(signature.weights)
+    tensors = [*signature.inputs, *signature.outputs]
+    lengths = {shape[0] if shape else 0 for _, shape, _ in tensors} - {None}
+    fixed = lengths.pop() if len(lengths) == 1 else None
+    if lengths or fixed == 0:
+        listed = ", ".join(f"{key} {shape}" for key, shape, _ in tensors)
+        raise UnsupportedError(
+            f"the first axis of every input and output must be the same batch axis, the signature {signature.name!r} has {listed}; "
+            "save the SavedModel with a signature that has one"
+        )
+    if fixed is not None and batch not in (1, fixed):
+        raise UnsupportedError(
+            f"the signature {signature.name!r} takes {fixed} samples a call and no other number, found --batch {batch or 'dynamic'}; "
+            f"give --batch {fixed}"
+        )
+    names = unique_names([name for name, _, _ in signature.outputs], taken=[name for name, _, _ in signature.inputs])
+    outputs = [(name, shape, dtype) for name, (_, shape, dtype) in zip(names, signature.outputs, strict=True)]
+    return KerasSource(
+        model=None,
+        name=folder.resolve().name,
+        file=folder.resolve().name,
+        sha256=digest_folder(folder),
+        inputs=_specs(signature.inputs, batch=fixed or batch),
+        outputs=_specs(outputs, batch=fixed or batch),
+        parameters=sum(values.size for _, values in signature.weights),
+        removed_layers=(),
+        notes=(f"signature {signature.name}", *([f"takes {fixed} samples a call, as its signature says"] if fixed else [])),
+        states=(),
+        _infer=signature.infer,
+        _fixed_batch=fixed,
+    )
+
+
+def _from_model(model: "keras.Model", *, batch: int | None) -> KerasSource:
+    check_no_feature_space(model)
+    model, notes = functional(model), []
+    text = cut_text_layers(model, raw=named(model, "input"), batch=batch)
+    model = text.model if text else model
+    _check_weights([(weight.path, np.asarray(weight)) for weight in model.weights])
+    types = float_types(model)
+    if types:
+        model = as_float32(model)
+        text = replace(text, infer=None) if text else None  # the whole model still computes in the other types
+        notes.append(f"converted to float32 from {', '.join(types)}, and verified against the float32 model")
+    states = [(name, tuple(variable.shape), str(variable.dtype)) for name, variable in states_of(model)]
+    if states and text:
+        raise UnsupportedError(
+            f"a model with text or lookup layers must not keep a state, {states[0][0]!r} is one; build it with stateful=False"
+        )
+    fixed = None
+    if states:
+        fixed = batch = _batch_of_states(states[0], batch)
+        notes.append("its recurrent layers keep a state: each NAME_state_N in gives NAME_state_N_next out, zeros at the start")
+    elif any(tensor.shape[0] is not None for tensor in model.inputs):
+        fixed = batch  # its layers may reckon with a number of samples
+    inputs = [*_described(named(model, "input")), *states]
+    outputs = _described(named(model, "output", taken=[name for name, _, _ in inputs]))
+    outputs += [(f"{name}_next", shape, dtype) for name, shape, dtype in states]
+    return KerasSource(
+        model=model,
+        name=model.name,
+        file=None,
+        sha256=None,
+        inputs=_specs(inputs, batch=batch),
+        outputs=_specs(outputs, batch=batch),
+        parameters=int(model.count_params()),
+        removed_layers=tuple(layer.name for layer in layers_of(model) if is_training_only(type(layer).__name__)),
+        notes=tuple(notes),
+        states=tuple(name for name, _, _ in states),
+        _infer=inference(model),
+        _fixed_batch=fixed,
+        text=text,
+    )
+
+
+def _batch_of_states(state: tuple[str, tuple[int | None, ...], str], batch: int | None) -> int | None:
+    """The number of samples that a stateful model was built for, which is the only one it takes."""
+    name, shape, _ = state
+    if batch not in (1, shape[0]):
+        raise UnsupportedError(
+            f"a stateful model takes the number of samples it was built for, {shape[0]} ({name!r}), found --batch {batch or 'dynamic'}; "
+            f"give --batch {shape[0]}, or build it again with another batch_size"
+        )
+    return shape[0]
+
+
+def _described(tensors: list[tuple[str, Any]]) -> list[tuple[str, tuple[int | None, ...], str]]:
+    return [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors]
+
+
+def _check_weights(weights: Sequence[tuple[str, Array]]) -> None:
+    for name, values in weights:
+        if np.issubdtype(values.dtype, np.inexact) and not np.isfinite(values).all():
+            raise InputError(
+                f"every weight must be finite, {name!r} holds {int((~np.isfinite(values)).sum())} NaN or infinite values "
                 f"of {values.size}; train it again"
             )
 
 
-def _functional(model: "keras.Model") -> "keras.Model":
-    """The model as a functional one, which knows the structure, names and order of its inputs and outputs."""
-    keras = import_keras()
-    is_built = isinstance(model, keras.Model) and bool(getattr(model, "inputs", None))
-    if isinstance(model, keras.Sequential) and is_built:
-        # Fresh from a file it has inputs and outputs, yet its .input raises that it has never been called.
-        return keras.Model(model.inputs, model.outputs, name=model.name)
-    if is_built and hasattr(model, "output_names"):
-        return model
-    raise UnsupportedError(
-        f"a functional or built sequential Keras model is needed, found {type(model).__name__} without fixed inputs; "
-        "wrap it: keras.Model(inputs, model(inputs))"
-    )
-
-
-def _check_graph(model: "keras.Model") -> None:
-    """Refuse what would be converted to something else than it is."""
-    for layer in _layers(model):
-        if getattr(layer, "compute_dtype", "float32") in ("float16", "bfloat16", "float64"):
-            raise UnsupportedError(
-                f"layers must compute in float32, {layer.name!r} computes in {layer.compute_dtype}; build the model again under "
-                "keras.config.set_dtype_policy('float32') and load its weights"
-            )
-    given = {id(tensor) for tensor in model.inputs}
-    if any(id(tensor) in given for tensor in model.outputs):
-        raise UnsupportedError("an output must not be an input itself, this model hands one through; leave it out of the outputs")
-
-
-def _named(model: "keras.Model", kind: str) -> list[tuple[str, Any]]:
-    """Names and symbolic tensors of the model's inputs or outputs, in its own order."""
-    keras = import_keras()
-    structure = getattr(model, kind)
-    tensors = keras.tree.flatten(structure)
-    if isinstance(structure, dict):
-        names = ["_".join(map(str, path)) for path, _ in keras.tree.flatten_with_path(structure)]
-    elif kind == "input":
-        names = [tensor.name for tensor in tensors]
-    else:
-        names = list(model.output_names)
-    return list(zip(_unique(names), tensors, strict=True))
-
-
-def _unique(names: list[str]) -> list[str]:
-    """One layer called twice gives two outputs of one name: the later ones are numbered."""
-    found: list[str] = []
-    for name in names:
-        number, candidate = 1, name
-        while candidate in found:
-            candidate, number = f"{name}_{number}", number + 1
-        found.append(candidate)
-    return found
-
-
-def _specs(named: list[tuple[str, Any]], *, batch: int | None, kind: str) -> tuple[TensorSpec, ...]:
+def _specs(tensors: Sequence[tuple[str, tuple[int | None, ...], str]], *, batch: int | None) -> tuple[TensorSpec, ...]:
     specs = []
-    for name, tensor in named:
-        axes = tuple(tensor.shape)[1:]
-        if kind == "input" and None in axes:
-            raise UnsupportedError(
-                f"inputs must have fixed sizes, {name!r} is {tuple(tensor.shape)}; build the model for one size: "
-                "keras.Input((224, 224, 3)), and load the weights into it"
-            )
-        if tensor.dtype == "string":
+    for name, shape, dtype in tensors:
+        if dtype == "string":
             raise UnsupportedError(f"inputs and outputs must be numbers, {name!r} is text; export the part behind the text layers")
-        specs.append(TensorSpec(name, (batch, *axes), str(tensor.dtype)))
+        specs.append(TensorSpec(name, (batch, *shape[1:]), dtype))
     return tuple(specs)
-
-
-def _layers(model: "keras.Model") -> Iterator[Any]:
-    for layer in model.layers:
-        yield layer
-        if hasattr(layer, "layers"):
-            yield from _layers(layer)
 
 
 def _digest(path: Path) -> str:

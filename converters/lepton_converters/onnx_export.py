@@ -1,101 +1,156 @@
 """ONNX files from a frozen graph, at the lowest opset that holds it."""
 
-from collections.abc import Sequence
-from typing import Any
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
 
 import onnx
 import onnxruntime
 
 from lepton_converters.artifact import Artifact
 from lepton_converters.calibration import Calibration
+from lepton_converters.frozen_graph import freeze
 from lepton_converters.keras_source import KerasSource
+from lepton_converters.onnx_operators import HANDLERS, repair_transposed_convolutions
 from lepton_converters.onnx_optimize import canonicalize, optimize, replace_erfc
 from lepton_converters.onnx_quantize import quantize_dynamic, quantize_static, store_weights_fp16
+from lepton_converters.onnx_recurrent import OnnxRecurrence
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_converters.recipe import IntegerIo
+from lepton_converters.target_runtime import ONNXRUNTIME_OF_OPSET
+from lepton_converters.tflite_export import TfliteExporter
 from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.formats import Format, Precision
 from lepton_runtime.tensors import TensorSpec
 
 # 13 is the first whose QuantizeLinear takes a scale a channel; the later ones bring operators that some layers need.
 _OPSETS = (13, 14, 15, 16, 17, 18)
-# The first onnxruntime release that runs an opset. Source: onnxruntime's table "ONNX Runtime compatibility".
-_ONNXRUNTIME_OF_OPSET = {13: "1.7", 14: "1.8", 15: "1.10", 16: "1.11", 17: "1.12", 18: "1.14"}
 
 
-def export_onnx(source: KerasSource, graph: Any) -> onnx.ModelProto:
-    """The float32 ONNX graph, optimized and in canonical form, that all ONNX artifacts start from.
+class OnnxExporter:
+    """Makes the ONNX artifacts of one model; all start from one float32 graph.
 
-    Args:
-        source: The trained model.
-        graph: Its frozen graph, from :func:`lepton_converters.frozen_graph.freeze`.
-
-    Raises:
-        UnsupportedError: An operator has no ONNX form, or onnxruntime cannot load the result.
+    Routes, in the order in which they are tried: ``graph``, the frozen graph with recurrent layers as ONNX' own
+    operators; ``tflite``, the float32 TFLite file, whose compiler knows other operators than tf2onnx does.
     """
-    import tf2onnx
 
-    reason = ""
-    for opset in _OPSETS:
+    def __init__(self, source: KerasSource, *, tflite: TfliteExporter, accept: Callable[[Artifact], None]) -> None:
+        """Prepare for one model.
+
+        Args:
+            source: The trained model.
+            tflite: Makes the file of the second route.
+            accept: Raises UnsupportedError for an artifact that does not answer as the model does.
+        """
+        self._source = source
+        self._tflite = tflite
+        self._accept = accept
+        self._fault: UnsupportedError | None = None
+
+    @cached_property
+    def _base(self) -> tuple[onnx.ModelProto, str]:
+        """The float32 graph, optimized and in canonical form, and its route."""
+        faults = []
+        for route, convert in (("graph", self._convert_graph), ("tflite", self._convert_tflite)):
+            try:
+                model = convert()
+                self._accept(_artifact(model, Precision.FP32, self._source.inputs, self._source.outputs, route))
+            except UnsupportedError as error:
+                faults.append(f"{error} (route {route!r})")
+                continue
+            return model, route
+        raise UnsupportedError("; ".join(faults))
+
+    def make(self, precision: Precision, *, calibration: Calibration | None, io: IntegerIo) -> Artifact:
+        """One ONNX artifact.
+
+        Args:
+            precision: Which.
+            calibration: For ``static-int8``.
+            io: The number type at the doors of ``static-int8``.
+
+        Raises:
+            UnsupportedError: It cannot be made at this precision.
+        """
+        if self._fault is not None:
+            raise self._fault  # the same for every precision, and not worth another minute each
         try:
-            with quiet_tensorflow():
-                model, _ = tf2onnx.convert.from_graph_def(
-                    graph.graph.as_graph_def(),
-                    input_names=[tensor.name for tensor in graph.inputs],
-                    output_names=[tensor.name for tensor in graph.outputs],
-                    opset=opset,
-                )
-        except (ValueError, RuntimeError, KeyError, AssertionError, NotImplementedError) as error:
-            # tf2onnx raises these for an operator that it cannot map, or not at this opset.
-            reason = reason_of(error)
-            continue
-        model = replace_erfc(model)
-        unknown = sorted({node.op_type for node in model.graph.node if not onnx.defs.has(node.op_type, opset, node.domain)})
-        if unknown:
-            # tf2onnx says so in its log only, and leaves the TensorFlow operator in.
-            reason = f"no form for {', '.join(unknown)}"
-            continue
-        _check_doors(model, source)
-        model = _rename_doors(model, source)
-        model.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
-        model = canonicalize(optimize(model))
-        try:
-            onnxruntime.InferenceSession(model.SerializeToString(), _silent_options(), providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001  # its own exception classes share no base but this
-            reason = f"onnxruntime cannot load the result: {reason_of(error)}"
-            continue
-        return model
-    raise UnsupportedError(f"every operator must have an ONNX form up to opset {_OPSETS[-1]}, tf2onnx says: {reason}")
+            base, route = self._base
+        except UnsupportedError as error:
+            self._fault = error
+            raise
+        model, inputs, outputs = base, self._source.inputs, self._source.outputs
+        if precision == Precision.FP16:
+            model = canonicalize(store_weights_fp16(base))
+        elif precision == Precision.DYNAMIC_INT8:
+            model = canonicalize(quantize_dynamic(base))
+        elif precision == Precision.STATIC_INT8:
+            if calibration is None:
+                raise UnsupportedError("static-int8 must be calibrated, found no samples; give --calib PATH")
+            quantized, inputs, outputs = quantize_static(base, calibration, inputs=inputs, outputs=outputs, io=io)
+            model = canonicalize(quantized)
+        artifact = _artifact(model, precision, inputs, outputs, route)
+        self._accept(artifact)
+        return artifact
+
+    def _convert_graph(self) -> onnx.ModelProto:
+        import tf2onnx
+
+        graph = freeze(self._source, Format.ONNX, recurrence=OnnxRecurrence())
+        definition = graph.graph.as_graph_def()
+        names = {
+            "input_names": [tensor.name for tensor in graph.inputs],
+            "output_names": [tensor.name for tensor in graph.outputs],
+        }
+        return self._lowest(lambda opset: tf2onnx.convert.from_graph_def(definition, opset=opset, custom_op_handlers=HANDLERS, **names)[0])
+
+    def _convert_tflite(self) -> onnx.ModelProto:
+        import tf2onnx
+
+        artifact = self._tflite.make(Precision.FP32, calibration=None, io="float")
+        with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
+            path = Path(folder) / artifact.file
+            path.write_bytes(artifact.model)
+            return self._lowest(lambda opset: tf2onnx.convert.from_tflite(str(path), opset=opset)[0])
+
+    def _lowest(self, convert: Callable[[int], onnx.ModelProto]) -> onnx.ModelProto:
+        """The graph at the lowest opset that holds it."""
+        reason = ""
+        for opset in _OPSETS:
+            try:
+                with quiet_tensorflow():
+                    model = convert(opset)
+            except (ValueError, RuntimeError, KeyError, AssertionError, NotImplementedError, AttributeError, TypeError) as error:
+                # tf2onnx raises these for an operator that it cannot map, or not at this opset.
+                reason = reason_of(error)
+                continue
+            repair_transposed_convolutions(model)
+            model = replace_erfc(model)
+            unknown = sorted({node.op_type for node in model.graph.node if not onnx.defs.has(node.op_type, opset, node.domain)})
+            if unknown:
+                # tf2onnx says so in its log only, and leaves the TensorFlow operator in.
+                reason = f"no form for {', '.join(unknown)}"
+                continue
+            _check_doors(model, self._source)
+            model = _rename_doors(model, self._source)
+            model.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
+            model = canonicalize(optimize(model))
+            try:
+                onnxruntime.InferenceSession(model.SerializeToString(), _silent_options(), providers=["CPUExecutionProvider"])
+            except Exception as error:  # noqa: BLE001  # its own exception classes share no base but this
+                reason = f"onnxruntime cannot load the result: {reason_of(error)}"
+                continue
+            return model
+        raise UnsupportedError(f"every operator must have an ONNX form up to opset {_OPSETS[-1]}, tf2onnx says: {reason}")
 
 
-def make_onnx(
-    source: KerasSource, base: onnx.ModelProto, precision: Precision, *, calibration: Calibration | None, io: IntegerIo
+def _artifact(
+    model: onnx.ModelProto, precision: Precision, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], route: str
 ) -> Artifact:
-    """One ONNX artifact.
-
-    Args:
-        source: The trained model.
-        base: From :func:`export_onnx`.
-        precision: Which.
-        calibration: For ``static-int8``.
-        io: The number type at the doors of ``static-int8``.
-
-    Raises:
-        UnsupportedError: It cannot be made at this precision.
-    """
-    model, inputs, outputs = base, source.inputs, source.outputs
-    if precision == Precision.FP16:
-        model = canonicalize(store_weights_fp16(base))
-    elif precision == Precision.DYNAMIC_INT8:
-        model = canonicalize(quantize_dynamic(base))
-    elif precision == Precision.STATIC_INT8:
-        if calibration is None:
-            raise UnsupportedError("static-int8 must be calibrated, found no samples; give --calib PATH")
-        quantized, inputs, outputs = quantize_static(base, calibration, inputs=inputs, outputs=outputs, io=io)
-        model = canonicalize(quantized)
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
-    requires = {"onnxruntime": _ONNXRUNTIME_OF_OPSET[opset], "opset": opset, "ir_version": model.ir_version}
-    return Artifact(Format.ONNX, precision, model.SerializeToString(deterministic=True), inputs, outputs, requires)
+    requires = {"onnxruntime": ONNXRUNTIME_OF_OPSET[opset], "opset": opset, "ir_version": model.ir_version}
+    return Artifact(Format.ONNX, precision, model.SerializeToString(deterministic=True), inputs, outputs, requires, route)
 
 
 def _silent_options() -> onnxruntime.SessionOptions:

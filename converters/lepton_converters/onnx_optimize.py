@@ -13,13 +13,13 @@ _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def optimize(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with batch normalization folded into what stands before it, and each Dense layer as one Gemm.
+    """The graph with batch normalization folded into what stands before it, each Dense layer as one Gemm, no reversal twice.
 
     tf2onnx leaves a BatchNormalization as Mul and Add; quantized on their own, they cost accuracy and time.
     The arithmetic is done in float64 and rounded once.
     """
     rewritten = ir.from_proto(onnx.shape_inference.infer_shapes(model))
-    while any(_fold(rewritten.graph, node) for node in list(rewritten.graph)):
+    while any(_fold(rewritten.graph, node) or _cancel_reversal(rewritten.graph, node) for node in list(rewritten.graph)):
         pass
     return ir.to_proto(rewritten)
 
@@ -45,6 +45,31 @@ def _fold(graph: ir.Graph, node: ir.Node) -> bool:
     return False
 
 
+def _cancel_reversal(graph: ir.Graph, node: ir.Node) -> bool:
+    """Take out a reversal of a reversal, which a Bidirectional layer makes; whether it was done."""
+    if not _is_reversal(node) or node.outputs[0].is_graph_output() or node.inputs[0] is None:
+        return False
+    before = node.inputs[0].producer()
+    if before is None or before.inputs[0] is None or not _is_reversal(before) or _constant(before, 3) != _constant(node, 3):
+        return False
+    ir.convenience.replace_all_uses_with(node.outputs[0], before.inputs[0])
+    graph.remove(node, safe=True)
+    return True
+
+
+def _is_reversal(node: ir.Node) -> bool:
+    """Whether it is a Slice of whole axes in steps of -1."""
+    if node.op_type != "Slice" or len(node.inputs) < 5:
+        return False
+    starts, ends, steps = (_constant(node, position) for position in (1, 2, 4))
+    return set(starts) == {-1} and set(ends) == {np.iinfo(np.int64).min} and set(steps) == {-1}
+
+
+def _constant(node: ir.Node, position: int) -> list[int]:
+    value = node.inputs[position]
+    return [] if value is None or value.const_value is None else value.const_value.numpy().tolist()
+
+
 def _has_one_reader(value: ir.Value) -> bool:
     return len(value.uses()) == 1 and not value.is_graph_output()
 
@@ -60,6 +85,8 @@ def _keeps_channels(mover: ir.Node) -> bool:
     producer = before.producer()
     if producer is not None and producer.op_type.startswith("Conv"):
         return mover.op_type == "Squeeze" and list(before.shape)[:2] == list(after.shape)[:2]
+    if before.shape.rank() == 0 or after.shape.rank() == 0:
+        return False
     return isinstance(before.shape[-1], int) and before.shape[-1] == after.shape[-1]
 
 

@@ -27,6 +27,15 @@ _STATIC_OPS = (
 # 7-bit weights: on a CPU without VNNI or dot product the 16-bit sums of 8-bit products saturate, and a network
 # that was right on this machine is wrong on that one. Source: onnxruntime's quantization guide, "reduce_range".
 _REDUCE_RANGE = True
+# Weights that dynamic-int8 only stores in 8 bits: their place among an operator's inputs, and the axis of a scale each.
+_STORED = {
+    "Conv": [(1, 0)],
+    "ConvTranspose": [(1, 1)],
+    "LSTM": [(1, 1), (2, 1)],
+    "GRU": [(1, 1), (2, 1)],
+    "RNN": [(1, 1), (2, 1)],
+    "Gather": [(0, 0)],
+}
 _STATIC_OPTIONS = {
     "ActivationSymmetric": False,
     "WeightSymmetric": True,
@@ -180,9 +189,10 @@ def _scale_node(graph: onnx.GraphProto, op_type: str, given: str, made: str, sca
 def quantize_dynamic(model: onnx.ModelProto) -> onnx.ModelProto:
     """The graph with 8-bit weights and ranges taken from each input as it comes; needs no data.
 
-    Dense layers compute in 8 bits. Convolutions keep 8-bit weights in the file, with a scale a channel, and
-    compute in float32: onnxruntime's ConvInteger took 1.6 to 3.6 times as long as its float convolution on the four
-    networks of ``benchmarks/dynamic_convolution.py`` (onnxruntime 1.32, x86-64 with VNNI).
+    Dense layers compute in 8 bits. Convolutions, recurrent layers and embeddings keep 8-bit weights in the file, with a
+    scale a channel, unit or entry, and compute in float32: onnxruntime has no 8-bit GRU, and its ConvInteger took 1.6 to
+    3.6 times as long as its float convolution on the four networks of ``benchmarks/dynamic_convolution.py`` (onnxruntime
+    1.32, x86-64 with VNNI).
     """
     with _quiet_quantizer(model) as folder:
         ort_quantize_dynamic(
@@ -204,7 +214,7 @@ def quantize_dynamic(model: onnx.ModelProto) -> onnx.ModelProto:
         )
         quantized = onnx.load(folder / "quantized.onnx")
     quantized.ir_version = model.ir_version
-    axes = {node.input[1]: 0 if node.op_type == "Conv" else 1 for node in quantized.graph.node if node.op_type in ("Conv", "ConvTranspose")}
+    axes = {node.input[place]: axis for node in quantized.graph.node for place, axis in _STORED.get(node.op_type, ())}
 
     def store(name: str, values: Array) -> tuple[Array, Array | None] | None:
         if name not in axes:

@@ -2,17 +2,18 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from lepton_converters.artifact import Artifact
-from lepton_converters.calibration import grouped, stack
+from lepton_converters.calibration import grouped, stack, stack_raw
 from lepton_converters.dataset import Sample
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.quiet import quiet_tensorflow
 from lepton_runtime.engines import ENGINE_OF_FORMAT, Engine, open_engine
-from lepton_runtime.errors import InputError
+from lepton_runtime.errors import BundleError, InputError, UnsupportedError
 from lepton_runtime.formats import Precision
 from lepton_runtime.labels import class_output, class_scores
 from lepton_runtime.manifest import Parity
@@ -149,6 +150,7 @@ def verify(
 
     Raises:
         InputError: There are no samples, or labels do not fit the outputs.
+        ParityError: An encoder gives something else than the Keras layer it stands for.
         BundleError: An engine cannot load what was made for it.
     """
     runners = [_Runner(artifact) for artifact in artifacts]
@@ -159,7 +161,7 @@ def verify(
     golden: dict[str, Array] = {}
     right = labeled = count = 0
     for group in grouped(samples, -(-_GROUP // batch) * batch):
-        reference = source.predict(stack(group, len(group)))
+        reference = source.predict_raw(stack_raw(group, len(group)))
         if not all(np.isfinite(output).all() for output in reference.values()):
             raise InputError(
                 "the Keras model's own outputs must be finite, found NaN or infinity; check its weights and --scale, --mean, --std"
@@ -191,6 +193,7 @@ class _Runner:
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
+        self._is_free = any(None in spec.shape[1:] for spec in artifact.inputs)
         with quiet_tensorflow():  # LiteRT announces its delegate
             self.engine: Engine = open_engine(
                 ENGINE_OF_FORMAT[artifact.format],
@@ -205,7 +208,9 @@ class _Runner:
         rows: list[list[Array]] = []
         for group in grouped(iter(samples), batch):
             inputs = stack(group, batch)
-            outputs = self.engine.run([spec.quantize(inputs[spec.name]) for spec in self.artifact.inputs])
+            arrays = [spec.quantize(inputs[spec.name]) for spec in self.artifact.inputs]
+            with quiet_tensorflow() if self._is_free else nullcontext():  # LiteRT waits for the size, and announces itself now
+                outputs = self.engine.run(arrays)
             rows.append([output[: len(group)] for output in outputs])
         columns = zip(*rows, strict=True)
         return {spec.name: np.concatenate(parts) for spec, parts in zip(self.artifact.outputs, columns, strict=True)}
@@ -226,13 +231,51 @@ def _best(outputs: Mapping[str, Array], classes: TensorSpec | None) -> Array:
 
 def _golden(source: KerasSource, runners: Sequence[_Runner], samples: Sequence[Sample], batch: int) -> dict[str, Array]:
     """A few inputs, the Keras model's outputs, and each artifact's as its file gives them."""
-    inputs = stack(samples, -(-len(samples) // batch) * batch)
+    rows = -(-len(samples) // batch) * batch
+    inputs, raw = stack(samples, rows), stack_raw(samples, rows)
     arrays = {f"input/{name}": values for name, values in inputs.items()}
-    repeated = [Sample({name: values[row] for name, values in inputs.items()}, None) for row in range(len(next(iter(inputs.values()))))]
-    arrays |= {f"output/{name}": values for name, values in source.predict(inputs).items()}
+    arrays |= {f"raw/{name}": values for name, values in raw.items() if source.encoders}
+    repeated = [Sample({name: values[row] for name, values in inputs.items()}, None) for row in range(rows)]
+    arrays |= {f"output/{name}": values for name, values in source.predict_raw(raw).items()}
     for runner in runners:
         arrays |= {f"{runner.artifact.file}/{name}": values for name, values in runner.raw(repeated, batch).items()}
     return arrays
+
+
+class Probe:
+    """Tells in a moment whether an artifact answers as the Keras model does, before time goes into the full verification."""
+
+    def __init__(self, source: KerasSource, samples: Sequence[Sample]) -> None:
+        """Let the Keras model answer.
+
+        Args:
+            source: The trained model.
+            samples: A few.
+        """
+        self._batch = source.inputs[0].shape[0] or 1
+        self._groups = [(group, source.predict(stack(group, len(group)))) for group in grouped(iter(samples), self._batch)]
+
+    def check(self, artifact: Artifact) -> None:
+        """Refuse what its own engine cannot load or run, and a float artifact that does not give the model's numbers.
+
+        Raises:
+            UnsupportedError: The text says what was found.
+        """
+        try:
+            runner = _Runner(artifact)
+            answers = [runner.answers(group, self._batch) for group, _ in self._groups]
+        except (BundleError, InputError) as error:
+            raise UnsupportedError(str(error)) from error
+        tolerance = _FLOAT_TOLERANCE.get(artifact.precision)
+        for outputs, (_, reference) in zip(answers, self._groups, strict=True):
+            for name, expected in reference.items():
+                if outputs[name].shape != expected.shape:
+                    raise UnsupportedError(f"output {name!r} must have Keras' shape {expected.shape}, found {outputs[name].shape}")
+                if tolerance is None or not np.isfinite(expected).all():
+                    continue
+                difference = np.abs(outputs[name].astype(np.float64) - expected).max(initial=0.0)
+                if not difference <= tolerance * max(float(np.abs(expected).max(initial=0.0)), _SMALLEST_RANGE):
+                    raise UnsupportedError(f"output {name!r} must give Keras' numbers at {artifact.precision}, differs by {difference:.2g}")
 
 
 @dataclass(frozen=True)

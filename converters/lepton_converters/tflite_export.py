@@ -1,73 +1,144 @@
-"""TFLite files from a frozen graph, with built-in operators only."""
+"""TFLite files with built-in operators only, by the first route whose result is right."""
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from lepton_converters.artifact import Artifact
 from lepton_converters.calibration import Calibration
+from lepton_converters.frozen_graph import freeze, graph_names, save_traced
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.quiet import quiet_tensorflow
 from lepton_converters.recipe import IntegerIo
+from lepton_converters.tflite_recurrent import TfliteRecurrence
 from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.formats import Format, Precision
 from lepton_runtime.tensors import Array, TensorSpec
 
 _LOOPS = {"While", "StatelessWhile", "Enter", "Exit", "LoopCond", "NextIteration", "TensorListReserve"}
+_FUSED_LSTM = "UNIDIRECTIONAL_SEQUENCE_LSTM"
 
 
-def make_tflite(source: KerasSource, graph: Any, precision: Precision, *, calibration: Calibration | None, io: IntegerIo) -> Artifact:
-    """One TFLite artifact.
+class TfliteExporter:
+    """Makes the TFLite artifacts of one model; graphs are traced once for all of them.
 
-    Args:
-        source: The trained model.
-        graph: Its frozen graph, from :func:`lepton_converters.frozen_graph.freeze`.
-        precision: Which.
-        calibration: For ``static-int8`` and ``int16x8``.
-        io: The number type at the doors of ``static-int8``.
-
-    Raises:
-        UnsupportedError: It cannot be made at this precision with built-in operators.
+    Routes, in the order in which they are tried: ``fused``, each LSTM as TFLite's own operator, by a SavedModel;
+    ``graph``, the frozen graph, with Keras' loops; ``unrolled``, the frozen graph with the steps of loops written
+    out, for what is calibrated: TensorFlow crashes on calibrating a loop, and the fused operator is far less exact in 8 bits.
     """
+
+    def __init__(self, source: KerasSource, *, accept: Callable[[Artifact], None]) -> None:
+        """Prepare for one model.
+
+        Args:
+            source: The trained model.
+            accept: Raises UnsupportedError for an artifact that does not answer as the model does.
+        """
+        self._source = source
+        self._accept = accept
+
+    @cached_property
+    def _graph(self) -> Any:
+        return freeze(self._source, Format.TFLITE)
+
+    @cached_property
+    def _unrolled(self) -> Any:
+        return freeze(self._source, Format.TFLITE, unrolls=True)
+
+    @cached_property
+    def _has_loops(self) -> bool:
+        return bool({node.op for node in self._graph.graph.as_graph_def().node} & _LOOPS)
+
+    def make(self, precision: Precision, *, calibration: Calibration | None, io: IntegerIo) -> Artifact:
+        """One TFLite artifact.
+
+        Args:
+            precision: Which.
+            calibration: For ``static-int8`` and ``int16x8``.
+            io: The number type at the doors of ``static-int8``.
+
+        Raises:
+            UnsupportedError: It cannot be made at this precision with built-in operators.
+        """
+        if precision.needs_calibration and calibration is None:
+            raise UnsupportedError(f"{precision} must be calibrated, found no samples; give --calib PATH")
+        routes = ["graph"] if not self._has_loops else ["unrolled", "fused"] if precision.needs_calibration else ["fused", "graph"]
+        faults = []
+        for route in routes:
+            try:
+                model = self._convert(route, precision, calibration, io)
+                if model is None:
+                    continue
+                inputs, outputs = _doors(model, self._source)
+                requires = {"tensorflow-lite": _oldest_runtime(model)}
+                artifact = Artifact(Format.TFLITE, precision, model, inputs, outputs, requires, route)
+                self._accept(artifact)
+            except UnsupportedError as error:
+                faults.append(str(error) if len(routes) == 1 else f"{error} (route {route!r})")
+                continue
+            return artifact
+        raise UnsupportedError("; ".join(faults))
+
+    def _convert(self, route: str, precision: Precision, calibration: Calibration | None, io: IntegerIo) -> bytes | None:
+        """The file, or ``None`` if the route has nothing to offer for this model."""
+        import tensorflow as tf
+
+        if route != "fused":
+            graph = self._graph if route == "graph" else self._unrolled
+            if precision.needs_calibration and {node.op for node in graph.graph.as_graph_def().node} & _LOOPS:
+                raise UnsupportedError(f"{precision} needs loops of a fixed number of steps, this one is free; give the sequence a length")
+            # Without the model as second argument: with it the converter goes through a SavedModel, which renames the
+            # inputs and outputs and does not keep their order.
+            with quiet_tensorflow():
+                converter = tf.lite.TFLiteConverter.from_concrete_functions([graph])
+            return _run_converter(converter, precision, self._batches(calibration, named=False), io)
+        operator = TfliteRecurrence()
+        with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
+            save_traced(self._source, folder, recurrence=operator, unrolls=precision.needs_calibration)
+            if not operator.count:
+                return None
+            with quiet_tensorflow():
+                converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+            model = _run_converter(converter, precision, self._batches(calibration, named=True), io)
+        return _with_doors_of(model, self._source, fused=operator.count)
+
+    def _batches(self, calibration: Calibration | None, *, named: bool) -> Callable[[], Iterator[Any]] | None:
+        """Calibration batches as TensorFlow takes them: in the model's order, or by name for a SavedModel."""
+        if calibration is None:
+            return None
+        names = graph_names(self._source)[0]
+
+        def batches() -> Iterator[list[Array] | dict[str, Array]]:
+            for batch in calibration.batches():
+                values = [batch[spec.name] for spec in self._source.inputs]
+                yield dict(zip(names, values, strict=True)) if named else values
+
+        return batches
+
+
+def _run_converter(converter: Any, precision: Precision, batches: Callable[[], Iterator[Any]] | None, io: IntegerIo) -> bytes:
     import tensorflow as tf
     from tensorflow.lite.python.convert_phase import ConverterError
 
-    # Without the model as second argument: with it the converter goes through a SavedModel, which renames the
-    # inputs and outputs and does not keep their order.
-    with quiet_tensorflow():
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([graph])
     converter.target_spec.supported_ops = [_operators(tf.lite.OpsSet, precision)]
     if precision != Precision.FP32:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if precision == Precision.FP16:
         converter.target_spec.supported_types = [tf.float16]
     if precision.needs_calibration:
-        loops = sorted({node.op for node in graph.graph.as_graph_def().node} & _LOOPS)
-        if loops:
-            raise UnsupportedError(
-                f"{precision} needs a graph without loops, found {', '.join(loops)}: TensorFlow crashes on calibrating one"
-            )
-        if calibration is None:
-            raise UnsupportedError(f"{precision} must be calibrated, found no samples; give --calib PATH")
-        samples = calibration
-
-        def representative_dataset() -> Iterator[list[Array]]:
-            for batch in samples.batches():
-                yield [batch[spec.name] for spec in source.inputs]
-
-        converter.representative_dataset = representative_dataset
+        converter.representative_dataset = batches
     if precision == Precision.STATIC_INT8 and io != "float":
         converter.inference_input_type = converter.inference_output_type = tf.dtypes.as_dtype(io)
     try:
         with quiet_tensorflow():
-            model: bytes = converter.convert()
+            return bytes(converter.convert())
     except (ConverterError, ValueError, RuntimeError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         lines = [line for word in (" ops: ", "error: ") for line in lines if word in line] or lines
         raise UnsupportedError(f"every operator must have a built-in TFLite form at {precision}: {lines[0].strip()[:300]}") from error
-    inputs, outputs = _doors(model, source)
-    return Artifact(Format.TFLITE, precision, model, inputs, outputs, {"tensorflow-lite": _oldest_runtime(model)})
 
 
 def _operators(ops: Any, precision: Precision) -> Any:
@@ -76,6 +147,32 @@ def _operators(ops: Any, precision: Precision) -> Any:
     if precision == Precision.INT16X8:
         return ops.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
     return ops.TFLITE_BUILTINS
+
+
+def _with_doors_of(model: bytes, source: KerasSource, *, fused: int) -> bytes:
+    """The file of a SavedModel with the model's names and order of inputs and outputs.
+
+    Raises:
+        UnsupportedError: TensorFlow did not fuse every LSTM, so that the file would answer nonsense.
+    """
+    from tensorflow.lite.python import schema_py_generated as schema
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    content: Any = flatbuffer_utils.convert_bytearray_to_object(bytearray(model))  # Any: generated code without types
+    number = getattr(schema.BuiltinOperator, _FUSED_LSTM)
+    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in content.operatorCodes]
+    found = sum(codes[operator.opcodeIndex] == number for graph in content.subgraphs for operator in graph.operators)
+    if found != fused:
+        raise UnsupportedError(f"each of {fused} LSTM layers must become one fused operator, found {found}")
+    graph, signature = content.subgraphs[0], content.signatureDefs[0]
+    given = {entry.name.decode(): entry.tensorIndex for entry in signature.inputs}
+    made = {entry.name.decode(): entry.tensorIndex for entry in signature.outputs}
+    graph.inputs = [given[name] for name in graph_names(source)[0]]
+    graph.outputs = [made[f"output_{position}"] for position in range(len(source.outputs))]
+    for specs, tensors in ((source.inputs, graph.inputs), (source.outputs, graph.outputs)):
+        for spec, tensor in zip(specs, tensors, strict=True):
+            graph.tensors[tensor].name = spec.name.encode()
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(content))
 
 
 def _oldest_runtime(model: bytes) -> str:

@@ -7,6 +7,7 @@ import traceback
 import click
 
 from lepton_edge.cli.benchmark import benchmark
+from lepton_edge.cli.check import check
 from lepton_edge.cli.compare import compare
 from lepton_edge.cli.demo import demo
 from lepton_edge.cli.doctor import doctor
@@ -32,7 +33,7 @@ def cli(debug: bool) -> None:
         os.environ["LEPTON_EDGE_DEBUG"] = "1"
 
 
-for command in (export, inspect, run, benchmark, compare, report, doctor, demo):
+for command in (check, export, inspect, run, benchmark, compare, report, doctor, demo):
     cli.add_command(command)
 
 

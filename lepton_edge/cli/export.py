@@ -37,6 +37,13 @@ def _batch(context: click.Context, parameter: click.Parameter, value: str) -> in
     return int(value)
 
 
+def _size(context: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
+    lengths = value.lower().replace("×", "x").split("x") if value else []
+    if not all(length.isdigit() and int(length) > 0 for length in lengths):
+        raise click.BadParameter(f"lengths such as 224x160 (height x width), or one such as 50 for a sequence, found {value!r}")
+    return [int(length) for length in lengths] or None
+
+
 @click.command(epilog=_EPILOG)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle: a folder, or a .zip file. [default: MODEL.bundle]")
@@ -65,6 +72,7 @@ def _batch(context: click.Context, parameter: click.Parameter, value: str) -> in
 @click.option("--max-drop", metavar="0.5pp|1%", help="Accuracy that may be lost, absolute or relative. [default: 1pp with --eval]")
 @click.option("--keep-failed", is_flag=True, help="Keep artifacts that break the budget, marked.")
 @click.option("--batch", default="1", callback=_batch, show_default=True, metavar="N|dynamic", help="Length of the batch axis.")
+@click.option("--size", callback=_size, metavar="HxW", help="Lengths for the free axes of inputs; without it they stay free.")
 @click.option(
     "--io", type=click.Choice(["float", "int8", "uint8"]), default="float", show_default=True, help="Numbers at the doors of static-int8."
 )
@@ -80,7 +88,14 @@ def _batch(context: click.Context, parameter: click.Parameter, value: str) -> in
 @click.option("--labels", type=click.Path(path_type=Path), help="Text file, one class name a line. [default: names of class folders]")
 @click.option("--license", "license_", help="Recorded in the bundle.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything chosen at random.")
-@click.option("--trust-code", is_flag=True, help="Load Lambda layers: runs code that came with the model.")
+@click.option("--signature", metavar="NAME", help="Which of a SavedModel's signatures. [default: serving_default, or the only one]")
+@click.option(
+    "--custom-objects",
+    multiple=True,
+    metavar="MODULE:NAME",
+    help="The model's own layer or function, or a dict of them; imported, and so run, from here. May be repeated.",
+)
+@click.option("--trust-code", is_flag=True, help="Load Lambda layers and SavedModels: runs code that came with the model.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @json_option
 def export(
@@ -97,7 +112,7 @@ def export(
     json_path: str | None,
     **options: Any,
 ) -> None:
-    """Convert MODEL (.keras or .h5), verify every result against Keras, and write one bundle."""
+    """Convert MODEL (.keras, .h5 or a SavedModel folder), verify every result against Keras, and write one bundle."""
     from lepton_converters import export as export_bundle
 
     given = {"resize": resize, "interpolation": interpolation, "color": color, "scale": scale, "mean": mean, "std": std}
@@ -148,6 +163,8 @@ def report_export(result: "ExportResult", *, json_path: str | None, seconds: flo
         click.echo(f"left out: {entry.precision} {entry.format}: {entry.reason}", err=True)
     if manifest.removed_layers:
         click.echo(f"taken out (they work in training only): {', '.join(manifest.removed_layers)}", err=True)
+    for note in manifest.notes:
+        click.echo(f"note: {note}", err=True)
     click.echo(f"Wrote {result.path} in {seconds:.1f} s.", err=True)
     click.echo(f"Next: lepton-edge benchmark {shlex.quote(str(result.path))}", err=True)
 

@@ -29,6 +29,8 @@ def inspect(bundle: Path, json_path: str | None) -> None:
     click.echo(f"source         {manifest.source['file'] or 'a model in memory'}" + (f"  sha256 {digest[:16]}…" if digest else ""))
     for name, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
         click.echo(f"{name:<14} {'; '.join(map(str, specs))}")
+    for encoder in opened.load_encoders():
+        click.echo(f"{'encoder':<14} {encoder}")
     steps = manifest.preprocessing
     if steps:
         usual = Preprocessing().to_dict()

@@ -1,7 +1,5 @@
 """``lepton-edge run``."""
 
-import zipfile
-import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lepton_edge.cli.options import json_option
-from lepton_runtime.errors import InputError
 
 if TYPE_CHECKING:
     from lepton_runtime.labels import Prediction
@@ -17,31 +14,47 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("input", type=click.Path(path_type=Path))
+@click.argument("input", type=click.Path(path_type=Path), required=False)
+@click.option("--text", metavar="TEXT", help="A text in place of INPUT.")
 @click.option("--precision", metavar="NAME", help="Which artifact. [default: the closest to Keras]")
 @click.option("--engine", metavar="NAME", help="onnxruntime or litert. [default: onnxruntime where it can]")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many answers are shown.")
 @json_option
-def run(bundle: Path, input: Path, precision: str | None, engine: str | None, threads: int, top: int, json_path: str | None) -> None:  # noqa: A002
+def run(
+    bundle: Path,
+    input: Path | None,  # noqa: A002
+    text: str | None,
+    precision: str | None,
+    engine: str | None,
+    threads: int,
+    top: int,
+    json_path: str | None,
+) -> None:
     """Run BUNDLE once on INPUT.
 
     INPUT is an image, which goes through the recorded preprocessing; or a .npy file, or a .npz file with one
     array an input, whose arrays are taken as the model takes them: already preprocessed, with the batch axis, of
     the artifact's own number type (`inspect` names it).
 
+    For a model of texts, INPUT is a .txt file with one text a line. For one of tables it is a .csv file whose header
+    names the inputs, or a .json file with one object, or a list of them.
+
     Several samples at once are answered one by one; --json then has `tops`, one list a sample, and `top` is the
     first sample's.
     """
+    from lepton_edge.cli.sample import run_on_file, run_on_text
     from lepton_edge.report.terminal import write_json
     from lepton_runtime.bundle import Bundle
     from lepton_runtime.labels import class_output, rank_labels
     from lepton_runtime.session import Session
 
+    if (input is None) == (text is None):
+        raise click.UsageError("give INPUT or --text, and one of them only")
     opened = Bundle.open(bundle)
     opened.check()
     with Session.open(opened, precision=precision, engine=engine, threads=threads) as session:
-        outputs = session.run(_read_inputs(input, session))
+        outputs = run_on_file(input, session) if input is not None else run_on_text(text or "", session)
         real = {spec.name: spec.dequantize(outputs[spec.name]) for spec in session.artifact.outputs}
     scores = class_output(session.artifact.outputs)
     labels = opened.manifest.labels
@@ -69,25 +82,3 @@ def _print_answers(answers: "list[list[Prediction]]") -> None:
             click.echo(f"sample {number}")
         for answer in ranked:
             click.echo(f"  {answer.label:<{width}}  {answer.score:8.4f}  {'█' * round(30 * min(1.0, max(0.0, answer.score)))}")
-
-
-def _read_inputs(path: Path, session: Any) -> dict[str, Any]:
-    """One checked array an input."""
-    import numpy as np
-
-    from lepton_runtime.preprocess import IMAGE_SUFFIXES
-
-    specs, suffix = session.artifact.inputs, path.suffix.lower()
-    if suffix not in (".npy", ".npz"):
-        if suffix and suffix not in IMAGE_SUFFIXES:
-            raise InputError(f"INPUT must be an image ({', '.join(sorted(IMAGE_SUFFIXES))}), a .npy or a .npz file, found {str(path)!r}")
-        return {specs[0].name: session.preprocess(path)}
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = dict(loaded) if suffix == ".npz" else {specs[0].name: loaded}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"INPUT must be an image or a NumPy file of plain numbers, {str(path)!r} cannot be read: {error}") from error
-    for spec in specs:
-        if spec.name in arrays:
-            spec.check(arrays[spec.name], finite=True)
-    return arrays

@@ -3,9 +3,13 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lepton_runtime.errors import BundleError
-from lepton_runtime.manifest import MAX_MANIFEST_BYTES, ArtifactRecord, FileRecord, Manifest
+from lepton_runtime.errors import BundleError, InputError
+from lepton_runtime.manifest import MAX_MANIFEST_BYTES, ArtifactRecord, EncoderRecord, FileRecord, Manifest
+
+if TYPE_CHECKING:
+    from lepton_runtime.encoders import Encoder
 
 MANIFEST_FILE = "manifest.json"
 DIGEST_FILE = "manifest.sha256"
@@ -69,6 +73,27 @@ class Bundle:
         """
         for record in self.manifest.files:
             self.read(record)
+
+    def load_encoders(self) -> "tuple[Encoder, ...]":
+        """What runs before the models, with its vocabularies, in the order in which it runs.
+
+        Raises:
+            BundleError: A vocabulary is missing or damaged, or a step is not one that this version knows.
+        """
+        try:
+            return tuple(map(self._load_encoder, self.manifest.encoders))
+        except (KeyError, TypeError, ValueError, RecursionError, InputError) as error:
+            raise BundleError(
+                f"{str(self.path)!r} must describe its encoders in full, found a fault at {error}; "
+                "update with: pip install --upgrade lepton-edge, or export the bundle again"
+            ) from error
+
+    def _load_encoder(self, record: EncoderRecord) -> "Encoder":
+        from lepton_runtime.encoders import Encoder, read_step  # for texts and tables only: it would cost every start
+        from lepton_runtime.lookups import Vocabulary
+
+        vocabulary = Vocabulary.from_json(self.read(record.vocabulary)) if record.vocabulary else None
+        return Encoder(record.inputs, record.output, read_step(record.kind, record.settings, vocabulary))
 
     def artifact(self, file: str) -> ArtifactRecord:
         """The artifact with that file name.

@@ -9,12 +9,12 @@ from lepton_runtime.bundle import Bundle
 from lepton_runtime.errors import BundleError
 from lepton_runtime.manifest import ArtifactRecord
 from lepton_runtime.session import Session
-from lepton_runtime.tensors import Array
+from lepton_runtime.tensors import Array, TensorSpec
 
 
 @dataclass(frozen=True)
 class Golden:
-    """The arrays of ``golden.npz``, by ``input/NAME``, ``output/NAME`` and ``FILE/NAME``."""
+    """The arrays of ``golden.npz``, by ``input/NAME``, ``output/NAME`` and ``FILE/NAME``; ``raw/NAME`` where encoders run."""
 
     arrays: dict[str, Array]
 
@@ -31,6 +31,7 @@ class Golden:
         except (ValueError, OSError) as error:
             raise BundleError(f"{bundle.manifest.golden.file!r} must be a NumPy archive of plain numbers: {error}") from error
         wanted = {f"input/{spec.name}" for spec in bundle.manifest.inputs}
+        wanted |= {f"raw/{spec.name}" for spec in _raw_inputs(bundle)}
         wanted |= {f"{record.file}/{spec.name}" for record in bundle.manifest.artifacts for spec in record.outputs}
         if wanted - set(arrays):
             raise BundleError(f"{bundle.manifest.golden.file!r} must hold {min(wanted - set(arrays))!r}; export the bundle again")
@@ -47,7 +48,12 @@ class Golden:
         """Largest difference between what a session answers here and what its file answered on export.
 
         As a share of the output's largest golden value, or absolute where that is below 1, as for probabilities.
+
+        Raises:
+            BundleError: The encoders give other inputs here than they did on export.
         """
+        if session.encoders:
+            self._check_encoders(session)
         largest = 0.0
         answers = [session.run(inputs) for inputs in self.batches(session.artifact)]
         for spec in session.artifact.outputs:
@@ -57,3 +63,24 @@ class Golden:
             unit = max(1.0, float(np.abs(spec.dequantize(expected)).max(initial=0.0)))
             largest = max(largest, float(difference) / unit)
         return largest
+
+    def _check_encoders(self, session: Session) -> None:
+        from lepton_runtime.encoders import encode  # for texts and tables only
+
+        raw = {spec.name: self.arrays[f"raw/{spec.name}"] for spec in _raw_inputs(session.bundle)}
+        found = encode(session.encoders, raw)
+        for encoder in session.encoders:
+            expected = self.arrays.get(f"input/{encoder.output.name}")
+            if expected is not None and not np.array_equal(found[encoder.output.name], expected):
+                raise BundleError(
+                    f"the encoders must give the recorded inputs for the recorded raw values, {encoder} gives others; "
+                    "please report this, with the versions of lepton-edge and numpy here"
+                )
+
+
+def _raw_inputs(bundle: Bundle) -> tuple[TensorSpec, ...]:
+    """What the encoders take; nothing for a bundle that has none."""
+    manifest = bundle.manifest
+    outputs = [record.output.name for record in manifest.encoders]
+    taken = [spec for record in manifest.encoders for spec in record.inputs if spec.name not in outputs]
+    return tuple({spec.name: spec for spec in taken}.values())

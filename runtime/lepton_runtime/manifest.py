@@ -69,6 +69,7 @@ class ArtifactRecord(FileRecord):
         accuracy: Share of right answers on the evaluation data, 0 to 1; ``None`` without such data.
         verdict: What the verification found, in words.
         passed: Whether it is within the budget; a bundle holds failed artifacts only on request.
+        route: The way from Keras to the file, one of those that :mod:`lepton_converters` tries in turn.
     """
 
     format: Format
@@ -80,6 +81,26 @@ class ArtifactRecord(FileRecord):
     accuracy: float | None
     verdict: str
     passed: bool
+    route: str = "graph"
+
+
+@dataclass(frozen=True)
+class EncoderRecord:
+    """One step from raw values, such as a text, to what the models take; see :mod:`lepton_runtime.encoders`.
+
+    Attributes:
+        kind: Which step.
+        inputs: What it takes: raw inputs, their number type ``string`` for text, or results of steps before it.
+        output: What it gives: one of the models' inputs, or of a later step's.
+        settings: Of the step, JSON values.
+        vocabulary: The file with what it knows, or ``None``.
+    """
+
+    kind: str
+    inputs: tuple[TensorSpec, ...]
+    output: TensorSpec
+    settings: Mapping[str, Any]
+    vocabulary: FileRecord | None
 
 
 @dataclass(frozen=True)
@@ -105,7 +126,7 @@ class Manifest:
         source: File name and digest of the source model; ``None`` values for a model given in memory.
         inputs: The source model's inputs, in its order.
         outputs: The source model's outputs, in its order.
-        preprocessing: From a raw sample to the input; ``None`` for a model with several inputs.
+        preprocessing: From a raw sample to the input; ``None`` for a model with several inputs, or with encoders.
         labels: One name a class, or ``None``.
         artifacts: The converted models.
         golden: A NumPy archive with a few inputs, the source model's outputs and each artifact's.
@@ -114,6 +135,8 @@ class Manifest:
         settings: What the export was asked for, to repeat it.
         versions: Of the packages that made the bundle.
         removed_layers: Names of layers that work in training only, which no artifact holds.
+        encoders: From raw values to the inputs, in the order in which they run.
+        notes: What else is not as it was in the source model's file, in words.
     """
 
     source: Mapping[str, str | None]
@@ -128,11 +151,14 @@ class Manifest:
     settings: Mapping[str, str | int | None] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     removed_layers: tuple[str, ...] = ()
+    encoders: tuple[EncoderRecord, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[FileRecord, ...]:
         """Every file of the bundle but the manifest and its digest."""
-        return (*self.artifacts, self.golden)
+        vocabularies = dict.fromkeys(encoder.vocabulary for encoder in self.encoders if encoder.vocabulary is not None)
+        return (*self.artifacts, self.golden, *vocabularies)
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as JSON values, schema version first."""
@@ -169,6 +195,8 @@ class Manifest:
                 golden=FileRecord(**values.pop("golden")),
                 evaluation=_optional(lambda found: Evaluation(**found), values.pop("evaluation")),
                 removed_layers=tuple(values.pop("removed_layers")),
+                encoders=tuple(map(_encoder, values.pop("encoders", ()))),
+                notes=tuple(values.pop("notes", ())),
                 **values,
             )
         except BundleError:
@@ -192,6 +220,18 @@ def _artifact(values: dict[str, Any]) -> ArtifactRecord:
             "inputs": _specs(values["inputs"]),
             "outputs": _specs(values["outputs"]),
             "parity": Parity(**values["parity"]),
+        }
+    )
+
+
+def _encoder(values: dict[str, Any]) -> EncoderRecord:
+    return EncoderRecord(
+        **{
+            **values,
+            "inputs": _specs(values["inputs"]),
+            "output": _specs([values["output"]])[0],
+            "settings": dict(values["settings"]),
+            "vocabulary": _optional(lambda found: FileRecord(**found), values["vocabulary"]),
         }
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from lepton_runtime.errors import InputError, MissingExtraError
 from lepton_runtime.formats import did_you_mean
-from lepton_runtime.tensors import Array, cast_exactly
+from lepton_runtime.tensors import Array, cast_exactly, fits_shape
 
 Resize = Literal["none", "stretch", "crop", "pad"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -29,7 +29,8 @@ class Preprocessing:
     arithmetic. Both give the same bits on every machine.
 
     Attributes:
-        size: ``(height, width)`` of the model's input image, or ``None`` if the input is not an image.
+        size: ``(height, width)`` of the model's input image, ``None`` for one that is free, or ``None`` if the input is
+            not an image.
         channels: The model's number of channels, or ``None`` if the input is not an image.
         resize: ``none`` refuses other sizes; ``stretch`` ignores the aspect ratio; ``crop`` fills the size
             and cuts what stands over, centred; ``pad`` fits the image in and fills the border with zeros.
@@ -42,7 +43,7 @@ class Preprocessing:
         layout: The order of the model's axes.
     """
 
-    size: tuple[int, int] | None = None
+    size: tuple[int | None, int | None] | None = None
     channels: int | None = None
     resize: Resize = "none"
     interpolation: Interpolation = "bilinear"
@@ -68,6 +69,8 @@ class Preprocessing:
                 raise InputError(f"preprocessing {name!r} has one value or one a channel ({self.channels}), found {len(values)}")
         if self.size is None and (self.resize != "none" or self.color != "keep"):
             raise InputError("preprocessing 'resize' and 'color' are for image inputs, the model's input is not an image")
+        if self.resize != "none" and self.size is not None and None in self.size:
+            raise InputError(f"preprocessing 'resize' {self.resize!r} needs a size, the model takes any; give one with --size HEIGHTxWIDTH")
         wanted = {"keep": self.channels, "gray": 1}.get(self.color, 3)
         if self.size is not None and self.channels != wanted:
             raise InputError(f"preprocessing 'color' {self.color!r} gives {wanted} channels, the model takes {self.channels}")
@@ -102,7 +105,7 @@ class Preprocessing:
             if "scale" in values:
                 values["scale"] = parse_scale(str(values["scale"]))
             if values.get("size") is not None:
-                height, width = map(int, values["size"])
+                height, width = (None if length is None else int(length) for length in values["size"])
                 values["size"] = (height, width)
             return cls(**values)
         except (TypeError, ValueError) as error:
@@ -171,13 +174,14 @@ class Preprocessing:
             raise InputError(f"a sample must hold numbers, found {array.dtype}")
         if self.size is None:
             return self._finish(array)
-        if self.layout == "nchw" and array.shape == (self.channels, *self.size) != (*self.size, self.channels):
+        is_first = fits_shape(array.shape, (self.channels, *self.size)) and not fits_shape(array.shape, (*self.size, self.channels))
+        if self.layout == "nchw" and is_first:
             array = np.moveaxis(array, 0, -1)
         if array.ndim == 2:
             array = array[:, :, None]
         if array.ndim != 3:
             raise InputError(f"an image array must be (height, width, channels), found shape {array.shape}")
-        fits = array.shape[:2] == self.size and array.shape[2] == self.channels
+        fits = fits_shape(array.shape, (*self.size, self.channels))
         if fits and self.color in ("keep", "rgb", "gray"):
             return self._finish(array)
         if fits and self.color == "bgr" and self.channels == 3:
@@ -205,14 +209,19 @@ class Preprocessing:
                 f"{name} must have {self.channels} channels, found mode {image.mode!r}; "
                 f"export with --color {'gray' if self.channels == 1 else 'rgb'} to convert images"
             )
-        if image.size != (width, height):
-            if self.resize == "none":
+        if height is None or width is None or image.size != (width, height):
+            if self.resize == "none" or height is None or width is None:
+                if fits_shape((image.height, image.width), self.size):
+                    return self._pixels(image)
                 raise InputError(
-                    f"{name} must be {height}×{width} (height × width), found {image.height}×{image.width}; "
+                    f"{name} must be {_shape_text(self.size)} (height × width), found {image.height}×{image.width}; "
                     "export with --resize stretch, crop or pad"
                 )
             image = _resized(image, height, width, mode=self.resize, interpolation=self.interpolation)
-        pixels = np.asarray(image).reshape(height, width, -1)
+        return self._pixels(image)
+
+    def _pixels(self, image: Any) -> Array:
+        pixels = np.asarray(image).reshape(image.height, image.width, -1)
         return pixels[:, :, ::-1] if self.color == "bgr" else pixels
 
     def _finish(self, values: Array) -> Array:
@@ -289,8 +298,8 @@ def _import_pillow() -> ModuleType:
     return Image
 
 
-def _shape_text(shape: tuple[int, ...]) -> str:
-    return "×".join(map(str, shape))
+def _shape_text(shape: tuple[int | None, ...]) -> str:
+    return "×".join("any" if axis is None else str(axis) for axis in shape)
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {

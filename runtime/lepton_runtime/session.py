@@ -1,9 +1,9 @@
-"""One loaded model: arrays in, arrays out; or a picture in, named answers out."""
+"""One loaded model: arrays in, arrays out; or a picture, a text or a row of a table in, named answers out."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from lepton_runtime.labels import Prediction, class_output, rank_labels
 from lepton_runtime.manifest import ArtifactRecord
 from lepton_runtime.tensors import Array
 
+if TYPE_CHECKING:
+    from lepton_runtime.encoders import Encoder
+
 
 class Session:
     """One artifact of a bundle, loaded. Safe to call from many threads.
@@ -24,6 +27,7 @@ class Session:
         artifact: Which of the bundle's models it is.
         engine: The name of what runs it.
         threads: How many threads one call may use.
+        encoders: What :meth:`encode` runs before it, for texts and tables.
     """
 
     def __init__(self, bundle: Bundle, artifact: ArtifactRecord, *, threads: int = 1) -> None:
@@ -44,6 +48,7 @@ class Session:
         self.artifact = artifact
         self.engine = engine_of(artifact)
         self.threads = threads
+        self.encoders: tuple[Encoder, ...] = bundle.load_encoders()
         self._engine: Engine | None = open_engine(
             self.engine, bundle.read(artifact), inputs=artifact.inputs, outputs=artifact.outputs, threads=threads
         )
@@ -140,19 +145,53 @@ class Session:
         self.bundle.manifest.inputs[0].check(batch, finite=True)
         return self._spec.quantize(batch)
 
-    def predict(self, image: str | Path | Array, *, count: int = 5) -> list[Prediction]:
-        """Named answers for one picture or raw sample, the best first.
+    def encode(self, raw: Any) -> dict[str, Array]:  # Any: whatever a caller has
+        """What :meth:`run` takes for raw values: texts, or the columns of a table, with the ids that Keras gives them.
+
+        Args:
+            raw: A mapping from the names of the raw inputs to a value each, or to a list or an array of them, one a
+                sample; for a single raw input, such as a text, the value or values alone do.
+
+        Raises:
+            InputError: A name or a value does not fit.
+            UnsupportedError: The model takes a picture or an array; :meth:`preprocess` is for those.
+        """
+        from lepton_runtime.encoders import encode, raw_inputs, read_raw  # for texts and tables only: it would cost every start
+
+        manifest = self.bundle.manifest
+        if not self.encoders and manifest.preprocessing is not None:
+            raise UnsupportedError(
+                f"encode is for models of texts and tables, this one takes {', '.join(map(str, manifest.inputs))}; call predict"
+            )
+        specs = raw_inputs(manifest.inputs, self.encoders)
+        named = raw if isinstance(raw, Mapping) else {specs[0].name: raw} if len(specs) == 1 else None
+        if named is None or set(named) != {spec.name for spec in specs}:
+            found = list(named) if named else f"{type(raw).__name__}"
+            raise InputError(
+                f"the model's raw inputs are {[spec.name for spec in specs]}, found {found}; give a mapping with one entry each"
+            )
+        values = {spec.name: read_raw(spec, named[spec.name]) for spec in specs}
+        counts = {name: len(array) for name, array in values.items()}
+        wanted = specs[0].shape[0]
+        if len(set(counts.values())) != 1 or wanted not in (None, counts[specs[0].name]):
+            raise InputError(f"every raw input must hold {wanted or 'the same number of'} samples, found {counts}")
+        encoded = encode(self.encoders, values)
+        return {spec.name: spec.quantize(encoded[spec.name]) for spec in self.artifact.inputs}
+
+    def predict(self, sample: str | Path | Array | Mapping[str, Any], *, count: int = 5) -> list[Prediction]:
+        """Named answers for one picture, text, row of a table or other raw sample, the best first.
 
         The recorded preprocessing is done here: values are given raw, as they are before it (0 to 255 for a photo),
         where :meth:`run` takes them behind it.
 
         Args:
-            image: An image file, or a raw array such as ``(height, width, channels)`` uint8 in RGB order.
+            sample: For a model of pictures an image file, or a raw array such as ``(height, width, channels)`` uint8 in
+                RGB order. For a model of texts the text. For one of tables a mapping from columns to values.
             count: How many answers at the most.
 
         Raises:
             InputError: It does not fit the model.
-            UnsupportedError: The model has several inputs or no output of class scores.
+            UnsupportedError: The model has several inputs of arrays, or no output of class scores.
             MissingExtraError: Pillow is needed and not installed.
         """
         spec = class_output(self.artifact.outputs)
@@ -162,7 +201,10 @@ class Session:
                 f"predict needs an output of (batch, classes), or one sigmoid unit with two labels, "
                 f"found {', '.join(map(str, self.artifact.outputs))}; call run"
             )
-        scores = spec.dequantize(self.run({self._spec.name: self.preprocess(image)})[spec.name])
+        inputs = self.encode(sample) if self.encoders or isinstance(sample, Mapping) else {self._spec.name: self.preprocess(sample)}
+        scores = spec.dequantize(self.run(inputs)[spec.name])
+        if len(scores) != 1:
+            raise InputError(f"predict takes one sample, found {len(scores)}; call run(encode(samples)) for several")
         return rank_labels(scores[0], labels, count=count)
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """The name, shape and number type of one model input or output."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,10 +55,7 @@ class TensorSpec:
         if array.dtype != np.dtype(self.dtype):
             found = array.dtype if array.dtype.isnative else array.dtype.str
             raise InputError(f"input {self.name!r} must be {self.dtype}, found {found}; {self._dtype_hint(array)}")
-        fits = len(array.shape) == len(self.shape) and all(
-            (found > 0) if wanted is None else found == wanted for wanted, found in zip(self.shape, array.shape, strict=True)
-        )
-        if not fits:
+        if not fits_shape(array.shape, self.shape):
             raise InputError(
                 f"input {self.name!r} must have shape {_shape_text(self.shape)}, found {_shape_text(array.shape)}; "
                 f"{self._shape_hint(array)}"
@@ -98,6 +96,17 @@ class TensorSpec:
             return array
         real: Array = (array.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.scale)
         return real
+
+
+def fits_shape(found: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    """Whether an array's axes are as many and as long as wanted; a free axis, ``None``, may have any length but 0.
+
+    >>> fits_shape((64, 96, 3), (None, None, 3))
+    True
+    """
+    return len(found) == len(wanted) and all(
+        (length > 0) if axis is None else length == axis for length, axis in zip(found, wanted, strict=True)
+    )
 
 
 def cast_exactly(array: Array, dtype: str) -> Array:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lepton_converters.keras_source import import_keras
+from lepton_converters.keras_loading import import_keras
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
@@ -42,14 +42,14 @@ def models(keras, tmp_path_factory) -> Path:
     keras.utils.set_random_seed(1)
 
     image = keras.Input((12, 12, 3), name="image")
-    x = layers.RandomFlip()(image)
+    x = layers.RandomFlip(name="random_flip")(image)
     x = layers.Conv2D(8, 3, padding="same")(x)
     x = layers.ReLU()(layers.BatchNormalization()(x))
     x = layers.DepthwiseConv2D(3, strides=2, padding="same", use_bias=False)(x)
     x = layers.ReLU(6.0)(layers.BatchNormalization()(x))
     x = layers.Conv2DTranspose(6, 2, strides=2)(x)
     x = layers.BatchNormalization()(x)
-    x = layers.Dropout(0.3)(layers.MaxPooling2D()(x))
+    x = layers.Dropout(0.3, name="dropout")(layers.MaxPooling2D()(x))
     x = layers.Dense(16)(layers.Flatten()(x))
     x = layers.ReLU()(layers.BatchNormalization()(x))
     model = keras.Model(image, layers.Dense(4, activation="softmax", name="scores")(x), name="tiny_cnn")

@@ -324,14 +324,12 @@ def rows(tmp_path: Path) -> str:
     return str(tmp_path / "rows.npz")
 
 
-def test_what_one_format_cannot_hold_leaves_the_other(keras, tmp_path: Path, rows: str) -> None:
-    inputs = keras.Input((10, 6), name="sequence")
-    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.LSTM(8)(inputs)))
-    result = export(model, tmp_path / "b", calib=rows)
-    assert [record.file for record in result.manifest.artifacts] == ALL_NINE[4:7]
+def test_what_one_format_cannot_hold_leaves_the_other(keras, tmp_path: Path) -> None:
+    inputs = keras.Input((6, 6), name="matrix")
+    model = keras.Model(inputs, keras.ops.cumprod(inputs, axis=1))  # TFLite has no product of what came before
+    result = export(model, tmp_path / "b", precisions=None)
+    assert {entry.format for entry in result.left_out} != {record.format for record in result.verified}
     assert {entry.reason.partition(":")[0] for entry in result.left_out} == {"not converted"}
-    with pytest.raises(UnsupportedError, match="needs a graph without loops"):
-        export(model, tmp_path / "c", formats=[Format.TFLITE], precisions=[Precision.STATIC_INT8], calib=rows)
 
 
 def test_the_exact_gelu_is_converted(keras, tmp_path: Path, rows: str) -> None:
@@ -367,15 +365,6 @@ def test_a_single_unit_is_the_second_of_two_classes(keras, tmp_path: Path) -> No
     assert {record.parity.top1_agreement for record in result.verified} == {1.0}
     with Session.open(result.path) as session:
         assert [session.predict(row)[0].label for row in x[:5]] == [["no", "yes"][answer] for answer in answers[:5]]
-
-
-def test_mixed_precision_and_inputs_handed_through_are_refused(keras, tmp_path: Path) -> None:
-    inputs = keras.Input((4,), name="row")
-    half = keras.Model(inputs, keras.layers.Dense(2, dtype="mixed_float16")(inputs))
-    with pytest.raises(UnsupportedError, match=r"must compute in float32, 'dense.*' computes in float16"):
-        export(half, tmp_path / "b")
-    with pytest.raises(UnsupportedError, match="an output must not be an input itself"):
-        export(keras.Model(inputs, [inputs, keras.layers.Dense(2)(inputs)]), tmp_path / "b")
 
 
 def test_what_a_function_yields_is_preprocessed_like_everything_else(
@@ -438,7 +427,7 @@ def test_one_calibration_sample_will_do_where_others_verify(models: Path, photos
 
 
 def test_unbuilt_and_oddly_shaped_models_are_refused_or_named(keras, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="a functional or built sequential Keras model is needed"):
+    with pytest.raises(UnsupportedError, match="or a subclassed Keras model that was called is needed, found Sequential"):
         export(keras.Sequential([keras.layers.Dense(2)]), tmp_path / "b")
     inputs = keras.Input((4,), name="row")
     dense = [keras.layers.Dense(2)(inputs) for _ in range(3)]

@@ -49,7 +49,7 @@ def lepton_edge(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[st
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory) -> Path:
     """A .keras file of a classifier of 8×8 RGB images into three classes."""
-    from lepton_converters.keras_source import import_keras
+    from lepton_converters.keras_loading import import_keras
 
     keras = import_keras()
     keras.utils.set_random_seed(3)

@@ -59,7 +59,7 @@ def test_a_truncated_keras_file(lepton_edge, small_model: Path) -> None:
 
 
 def test_a_truncated_h5_file(lepton_edge, small_model: Path) -> None:
-    from lepton_converters.keras_source import import_keras
+    from lepton_converters.keras_loading import import_keras
 
     import_keras().saving.load_model(small_model).save("whole.h5")
     Path("cut.h5").write_bytes(Path("whole.h5").read_bytes()[:-2000])
@@ -67,15 +67,28 @@ def test_a_truncated_h5_file(lepton_edge, small_model: Path) -> None:
 
 
 def test_weights_without_a_model(lepton_edge, small_model: Path) -> None:
-    from lepton_converters.keras_source import import_keras
+    from lepton_converters.keras_loading import import_keras
 
     import_keras().saving.load_model(small_model).save_weights("only.weights.h5")
     lepton_edge("export", "only.weights.h5").refused(1, because="holds weights only; save it with model.save")
 
 
 def test_a_folder_instead_of_a_file(lepton_edge) -> None:
-    Path("saved_model").mkdir()
-    lepton_edge("export", "saved_model").refused(6, because=r"a model is a \.keras or \.h5 file, found the folder")
+    Path("models").mkdir()
+    lepton_edge("export", "models").refused(
+        1, because=r"a model is a \.keras or \.h5 file, or a SavedModel folder .* found the folder 'models'"
+    )
+
+
+def test_a_saved_model_that_is_not_trusted(lepton_edge) -> None:
+    Path("model").mkdir()
+    Path("model/saved_model.pb").write_bytes(b"")
+    lepton_edge("export", "model").refused(6, because="is a program, which would run on this machine; .* add --trust-code")
+    lepton_edge("export", "model", "--trust-code").refused(1, because="TensorFlow must be able to load the SavedModel 'model'")
+
+
+def test_custom_objects_that_are_not_there(lepton_edge, small_model: Path) -> None:
+    lepton_edge("export", small_model, "--custom-objects", "layers").refused(1, because="--custom-objects takes module:name")
 
 
 def test_a_bundle_instead_of_a_model(lepton_edge, digits_bundle: Path) -> None:
@@ -89,20 +102,20 @@ def test_the_model_is_looked_at_before_the_output(lepton_edge) -> None:
 
 
 def test_a_lambda_layer_needs_trust(lepton_edge) -> None:
-    from lepton_converters.keras_source import import_keras
+    from lepton_converters.keras_loading import import_keras
 
     keras = import_keras()
     model = keras.Sequential(
         [keras.Input((4,)), keras.layers.Lambda(lambda x: x * 2, output_shape=(4,), name="twice"), keras.layers.Dense(2)]
     )
     model.save("lambda.keras")
-    lepton_edge("export", "lambda.keras").refused(6, because=r"code in the Lambda layer 'twice'.* add --trust-code")
+    lepton_edge("export", "lambda.keras").refused(6, because=r"Lambda 'twice' holds code.* add --trust-code")
     assert not Path("lambda.bundle").exists()
     assert lepton_edge("export", "lambda.keras", "--trust-code", "--precision", "fp32").code == 0
 
 
 def test_weights_that_are_not_numbers(lepton_edge, small_model: Path) -> None:
-    from lepton_converters.keras_source import import_keras
+    from lepton_converters.keras_loading import import_keras
 
     model = import_keras().saving.load_model(small_model)
     kernel, bias = model.layers[0].get_weights()
@@ -227,7 +240,7 @@ def test_preprocessing_that_does_not_fit_the_model(lepton_edge, small_model: Pat
 
 
 def test_whole_numbers_are_not_scaled_in_silence(lepton_edge) -> None:
-    from lepton_converters.keras_source import import_keras
+    from lepton_converters.keras_loading import import_keras
 
     keras = import_keras()
     inputs = keras.Input((4, 4, 1), dtype="uint8", name="pixels")
@@ -236,7 +249,7 @@ def test_whole_numbers_are_not_scaled_in_silence(lepton_edge) -> None:
 
 
 def test_rows_of_another_length_than_the_means(lepton_edge) -> None:
-    from lepton_converters.keras_source import import_keras
+    from lepton_converters.keras_loading import import_keras
 
     keras = import_keras()
     keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)]).save("table.keras")
@@ -269,7 +282,7 @@ def test_images_beside_class_folders(lepton_edge, small_model: Path, images: Pat
 
 
 def test_labels_for_a_model_without_classes(lepton_edge) -> None:
-    from lepton_converters.keras_source import import_keras
+    from lepton_converters.keras_loading import import_keras
 
     keras = import_keras()
     keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3)]).save("map.keras")
@@ -324,7 +337,7 @@ def test_a_budget_without_a_unit(lepton_edge, small_model: Path, images: Path) -
 
 
 def test_a_broken_budget_is_exit_3(lepton_edge, small_model: Path) -> None:
-    from lepton_converters.keras_source import import_keras
+    from lepton_converters.keras_loading import import_keras
 
     # Labels are the Keras model's own answers, and ranges measured on black images fit nothing else.
     colors = np.random.default_rng(0).integers(0, 256, (60, 1, 1, 3))

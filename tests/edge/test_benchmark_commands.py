@@ -25,7 +25,7 @@ from tests.edge.made import CANDIDATE, made_report, made_result, noise
 
 @pytest.fixture
 def keras():
-    from lepton_converters.keras_source import import_keras
+    from lepton_converters.keras_loading import import_keras
 
     return import_keras()
 

@@ -1,0 +1,88 @@
+"""Convolutions the way converters and every CPU understand them: channels last."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lepton_converters.keras_loading import import_keras
+
+
+@contextmanager
+def plain_convolutions() -> Iterator[None]:
+    """Within it, Keras computes ``channels_first`` convolutions between two transpositions.
+
+    TensorFlow Lite has no such kernels, and TensorFlow's own on a CPU depend on how it was built.
+
+    Source: keras/src/backend/tensorflow/nn.py of Keras 3.15, ``conv`` and ``conv_transpose``.
+    """
+    import_keras()
+    import tensorflow as tf
+    from keras.src.backend.tensorflow import nn
+
+    replaced = [(nn, "conv", _conv), (nn, "conv_transpose", _conv_transpose), (tf.nn, "bias_add", _bias_add)]
+    originals = [getattr(module, name) for module, name, _ in replaced]
+    for (module, name, make), original in zip(replaced, originals, strict=True):
+        setattr(module, name, make(original))
+    try:
+        yield
+    finally:
+        for (module, name, _), original in zip(replaced, originals, strict=True):
+            setattr(module, name, original)
+
+
+def _conv(original: Any) -> Any:  # Any: TensorFlow has no type hints
+    def conv(inputs: Any, kernel: Any, strides: Any = 1, padding: str = "valid", data_format: Any = None, dilation_rate: Any = 1) -> Any:
+        is_first = _is_channels_first(data_format)
+        inputs = _channels_last(inputs) if is_first else inputs
+        outputs = original(inputs, kernel, strides, padding, "channels_last", dilation_rate)
+        return _channels_first(outputs) if is_first else outputs
+
+    return conv
+
+
+def _conv_transpose(original: Any) -> Any:
+    def conv_transpose(
+        inputs: Any,
+        kernel: Any,
+        strides: Any = 1,
+        padding: str = "valid",
+        output_padding: Any = None,
+        data_format: Any = None,
+        dilation_rate: Any = 1,
+    ) -> Any:
+        is_first = _is_channels_first(data_format)
+        inputs = _channels_last(inputs) if is_first else inputs
+        outputs = original(inputs, kernel, strides, padding, output_padding, "channels_last", dilation_rate)
+        return _channels_first(outputs) if is_first else outputs
+
+    return conv_transpose
+
+
+def _bias_add(original: Any) -> Any:
+    """TensorFlow Lite's converter transposes every NCHW ``BiasAdd`` as if it had four axes."""
+    import tensorflow as tf
+
+    def bias_add(value: Any, bias: Any, data_format: str | None = None, name: str | None = None) -> Any:
+        if data_format == "NCHW":
+            return tf.add(value, tf.reshape(bias, [1, -1] + [1] * (len(value.shape) - 2)), name=name)
+        return original(value, bias, data_format, name)
+
+    return bias_add
+
+
+def _is_channels_first(data_format: str | None) -> bool:
+    keras = import_keras()
+    return (data_format or keras.config.image_data_format()) == "channels_first"
+
+
+def _channels_last(tensor: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.transpose(tensor, [0, *range(2, len(tensor.shape)), 1])
+
+
+def _channels_first(tensor: Any) -> Any:
+    import tensorflow as tf
+
+    rank = len(tensor.shape)
+    return tf.transpose(tensor, [0, rank - 1, *range(1, rank - 1)])

@@ -1,0 +1,112 @@
+"""Keras' mathematical functions, while a model is traced, in operators that both formats have."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lepton_converters.keras_loading import import_keras
+
+
+@contextmanager
+def traced_functions(*, lacks_functions: bool) -> Iterator[None]:
+    """Places of extremes, spectra and, on request, elementary functions in other words, until the context ends.
+
+    Args:
+        lacks_functions: Whether the format has none of the hyperbolic and few of the trigonometric functions: TFLite.
+    """
+    import tensorflow as tf
+
+    import_keras()
+    from keras.src.backend.tensorflow import numpy
+
+    replaced: list[tuple[Any, str, Any]] = [
+        (numpy, "argmax", _place(tf.argmax)),
+        (numpy, "argmin", _place(tf.argmin)),
+        (tf.signal, "stft", _stft(tf.signal.stft)),
+        (tf.math, "real", _part(tf.math.real, "real")),
+        (tf.math, "imag", _part(tf.math.imag, "imaginary")),
+    ]
+    if lacks_functions:
+        replaced += [(numpy, name, _floating(function)) for name, function in _elementary().items()]
+    originals = [(module, name, getattr(module, name)) for module, name, _ in replaced]
+    for module, name, function in replaced:
+        setattr(module, name, function)
+    try:
+        yield
+    finally:
+        for module, name, function in originals:
+            setattr(module, name, function)
+
+
+def _place(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """ArgMax or ArgMin itself; Keras 3.15 tells -0.0 from 0.0 by their bits, which no converter can."""
+    import tensorflow as tf
+
+    def place(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
+        x = tf.convert_to_tensor(x)
+        found = operator(tf.reshape(x, [-1]) if axis is None else x, axis=axis or 0, output_type=tf.int32)
+        if not keepdims:
+            return found
+        return tf.reshape(found, [1] * len(x.shape)) if axis is None else tf.expand_dims(found, axis)
+
+    return place
+
+
+@dataclass(frozen=True)
+class _Spectrum:
+    """Complex numbers as two tensors: neither format computes with complex ones."""
+
+    real: Any
+    imaginary: Any
+
+
+def _part(original: Callable[..., Any], name: str) -> Callable[..., Any]:
+    return lambda value: getattr(value, name) if isinstance(value, _Spectrum) else original(value)
+
+
+def _stft(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Short-time Fourier transforms of signals of known length as products with cosines and sines."""
+    import tensorflow as tf
+
+    def stft(signals: Any, frame_length: int, frame_step: int, fft_length: int, window_fn: Callable[..., Any] | None = None) -> Any:
+        length = signals.shape[-1]
+        if length is None:
+            return original(signals, frame_length, frame_step, fft_length, window_fn=window_fn)
+        starts = np.arange(0, length - frame_length + 1, frame_step)
+        frames = tf.gather(signals, starts[:, None] + np.arange(frame_length), axis=-1)
+        if window_fn is not None:
+            frames *= window_fn(frame_length, dtype=signals.dtype)
+        angles = 2 * np.pi * np.outer(np.arange(frame_length), np.arange(fft_length // 2 + 1)) / fft_length
+        real, imaginary = (tf.matmul(frames, tf.constant(wave.astype(np.float32))) for wave in (np.cos(angles), -np.sin(angles)))
+        return _Spectrum(real, imaginary)
+
+    return stft
+
+
+def _floating(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    import tensorflow as tf
+
+    return lambda x: function(tf.cast(tf.convert_to_tensor(x), tf.float32))
+
+
+def _elementary() -> dict[str, Callable[[Any], Any]]:
+    """Functions that TFLite lacks, by those that it has; exact to a few roundings of float32."""
+    import tensorflow as tf
+
+    def leg(x: Any) -> Any:
+        """The other leg of a right triangle with hypotenuse 1."""
+        return tf.sqrt((1 - x) * (1 + x))
+
+    return {
+        "cosh": lambda x: (tf.exp(x) + tf.exp(-x)) / 2,
+        "sinh": lambda x: (tf.exp(x) - tf.exp(-x)) / 2,
+        "tan": lambda x: tf.sin(x) / tf.cos(x),
+        "arctan": lambda x: tf.atan2(x, tf.ones_like(x)),
+        "arcsin": lambda x: tf.atan2(x, leg(x)),
+        "arccos": lambda x: tf.atan2(leg(x), x),
+        "arcsinh": lambda x: tf.sign(x) * tf.math.log(tf.abs(x) + tf.sqrt(x * x + 1)),
+        "arctanh": lambda x: tf.math.log((1 + x) / (1 - x)) / 2,
+    }
