@@ -14,6 +14,7 @@ PHOTO, PHOTO_FIRST, TABLE = (
 )
 IDS = Door((4,), indices(6), "int32")
 VOCABULARY = ("red", "green", "blue", "grey")
+MANY = tuple(f"{word}{number}" for word in VOCABULARY for number in range(8))
 NAMES = Door((4,), words(*VOCABULARY, "pink"), "string")
 TEXT = Door((), words("Red", "green,", "blue!", "grey", "pink", "Green", most=6), "string")
 AUDIO = Door((1024,), lambda generator, shape: tones(generator, shape))
@@ -118,8 +119,8 @@ def numbers() -> Iterator[Case]:
     for mode in ("one_hot", "multi_hot", "count"):
         yield layer(
             f"CategoryEncoding: {mode}",
-            Door((1,), indices(6), "int32") if mode == "one_hot" else IDS,
-            lambda layers, m=mode: layers.CategoryEncoding(6, output_mode=m),
+            Door((1,), indices(64), "int32") if mode == "one_hot" else IDS,
+            lambda layers, m=mode: layers.CategoryEncoding(64 if m == "one_hot" else 6, output_mode=m),
         )
     yield Case(
         "CategoryEncoding: weights",
@@ -127,12 +128,13 @@ def numbers() -> Iterator[Case]:
         lambda keras, x, w: keras.layers.CategoryEncoding(6, output_mode="count")(x, count_weights=w),
     )
     for mode in ("int", "one_hot", "multi_hot", "count", "tf_idf"):
-        door = Door((1,), indices(6), "int64") if mode == "one_hot" else Door((4,), indices(6), "int64")
+        door = Door((1,), indices(40), "int64") if mode == "one_hot" else Door((4,), indices(6), "int64")
+        vocabulary = list(range(1, 30)) if mode == "one_hot" else [1, 2, 4, 5]
         weights = [0.3, 0.5, 0.7, 0.9] if mode == "tf_idf" else None
         yield layer(
             f"IntegerLookup: {mode}",
             door,
-            lambda layers, m=mode, w=weights: layers.IntegerLookup(vocabulary=[1, 2, 4, 5], output_mode=m, idf_weights=w),
+            lambda layers, m=mode, v=vocabulary, w=weights: layers.IntegerLookup(vocabulary=v, output_mode=m, idf_weights=w),
         )
     yield layer(
         "IntegerLookup: mask and two unknowns",
@@ -163,12 +165,13 @@ def adapted(keras: Any) -> Any:
 def texts() -> Iterator[Case]:
     """Strings."""
     for mode in ("int", "one_hot", "multi_hot", "count", "tf_idf"):
-        door = Door((1,), NAMES.sample, "string") if mode == "one_hot" else NAMES
+        door = Door((1,), words(*MANY, "pink"), "string") if mode == "one_hot" else NAMES
+        vocabulary = MANY if mode == "one_hot" else VOCABULARY
         weights = [0.3, 0.5, 0.7, 0.9] if mode == "tf_idf" else None
         yield layer(
             f"StringLookup: {mode}",
             door,
-            lambda layers, m=mode, w=weights: layers.StringLookup(vocabulary=VOCABULARY, output_mode=m, idf_weights=w),
+            lambda layers, m=mode, v=vocabulary, w=weights: layers.StringLookup(vocabulary=v, output_mode=m, idf_weights=w),
         )
     yield layer(
         "StringLookup: mask and two unknowns",
