@@ -146,12 +146,12 @@ def numbers() -> Iterator[Case]:
     )
     yield layer("Hashing: integers", Door((4,), indices(99), "int64"), lambda layers: layers.Hashing(7))
     yield layer("Hashing: integers with salt", Door((4,), indices(99), "int64"), lambda layers: layers.Hashing(7, salt=3, mask_value=0))
-    yield layer("Hashing: integers, one hot", Door((1,), indices(99), "int64"), lambda layers: layers.Hashing(7, output_mode="one_hot"))
-    yield Case("HashedCrossing: integers", (Door((1,), indices(9), "int64"),) * 2, lambda keras, *x: keras.layers.HashedCrossing(7)(x))
+    yield layer("Hashing: integers, one hot", Door((1,), indices(99), "int64"), lambda layers: layers.Hashing(64, output_mode="one_hot"))
+    yield Case("HashedCrossing: integers", (Door((1,), indices(9), "int64"),) * 2, lambda keras, *x: keras.layers.HashedCrossing(64)(x))
     yield Case(
         "HashedCrossing: one hot",
         (Door((1,), indices(9), "int64"),) * 2,
-        lambda keras, *x: keras.layers.HashedCrossing(7, output_mode="one_hot")(x),
+        lambda keras, *x: keras.layers.HashedCrossing(64, output_mode="one_hot")(x),
     )
 
 
@@ -202,7 +202,7 @@ def texts() -> Iterator[Case]:
     yield Case("TextVectorization: to a classifier", (TEXT,), text_classifier)
     yield layer("Hashing: strings", NAMES, lambda layers: layers.Hashing(7))
     yield layer("Hashing: strings with salt", NAMES, lambda layers: layers.Hashing(7, salt=[3, 4]))
-    yield Case("HashedCrossing: strings", (Door((1,), NAMES.sample, "string"),) * 2, lambda keras, *x: keras.layers.HashedCrossing(7)(x))
+    yield Case("HashedCrossing: strings", (Door((1,), NAMES.sample, "string"),) * 2, lambda keras, *x: keras.layers.HashedCrossing(64)(x))
 
 
 def text_classifier(keras: Any, tensor: Any) -> Any:
