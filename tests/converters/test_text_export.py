@@ -254,7 +254,9 @@ def test_an_input_may_feed_two_encoders_and_a_lookup_two_inputs(keras) -> None:
 def test_an_input_may_feed_an_encoder_and_the_graph(keras) -> None:
     layers = keras.layers
     number = keras.Input((1,), dtype="int64", name="number")
-    both = layers.Concatenate()([layers.Flatten()(layers.Embedding(9, 2)(number)), layers.Hashing(4, output_mode="one_hot")(number)])
+    both = layers.Concatenate()(
+        [layers.Flatten()(layers.Embedding(9, 2)(number)), layers.Hashing(4, output_mode="one_hot", name="hashing")(number)]
+    )
     source, found, whole = cut_answers(keras, keras.Model(number, layers.Dense(2)(both)), {"number": np.array([[3], [8]])})
     assert [spec.name for spec in source.inputs] == ["number", "hashing"]
     np.testing.assert_allclose(found, whole, atol=1e-6)
