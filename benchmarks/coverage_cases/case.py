@@ -103,7 +103,7 @@ class Case:
         samples: How many there are, for calibration and verification.
         calib_samples: How many of them are calibrated on, at most.
         batch: The length of the batch axis, if the model has a fixed one.
-        settle: On how many samples BatchNormalization takes its statistics, in one training step; 0 leaves them alone.
+        settle: On how many samples BatchNormalization takes its statistics, as in training; 0 leaves it alone.
         trust_code: Whether the file holds code.
     """
 
@@ -140,11 +140,12 @@ class Case:
         keras.utils.set_random_seed(self.seed % 2**31)
         tensors = [keras.Input(door.shape, self.batch, dtype=door.dtype, name=f"input_{number}") for number, door in enumerate(self.doors)]
         model = keras.Model(tensors, self.make(keras, *tensors))
-        liven(model, np.random.default_rng(self.seed))
+        generator = np.random.default_rng(self.seed)
+        liven(model, generator)
         count = max(self.samples, self.settle)
         samples = [keras.ops.convert_to_tensor(values) for values in self.inputs(count).values()]
         if self.settle:
-            settle(keras, model, samples)
+            settle(keras, model, samples, generator)
         if self.batch is None:
             answers = [keras.tree.flatten(model(samples, training=False))]
         else:
@@ -184,12 +185,19 @@ def liven(model: Any, generator: np.random.Generator) -> None:
             weight.assign(generator.normal(0, 1, values.shape))
 
 
-def settle(keras: Any, model: Any, samples: list[Any]) -> None:
-    """Give BatchNormalization the statistics of one batch: what a network learns in training."""
+def settle(keras: Any, model: Any, samples: list[Any], generator: np.random.Generator) -> None:
+    """Give BatchNormalization what a network learns in training: shifts, and the statistics of one batch.
+
+    The shifts are positive, so that most units work. Without them a deep network of random weights is chaotic, as
+    trained ones are not: weights rounded to float16 (5e-4) moved the outputs of MobileNet and ResNet50 by 4 to 8 %,
+    with them by under 1 %.
+    """
     normalizations = [each for each in model._flatten_layers() if isinstance(each, keras.layers.BatchNormalization)]
     momenta = [each.momentum for each in normalizations]
     for each in normalizations:
         each.momentum = 0.0
+        if each.center:
+            each.beta.assign(generator.uniform(0.5, 1.5, each.beta.shape))
     model(samples, training=True)
     for each, momentum in zip(normalizations, momenta, strict=True):
         each.momentum = momentum

@@ -21,7 +21,7 @@ NETWORKS = (
     *("ResNet50", "ResNet101", "ResNet152", "ResNet50V2", "ResNet101V2", "ResNet152V2"),
     *("VGG16", "VGG19", "Xception"),
 )
-SAMPLES, CALIBRATED, SETTLED = 4, 2, 24
+SAMPLES, CALIBRATED, SETTLED = 20, 16, 24
 
 
 def network(keras: Any, tensor: Any, name: str) -> Any:
