@@ -171,7 +171,7 @@ def _resize(original: Callable[..., Any]) -> Callable[..., Any]:
             resized = original(real, size, method, *arguments, antialias=antialias, **settings)
             return tf.cast(resized, images.dtype) if method == "nearest" else resized
         resized = tf.cast(images, tf.float32)
-        for axis, length, wanted in ((-3, height, size[0]), (-2, width, size[1])):
+        for axis, length, wanted in ((-3, int(height), size[0]), (-2, int(width), size[1])):
             with tf.init_scope():
                 # Resizing is linear: what it makes of single pixels, one a channel, are its weights.
                 pixels = tf.reshape(tf.eye(length), (1, length, 1, length))
