@@ -163,7 +163,7 @@ def _resize(original: Callable[..., Any]) -> Callable[..., Any]:
         import tensorflow as tf
 
         *_, height, width, _ = images.shape
-        is_known = height is not None and width is not None
+        is_known = None not in (height, width)
         if arguments or any(settings.values()) or not is_known or not (method in _SEPARABLE_METHODS or antialias):
             # Neither format resizes integers of every type.
             real = tf.cast(images, tf.float32) if images.dtype.is_integer else images
