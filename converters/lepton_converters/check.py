@@ -9,7 +9,19 @@ from typing import Any, Literal
 from lepton_converters.keras_loading import CustomObjects, split_custom_object
 from lepton_converters.keras_names import DROPOUT, is_training_only
 from lepton_converters.layer_config import INPUT, MODELS, LayerConfig, ModelConfig, TensorConfig, read_model_config
-from lepton_converters.layer_support import EVERY, Target, holds_code, is_keras, is_text_layer, misplaced, note_of, own_names, rules_of
+from lepton_converters.layer_support import (
+    EVERY,
+    Target,
+    holds_code,
+    is_keras,
+    is_random_on_purpose,
+    is_text_layer,
+    misplaced,
+    note_of,
+    own_names,
+    rules_of,
+)
+from lepton_converters.legacy_config import modernize
 from lepton_converters.model_file import SAVED_MODEL, ModelFile, read_model_file
 from lepton_converters.target_runtime import TargetRuntime, predict_opset, predict_runtime
 from lepton_runtime.errors import InputError
@@ -176,7 +188,7 @@ def _check(
     keep_dropout: bool,
     runtime: TargetRuntime | None,
 ) -> CheckReport:
-    model = read_model_config(file.config)
+    model = read_model_config(modernize(file.config) if file.is_legacy else file.config)
     layers = model.layers if is_keras(model.whole) and model.whole.kind in MODELS else (model.whole, *model.layers)
     needed = [own_names(layer) for layer in layers]
     known = None if custom_objects is None else _known({name for names in needed for name in names}, custom_objects)
@@ -184,6 +196,10 @@ def _check(
     for layer, names in zip(layers, needed, strict=True):
         missing = [] if known is None else [name for name in names if name not in known]
         refusals += _refusals(layer, missing, trust_code=trust_code)
+        if is_random_on_purpose(layer) and not keep_dropout:
+            reason = "must drop values in training only, it is called with training=True"
+            fix = "--keep-dropout keeps it, and makes its noise an input; or build the model without training=True"
+            refusals.append(Refusal(layer.name, layer.kind, EVERY, reason, fix))
     refusals += [Refusal(layer.name, layer.kind, EVERY, reason, fix) for layer, reason, fix in misplaced(layers)]
     barred: dict[str, set[Target]] = {}
     for refusal in refusals:
@@ -231,9 +247,7 @@ def _layer_report(layer: LayerConfig, note: str, barred: set[Target], *, keep_dr
     elif is_dropout and keep_dropout:
         note = "kept: every answer is another one"
     elif is_keras(layer) and is_training_only(layer.kind):
-        is_called = is_dropout and layer.arguments.get("training") is True
-        advice = ", though the model calls it with training=True: --keep-dropout keeps it" if is_called else ""
-        action, note = "take out", f"works in training only{advice}"
+        action, note = "take out", "works in training only"
     elif is_text_layer(layer):
         action, note = "preprocess", "runs before the graph, in numpy"
     return LayerReport(layer.name, layer.kind, action, note)

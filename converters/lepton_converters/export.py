@@ -98,6 +98,7 @@ def export(
     labels: Sequence[str] | None = None,
     license_: str | None = None,
     trust_code: bool = False,
+    keep_dropout: bool = False,
     force: bool = False,
     on_step: Callable[[Step], None] = lambda step: None,
 ) -> ExportResult:
@@ -126,6 +127,7 @@ def export(
         labels: Class names in the order of the outputs; by default those of class folders.
         license_: Recorded in the manifest.
         trust_code: Load Lambda layers and SavedModels, which are programs.
+        keep_dropout: Keep dropout that is called with ``training=True``, or all of it if none is; its noise becomes inputs.
         force: Replace a bundle that is there.
         on_step: Told what is happening.
 
@@ -146,11 +148,21 @@ def export(
     budget = Budget.parse(max_drop or "1pp") if evaluate else None
     if (batch is not None and batch < 1) or calib_samples < 1 or seed < 0:
         raise InputError(f"batch and calibration samples must be at least 1 and the seed 0, found {batch}, {calib_samples} and {seed}")
-    recipe, left_out = _without_barred(recipe, _check(model, trust_code=trust_code, custom_objects=custom_objects))
+    recipe, left_out = _without_barred(
+        recipe, _check(model, trust_code=trust_code, custom_objects=custom_objects, keep_dropout=keep_dropout)
+    )
     check_output(path, force=force)
     on_step(Step("read", "TensorFlow"))
     import_keras()
-    source = KerasSource.open(model, batch=batch, size=size, signature=signature, trust_code=trust_code, custom_objects=custom_objects)
+    source = KerasSource.open(
+        model,
+        batch=batch,
+        size=size,
+        signature=signature,
+        trust_code=trust_code,
+        custom_objects=custom_objects,
+        keep_dropout=keep_dropout,
+    )
     on_step(Step("read", source.file or "model", f"{source.name}, {source.parameters:,} parameters", 1))
 
     steps = plan_preprocessing(source, preprocessing or {})
@@ -193,6 +205,7 @@ def export(
         versions=installed_versions(_TOOLCHAIN),
         removed_layers=source.removed_layers,
         notes=source.notes,
+        noise_inputs=source.noise,
         encoders=encoders,
     )
     files = {artifact.file: artifact.model for artifact in artifacts if artifact.file in names}
@@ -205,12 +218,12 @@ def export(
     return ExportResult(path, manifest, tuple(records), tuple(left_out), tuple(sorted(failed)))
 
 
-def _check(model: "str | Path | keras.Model", *, trust_code: bool, custom_objects: CustomObjects) -> CheckReport | None:
+def _check(model: "str | Path | keras.Model", *, trust_code: bool, custom_objects: CustomObjects, keep_dropout: bool) -> CheckReport | None:
     """What can be made of the model, before TensorFlow starts; ``None`` for one in memory that has no configuration."""
     if isinstance(model, str | Path):
         known = None if "keras" in sys.modules else custom_objects  # where Keras runs already, classes may be registered with it
-        return check_model(model, trust_code=trust_code, custom_objects=known, is_verified=True)
-    return check_built(model)
+        return check_model(model, trust_code=trust_code, custom_objects=known, keep_dropout=keep_dropout, is_verified=True)
+    return check_built(model, keep_dropout=keep_dropout)
 
 
 def _without_barred(recipe: Recipe, report: CheckReport | None) -> tuple[Recipe, list[LeftOut]]:

@@ -1,5 +1,6 @@
 """The data of one export: what to calibrate on, what to verify on, the preprocessing and the class names."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -57,9 +58,9 @@ class ExportData:
         """
         calibrated = evaluated = calibration = None
         held_back: tuple[int, ...] = ()
-        given = [spec for spec in source.inputs if spec.name not in source.states]
+        given = source.given
         if evaluate is not None:
-            evaluated = _with_states(source, _open(source, given, evaluate, steps, labels=labels, option="--eval"))
+            evaluated = _completed(source, _open(source, given, evaluate, steps, labels=labels, option="--eval"))
             if not evaluated.is_labeled:
                 raise InputError(
                     f"--eval needs classes: one folder a class, 'y' in a .npz, or a column 'label' in a .csv; found none in {evaluate!r}"
@@ -71,7 +72,7 @@ class ExportData:
                 )
         if calib is not None:
             # Its classes are of no matter.
-            calibrated = _with_states(source, _open(source, given, calib, steps))
+            calibrated = _completed(source, _open(source, given, calib, steps))
             batch = source.inputs[0].shape[0] or 1
             calibration, held_back = split_samples(calibrated, samples=calib_samples, seed=seed, batch=batch, hold_back=evaluated is None)
         names = _labels(source, labels, evaluated, calibrated)
@@ -104,10 +105,30 @@ def _open(
     return open_dataset(path, inputs=inputs, preprocessing=steps, labels=labels, option=option)
 
 
+def _completed(source: KerasSource, dataset: Dataset) -> Dataset:
+    """The samples with what the data set does not hold: noise for dropout that is kept, and states."""
+    if source.noise:
+        read = dataset.samples
+        dataset = replace(dataset, _read=lambda indices: (_with_noise(source, sample) for sample in read(indices)))
+    return _with_states(source, dataset) if source.states else dataset
+
+
+def _with_noise(source: KerasSource, sample: Sample) -> Sample:
+    """The sample with noise for dropout, always the same for the same values."""
+    digest = hashlib.blake2b(digest_size=8)
+    for value in sample.inputs.values():
+        digest.update(value.tobytes())
+    generator = np.random.default_rng(int.from_bytes(digest.digest()))
+    noise = {
+        spec.name: generator.random([axis or 1 for axis in spec.shape[1:]], np.float32)
+        for spec in source.inputs
+        if spec.name in source.noise
+    }
+    return replace(sample, inputs={**sample.inputs, **noise})
+
+
 def _with_states(source: KerasSource, dataset: Dataset) -> Dataset:
     """The samples of a stateful model as one stream, each with the states that those before it left, zeros at first."""
-    if not source.states:
-        return dataset
     specs = [spec for spec in source.inputs if spec.name in source.states]
 
     def read(indices: Sequence[int]) -> Iterator[Sample]:
@@ -128,9 +149,12 @@ def _probes(source: KerasSource, steps: Preprocessing | None, dataset: Dataset |
 
 
 def _random(source: KerasSource, steps: Preprocessing | None, *, count: int, seed: int) -> Iterator[Sample]:
+    inputs = [spec for spec in source.inputs if spec.name not in source.noise]
     if source.encoders:
-        return random_raw_samples(source.inputs, source.encoders, count=count, seed=seed)
-    return random_samples(source.inputs, steps, count=count, seed=seed, raw_pixels=source.takes_raw_pixels)
+        samples = random_raw_samples(inputs, source.encoders, count=count, seed=seed)
+    else:
+        samples = random_samples(inputs, steps, count=count, seed=seed, raw_pixels=source.takes_raw_pixels)
+    return (_with_noise(source, sample) for sample in samples) if source.noise else samples
 
 
 def _unseen(samples: Iterator[Sample], calibration: Calibration | None) -> Iterator[Sample]:
@@ -146,7 +170,7 @@ def plan_preprocessing(source: KerasSource, settings: Mapping[str, Any]) -> Prep
                 f"{', '.join(map(str, source.raw))}; leave it out"
             )
         return None
-    if len(source.inputs) != 1:
+    if len(source.inputs) - len(source.noise) != 1:
         if settings:
             raise InputError(f"preprocessing is for models with one input, this one has {len(source.inputs)}; give preprocessed arrays")
         return None

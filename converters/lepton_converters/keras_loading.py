@@ -1,24 +1,16 @@
-"""Keras itself, the user's own classes, and a model out of a file."""
+"""Keras itself, and the user's own layers and functions."""
 
 import importlib
 import os
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lepton_converters.quiet import quiet_tensorflow, reason_of
+from lepton_converters.quiet import quiet_tensorflow
 from lepton_runtime.errors import InputError, MissingExtraError
 
-if TYPE_CHECKING:
-    import keras
-
 CustomObjects = Sequence[str] | Mapping[str, Any]
-# What Keras' loaders were seen to raise for files that do not hold what they should.
-_LOAD_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, OSError, EOFError, RuntimeError, ImportError)
-_UNKNOWN = re.compile(r"(?:Could not locate (?:class|function)|Unknown \w+(?: function)?:) '?(\w+)")
 
 
 @cache
@@ -87,35 +79,3 @@ def _import(text: str) -> Any:  # Any: whatever the user has made
         return getattr(importlib.import_module(module), name)
     except Exception as error:  # the user's own code may raise anything
         raise InputError(f"--custom-objects {text!r} must be importable from here; {type(error).__name__}: {error}") from error
-
-
-def load_model(path: Path, *, trust_code: bool, custom_objects: Mapping[str, Any]) -> "keras.Model":
-    """The model in a ``.keras`` or ``.h5`` file.
-
-    Raises:
-        InputError: Keras cannot load it.
-    """
-    keras = import_keras()
-
-    class DepthwiseConv2D(keras.layers.DepthwiseConv2D):  # type: ignore[misc, name-defined]
-        """Files of Keras 1 and 2 carry a ``groups`` key that Keras 3 refuses.
-
-        Source: keras issue 19441.
-        """
-
-        def __init__(self, *args: Any, groups: int = 1, **settings: Any) -> None:
-            super().__init__(*args, **settings)
-
-    try:
-        with quiet_tensorflow():
-            return keras.saving.load_model(
-                path, compile=False, safe_mode=not trust_code, custom_objects={"DepthwiseConv2D": DepthwiseConv2D, **custom_objects}
-            )
-    except _LOAD_ERRORS as error:
-        unknown = _UNKNOWN.search(str(error))
-        if unknown:
-            raise InputError(
-                f"every layer and function in {str(path)!r} must be known, {unknown[1]!r} is not one of Keras'; "
-                f"name it with --custom-objects module:{unknown[1]}, where module.py is the file that defines it"
-            ) from error
-        raise InputError(f"Keras {keras.__version__} must be able to load {str(path)!r}: {reason_of(error)}") from error

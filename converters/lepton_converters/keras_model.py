@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_converters.keras_kernels import plain_convolutions
 from lepton_converters.keras_loading import import_keras
+from lepton_converters.keras_names import DROPOUT
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_runtime.errors import UnsupportedError
 
@@ -189,10 +190,33 @@ def states_of(model: "keras.Model") -> list[tuple[str, Any]]:
     ]
 
 
-def inference(model: "keras.Model") -> Callable[[list[Any]], list[Any]]:
+def random_on_purpose(model: "keras.Model") -> list[Any]:
+    """The layers that drop or blur values and that the model calls with ``training=True``."""
+
+    def is_random(layer: Any) -> bool:
+        inner = [layer, *layers_of(layer)] if hasattr(layer, "layers") else [layer, *getattr(layer, "_layers", ())]
+        rates = ("dropout", "recurrent_dropout")
+        return any(type(part).__name__.startswith(DROPOUT) or any(_rate(part, rate) for rate in rates) for part in inner)
+
+    graphs = [layer for layer in [model, *layers_of(model)] if hasattr(layer, "_nodes_by_depth")]
+    nodes = [node for graph in graphs for nodes in graph._nodes_by_depth.values() for node in nodes]
+    found = [node.operation for node in nodes if node.arguments.kwargs.get("training") is True and is_random(node.operation)]
+    return list({id(layer): layer for layer in found}.values())
+
+
+def _rate(layer: Any, name: str) -> float:
+    rate = getattr(layer, name, 0)
+    return rate if isinstance(rate, int | float) else 0
+
+
+def inference(model: "keras.Model", *, training: bool | None = False) -> Callable[[list[Any]], list[Any]]:
     """A function from the model's flat inputs to its flat outputs, in inference mode, that changes nothing.
 
     Of a stateful model, the states stand behind the inputs, and what they become behind the outputs.
+
+    Args:
+        model: A functional model.
+        training: ``None`` leaves layers that are called with ``training=True`` as they are.
     """
     keras = import_keras()
     structure = model.input
@@ -204,7 +228,7 @@ def inference(model: "keras.Model") -> Callable[[list[Any]], list[Any]]:
         # What a layer assigns, such as the state of a generator, stays in the scope.
         scope = keras.StatelessScope(state_mapping=list(zip(states, tensors[count:], strict=True)))
         with plain_convolutions(), scope:
-            outputs = keras.tree.flatten(model(structured, training=False))
+            outputs = keras.tree.flatten(model(structured, training=training))
         return [*outputs, *map(scope.get_current_value, states)]
 
     return infer

@@ -7,6 +7,16 @@ TRAINING_ONLY = (*DROPOUT, "ActivityRegularization", "Random", "RandAugment", "A
 TEXT_LAYERS = frozenset({"StringLookup", "IntegerLookup", "TextVectorization", "Hashing", "HashedCrossing"})
 """Layers that no graph can hold, and that run before it."""
 TEXT = "string"
+HARD_SIGMOID = "hard_sigmoid_of_keras_2"
+"""The activation ``hard_sigmoid`` of Keras 1 and 2, which is another in Keras 3."""
+# Public TensorFlow functions that compute, and do nothing else: a file must not be able to name one that reads or writes.
+_MATHEMATICAL_MODULES = ("math", "nn", "linalg", "image", "signal", "bitwise", "__operators__")
+_MATHEMATICAL_FUNCTIONS = (
+    *("argmax", "argmin", "broadcast_to", "cast", "clip_by_value", "concat", "convert_to_tensor", "cumsum", "einsum", "expand_dims"),
+    *("eye", "fill", "gather", "gather_nd", "identity", "matmul", "norm", "one_hot", "ones", "ones_like", "pad", "range", "rank"),
+    *("repeat", "reshape", "reverse", "roll", "shape", "size", "slice", "split", "squeeze", "stack", "stop_gradient"),
+    *("strided_slice", "tensordot", "tile", "transpose", "unstack", "where", "zeros", "zeros_like"),
+)
 
 _NUMBERED = (
     *("AdaptiveAveragePooling", "AdaptiveMaxPooling", "AveragePooling", "MaxPooling", "GlobalAveragePooling", "GlobalMaxPooling"),
@@ -38,7 +48,16 @@ KERAS_LAYERS = frozenset(
 FORMER_LAYERS = frozenset(
     {
         *("CuDNNGRU", "CuDNNLSTM", "LocallyConnected1D", "LocallyConnected2D", "ThresholdedReLU", "RandomHeight", "RandomWidth"),
-        *("TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer", "ClassMethod", "InstanceMethod", "InstanceProperty", "Merge"),
+        *(
+            "CroppedToSize",
+            "TFOpLambda",
+            "SlicingOpLambda",
+            "TensorFlowOpLayer",
+            "ClassMethod",
+            "InstanceMethod",
+            "InstanceProperty",
+            "Merge",
+        ),
     }
 )
 """Classes of Keras 1 and 2 that are gone."""
@@ -56,3 +75,15 @@ ACTIVATIONS = frozenset(
 def is_training_only(kind: str) -> bool:
     """Whether layers of this class pass their input on when the network is used."""
     return kind.startswith(TRAINING_ONLY)
+
+
+def is_mathematical(function: str) -> bool:
+    """Whether a TensorFlow function of that name, without ``tf.``, only computes.
+
+    >>> is_mathematical("math.add"), is_mathematical("io.write_file")
+    (True, False)
+    """
+    path = function.removeprefix("compat.v1.").split(".")
+    if path[-1].startswith("_"):
+        return False
+    return (len(path) == 2 and path[0] in _MATHEMATICAL_MODULES) or (len(path) == 1 and path[0] in _MATHEMATICAL_FUNCTIONS)

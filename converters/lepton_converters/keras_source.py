@@ -8,9 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_converters.keras_loading import CustomObjects, import_keras, load_model, read_custom_objects
-from lepton_converters.keras_model import as_float32, float_types, functional, inference, layers_of, named, states_of, unique_names
+from lepton_converters.kept_dropout import Noise, kept_dropout, noise_shape, record_masks
+from lepton_converters.keras_loading import CustomObjects, import_keras, read_custom_objects
+from lepton_converters.keras_model import (
+    as_float32,
+    float_types,
+    functional,
+    inference,
+    layers_of,
+    named,
+    random_on_purpose,
+    states_of,
+    unique_names,
+)
 from lepton_converters.keras_names import is_training_only
+from lepton_converters.keras_reader import load_model
 from lepton_converters.model_file import check_file
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_converters.saved_model import digest_folder, open_signature
@@ -40,6 +52,7 @@ class KerasSource:
         removed_layers: Names of layers that work in training only and are not converted.
         notes: What else is not as it was in the file, in words.
         states: Names of the inputs that hold the states of recurrent layers.
+        noise: Names of the inputs that dropout is made of which is kept: uniform noise from 0 to 1.
         text: What runs before the graph, of a model that takes text or looks values up; ``model`` is what is behind that.
     """
 
@@ -56,6 +69,7 @@ class KerasSource:
     _infer: Callable[[list[Any]], list[Any]]
     _fixed_batch: int | None = None  # the only number of samples that a call takes
     text: TextModel | None = None
+    noise: tuple[str, ...] = ()
 
     @classmethod
     def open(
@@ -67,6 +81,7 @@ class KerasSource:
         signature: str | None = None,
         trust_code: bool = False,
         custom_objects: CustomObjects = (),
+        keep_dropout: bool = False,
     ) -> "KerasSource":
         """The model in a file or a folder, or one in memory.
 
@@ -78,6 +93,7 @@ class KerasSource:
             signature: Which of a SavedModel's signatures; by default the only one, or ``serving_default``.
             trust_code: Load Lambda layers and SavedModels, which run code that came with the file.
             custom_objects: The user's own layers and functions; see :func:`lepton_converters.keras_loading.read_custom_objects`.
+            keep_dropout: Keep dropout that is called with ``training=True``, or all of it if none is.
 
         Raises:
             InputError: The file is missing, damaged or no model, a weight is not finite, or ``size`` does not fit.
@@ -89,13 +105,21 @@ class KerasSource:
         if path is not None:
             check_file(path, trust_code=trust_code)
         if path is not None and path.is_dir():
+            if keep_dropout:
+                raise UnsupportedError("a SavedModel keeps or drops its dropout by what was saved; leave --keep-dropout out")
             return _sized(_from_saved_model(path, signature, batch=batch), size)
         if signature is not None:
             raise InputError(f"--signature is for SavedModel folders, {str(path or 'a model in memory')!r} is none; leave it out")
-        if path is None:
-            return _sized(_from_model(model, batch=batch), size)
-        loaded = load_model(path, trust_code=trust_code, custom_objects=read_custom_objects(custom_objects))
-        return _sized(replace(_from_model(loaded, batch=batch), file=path.name, sha256=_digest(path)), size)
+        loaded = load_model(path, trust_code=trust_code, custom_objects=read_custom_objects(custom_objects)) if path else model
+        source = _sized(_from_model(loaded, batch=batch, keep_dropout=keep_dropout), size)
+        if keep_dropout:
+            source = _with_noise(source)
+        return replace(source, file=path.name, sha256=_digest(path)) if path else source
+
+    @property
+    def given(self) -> tuple[TensorSpec, ...]:
+        """The inputs without states and noise."""
+        return tuple(spec for spec in self.inputs if spec.name not in (*self.states, *self.noise))
 
     @property
     def encoders(self) -> tuple[Encoder, ...]:
@@ -198,6 +222,50 @@ def _trace(source: KerasSource) -> Any:  # Any: TensorFlow has no type hints
         raise UnsupportedError(f"TensorFlow must be able to trace the model for {listed}: {reason_of(error)}") from error
 
 
+def _with_noise(source: KerasSource) -> KerasSource:
+    """The source with an input for each mask of its dropout."""
+    assert source.model is not None  # a SavedModel does not come here
+    everywhere = not random_on_purpose(source.model)
+    masks = record_masks(lambda: _trace(source), everywhere=everywhere)
+    if not masks:
+        raise InputError(f"--keep-dropout is for models with dropout, {source.name!r} has none that can be kept; leave it out")
+    taken = [spec.name for spec in (*source.inputs, *source.outputs)]
+    names = unique_names([f"{mask.layer}_noise" for mask in masks], taken=taken)
+    batch = source.inputs[0].shape[0]
+    specs = [TensorSpec(name, noise_shape(mask, batch), "float32") for name, mask in zip(names, masks, strict=True)]
+    kept = {mask.layer for mask in masks}
+
+    def infer(tensors: list[Any]) -> list[Any]:
+        noise = Noise(masks, tensors[-len(masks) :])
+        with kept_dropout(noise.take, everywhere=everywhere):
+            return source.call(tensors[: -len(masks)])
+
+    return replace(
+        source,
+        inputs=(*source.inputs, *specs),
+        removed_layers=tuple(name for name in source.removed_layers if name not in kept),
+        notes=(*source.notes, f"keeps the dropout of {', '.join(sorted(kept))}: another answer in each call"),
+        noise=tuple(names),
+        _infer=infer,
+    )
+
+
+def _check_random(model: "keras.Model", *, keep_dropout: bool) -> None:
+    """Refuse what would be converted to something else than it is."""
+    on_purpose = random_on_purpose(model)
+    if on_purpose and not keep_dropout:
+        raise UnsupportedError(
+            f"layers that work in training only must not be used otherwise, {on_purpose[0].name!r} is called with training=True: "
+            "--keep-dropout keeps it, and makes its noise an input; or build the model without training=True"
+        )
+    other = [layer for layer in on_purpose if type(layer).__name__.startswith(("Gaussian", "Alpha"))]
+    if other:
+        raise UnsupportedError(
+            f"only Dropout, SpatialDropout, and the dropout of recurrent and attention layers can be kept, {other[0].name!r} is a "
+            f"{type(other[0]).__name__}; build the model without it"
+        )
+
+
 def _sized(source: KerasSource, size: Sequence[int] | None) -> KerasSource:
     """The source with lengths for the free axes of its inputs, and with what these say of its outputs."""
     if size is not None:
@@ -274,11 +342,12 @@ def _from_saved_model(folder: Path, name: str | None, *, batch: int | None) -> K
     )
 
 
-def _from_model(model: "keras.Model", *, batch: int | None) -> KerasSource:
+def _from_model(model: "keras.Model", *, batch: int | None, keep_dropout: bool) -> KerasSource:
     check_no_feature_space(model)
     model, notes = functional(model), []
     text = cut_text_layers(model, raw=named(model, "input"), batch=batch)
     model = text.model if text else model
+    _check_random(model, keep_dropout=keep_dropout)
     _check_weights([(weight.path, np.asarray(weight)) for weight in model.weights])
     types = float_types(model)
     if types:
@@ -307,13 +376,18 @@ def _from_model(model: "keras.Model", *, batch: int | None) -> KerasSource:
         inputs=_specs(inputs, batch=batch),
         outputs=_specs(outputs, batch=batch),
         parameters=int(model.count_params()),
-        removed_layers=tuple(layer.name for layer in layers_of(model) if is_training_only(type(layer).__name__)),
+        removed_layers=tuple(layer.name for layer in layers_of(model) if _is_removed(layer)),
         notes=tuple(notes),
         states=tuple(name for name, _, _ in states),
-        _infer=inference(model),
+        _infer=inference(model, training=None if keep_dropout else False),
         _fixed_batch=fixed,
         text=text,
     )
+
+
+def _is_removed(layer: Any) -> bool:
+    """Whether it works in training only; attention layers hold a Dropout that drops nothing."""
+    return is_training_only(type(layer).__name__) and getattr(layer, "rate", None) != 0
 
 
 def _batch_of_states(state: tuple[str, tuple[int | None, ...], str], batch: int | None) -> int | None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lepton_converters.keras_names import ACTIVATIONS, FORMER_LAYERS, KERAS_LAYERS, TEXT, TEXT_LAYERS
+from lepton_converters.keras_names import ACTIVATIONS, DROPOUT, FORMER_LAYERS, KERAS_LAYERS, TEXT, TEXT_LAYERS, is_mathematical
 from lepton_converters.layer_config import INNER, INPUT, MODELS, LayerConfig, package_of
 from lepton_converters.layer_shape import output_shape
 from lepton_converters.model_file import is_code, serialized_objects
@@ -144,9 +144,15 @@ RULES = (
     ),
     # What Keras 3 has no more, or runs in another framework.
     Rule(
-        frozenset({"TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer", "ClassMethod", "InstanceMethod", "InstanceProperty"}),
+        frozenset({"TensorFlowOpLayer", "ClassMethod", "InstanceMethod", "InstanceProperty"}),
         "must be a layer, it is a TensorFlow function that Keras 2 wrapped and Keras 3 cannot load",
         "export a SavedModel with Keras 2 and give that, or build the model with keras.ops and load its weights",
+    ),
+    Rule(
+        frozenset({"TFOpLambda"}),
+        "must be one of TensorFlow's mathematical functions, it is another",
+        "export a SavedModel with Keras 2 and give that",
+        lambda layer: not is_mathematical(str(layer.settings.get("function"))),
     ),
     Rule(
         frozenset({"FeatureSpace"}),
@@ -186,6 +192,13 @@ def is_keras(layer: LayerConfig) -> bool:
 
 def _is_keras_module(module: str | None) -> bool:
     return module is not None and module.partition(".")[0] in ("keras", "tf_keras")
+
+
+def is_random_on_purpose(layer: LayerConfig) -> bool:
+    """Whether the model calls a layer with ``training=True`` that drops or blurs values; augmentation has that by default."""
+    rates = (layer.settings.get(name) for name in ("dropout", "recurrent_dropout"))
+    drops = layer.kind.startswith(DROPOUT) or any(isinstance(rate, int | float) and rate > 0 for rate in rates)
+    return drops and is_keras(layer) and layer.arguments.get("training") is True
 
 
 def own_names(layer: LayerConfig) -> list[str]:

@@ -41,6 +41,11 @@ class ModelFile:
     parameters: int | None
     config: Any  # Any: JSON
 
+    @property
+    def is_legacy(self) -> bool:
+        """Whether Keras 1 or 2 wrote it; Keras 1 does not say so."""
+        return (self.keras_version or ("1" if self.kind == ".h5" else "3")).startswith(("1", "2"))
+
 
 def read_model_file(path: Path, *, is_verified: bool = False) -> ModelFile:
     """What a model file says about itself; its weights are not read.

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from lepton_converters.keras_loading import import_keras
+from lepton_converters.keras_names import HARD_SIGMOID
+from lepton_converters.legacy_layers import hard_sigmoid_of_keras_2
 from lepton_runtime.tensors import Array
 
 
@@ -84,7 +86,7 @@ def traced_recurrence(operator: Operator | None, *, unrolls: bool = False) -> It
             found = _run(operator, layer, sequences, initial_state, mask) if operator and not training else None
             if found is not None:
                 return found
-            if not unrolls or sequences.shape[1] is None:
+            if not (unrolls or training) or sequences.shape[1] is None:
                 return original(layer, sequences, initial_state, mask, training=training)
             return _unroll(original, layer, sequences, initial_state, mask, training=training)
 
@@ -166,10 +168,18 @@ def _describe(cell: Any) -> Cell | None:
             kernel=numbers(cell.kernel),
             recurrent_kernel=numbers(cell.recurrent_kernel),
             bias=numbers(cell.bias) if cell.use_bias else None,
-            activation=keras.activations.serialize(cell.activation),
-            recurrent_activation=None if kind == "RNN" else keras.activations.serialize(cell.recurrent_activation),
+            activation=_activation_name(cell.activation),
+            recurrent_activation=None if kind == "RNN" else _activation_name(cell.recurrent_activation),
             resets_after=kind == "GRU" and cell.reset_after,
         )
+
+
+def _activation_name(activation: Any) -> str:
+    """Keras' name for a function of its own, or of an older Keras; empty for others."""
+    name = import_keras().activations.serialize(activation)
+    if activation is hard_sigmoid_of_keras_2:
+        return HARD_SIGMOID
+    return name if isinstance(name, str) else ""
 
 
 def _flat_mask(mask: Any) -> Any:
@@ -186,7 +196,8 @@ def last_step(outputs: Any, lengths: Any | None) -> Any:
     if lengths is None:
         return outputs[:, -1]
     is_last = tf.equal(tf.range(tf.shape(outputs)[1])[None], lengths[:, None] - 1)
-    return tf.squeeze(tf.matmul(tf.cast(is_last, outputs.dtype)[:, None], outputs), 1)
+    # A choice, not a product with numbers made of truth values: those TFLite takes for its own 8-bit steps.
+    return tf.reduce_sum(tf.where(is_last[:, :, None], outputs, tf.zeros_like(outputs)), axis=1)
 
 
 @dataclass(frozen=True)

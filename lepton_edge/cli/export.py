@@ -96,6 +96,7 @@ def _size(context: click.Context, parameter: click.Parameter, value: str | None)
     help="The model's own layer or function, or a dict of them; imported, and so run, from here. May be repeated.",
 )
 @click.option("--trust-code", is_flag=True, help="Load Lambda layers and SavedModels: runs code that came with the model.")
+@click.option("--keep-dropout", is_flag=True, help="Keep dropout (Monte-Carlo dropout): its noise is drawn anew in each call.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @json_option
 def export(

@@ -83,7 +83,7 @@ def _read_csv(path: Path, session: Session) -> Sequence[dict[str, Any]]:
     from lepton_runtime.encoders import raw_inputs
     from lepton_runtime.table import read_table
 
-    return read_table(path, raw_inputs(session.bundle.manifest.inputs, session.encoders)).rows
+    return read_table(path, raw_inputs(session.bundle.manifest.given_inputs, session.encoders)).rows
 
 
 def _read_inputs(path: Path, session: Session) -> dict[str, Array]:

@@ -136,6 +136,7 @@ class Manifest:
         versions: Of the packages that made the bundle.
         removed_layers: Names of layers that work in training only, which no artifact holds.
         encoders: From raw values to the inputs, in the order in which they run.
+        noise_inputs: Names of inputs that a session fills with uniform noise from 0 to 1, for dropout that is kept.
         notes: What else is not as it was in the source model's file, in words.
     """
 
@@ -153,6 +154,12 @@ class Manifest:
     removed_layers: tuple[str, ...] = ()
     encoders: tuple[EncoderRecord, ...] = ()
     notes: tuple[str, ...] = ()
+    noise_inputs: tuple[str, ...] = ()
+
+    @property
+    def given_inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs without the noise that a session draws."""
+        return tuple(spec for spec in self.inputs if spec.name not in self.noise_inputs)
 
     @property
     def files(self) -> tuple[FileRecord, ...]:
@@ -197,6 +204,7 @@ class Manifest:
                 removed_layers=tuple(values.pop("removed_layers")),
                 encoders=tuple(map(_encoder, values.pop("encoders", ()))),
                 notes=tuple(values.pop("notes", ())),
+                noise_inputs=tuple(values.pop("noise_inputs", ())),
                 **values,
             )
         except BundleError:

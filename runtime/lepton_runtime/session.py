@@ -1,6 +1,7 @@
 """One loaded model: arrays in, arrays out; or a picture, a text or a row of a table in, named answers out."""
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
@@ -13,7 +14,7 @@ from lepton_runtime.errors import InputError, LeptonError, UnsupportedError
 from lepton_runtime.formats import Precision
 from lepton_runtime.labels import Prediction, class_output, rank_labels
 from lepton_runtime.manifest import ArtifactRecord
-from lepton_runtime.tensors import Array
+from lepton_runtime.tensors import Array, TensorSpec
 
 if TYPE_CHECKING:
     from lepton_runtime.encoders import Encoder
@@ -28,15 +29,17 @@ class Session:
         engine: The name of what runs it.
         threads: How many threads one call may use.
         encoders: What :meth:`encode` runs before it, for texts and tables.
+        inputs: What :meth:`run` takes; the noise of a model that keeps its dropout is drawn where it is not given.
     """
 
-    def __init__(self, bundle: Bundle, artifact: ArtifactRecord, *, threads: int = 1) -> None:
+    def __init__(self, bundle: Bundle, artifact: ArtifactRecord, *, threads: int = 1, seed: int | None = None) -> None:
         """Load one artifact; :meth:`open` chooses it for you.
 
         Args:
             bundle: Where it comes from.
             artifact: Which of the bundle's models.
             threads: How many threads one call may use.
+            seed: Of the noise that it draws, for a model that keeps its dropout; by default another each time.
 
         Raises:
             BundleError: The file is damaged, or the engine cannot load it.
@@ -54,7 +57,12 @@ class Session:
         )
         self._spec = artifact.inputs[0]
         self._dtype = np.dtype(self._spec.dtype)
-        self._is_simple = len(artifact.inputs) == len(artifact.outputs) == 1
+        noise = bundle.manifest.noise_inputs
+        self.inputs = tuple(spec for spec in artifact.inputs if spec.name not in noise)
+        self._noise = tuple(spec for spec in artifact.inputs if spec.name in noise)
+        self._generator = np.random.default_rng(seed) if noise else None
+        self._generator_lock = threading.Lock()
+        self._is_simple = len(self.inputs) == len(artifact.outputs) == 1
 
     @classmethod
     def open(
@@ -64,6 +72,7 @@ class Session:
         precision: str | None = None,
         engine: str | None = None,
         threads: int = 1,
+        seed: int | None = None,
     ) -> "Session":
         """A session on one artifact of a bundle.
 
@@ -75,6 +84,7 @@ class Session:
             precision: ``fp32``, ``fp16``, ``dynamic-int8``, ``static-int8`` or ``int16x8``.
             engine: ``onnxruntime`` or ``litert``.
             threads: How many threads one call may use.
+            seed: Of the noise that a model draws which keeps its dropout, to have the same answers again.
 
         Raises:
             BundleError: The bundle is missing, damaged or too new.
@@ -82,7 +92,7 @@ class Session:
             MissingExtraError: The engine is not installed.
         """
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        return cls(bundle, choose_artifact(bundle, precision=precision, engine=engine), threads=threads)
+        return cls(bundle, choose_artifact(bundle, precision=precision, engine=engine), threads=threads, seed=seed)
 
     @overload
     def run(self, inputs: Array) -> Array: ...
@@ -108,23 +118,34 @@ class Session:
         if self._is_simple and isinstance(inputs, np.ndarray):
             if inputs.dtype != self._dtype or inputs.shape != self._spec.shape or type(inputs) is not np.ndarray:
                 self._spec.check(inputs)
-            return engine.run((inputs,))[0]
+            return engine.run((inputs, *self._draw(self._noise, len(inputs))) if self._noise else (inputs,))[0]
         return self._run_named(engine, inputs)
 
     def _run_named(self, engine: Engine, inputs: Array | Mapping[str, Array]) -> dict[str, Array]:
-        wanted = [spec.name for spec in self.artifact.inputs]
+        wanted = [spec.name for spec in self.inputs]
         if not isinstance(inputs, Mapping):
             outputs = [spec.name for spec in self.artifact.outputs]
             raise InputError(
                 f"run takes a numpy array for a model with one input and one output, else a mapping from input names to arrays; "
                 f"found {type(inputs).__name__} for inputs {wanted} and outputs {outputs}"
             )
-        if set(inputs) != set(wanted):
+        missing = [spec for spec in self._noise if spec.name not in inputs]
+        if set(inputs) - {spec.name for spec in self._noise} != set(wanted):
             raise InputError(f"the model's inputs are {wanted}, found {list(inputs)}")
         for spec in self.artifact.inputs:
-            spec.check(inputs[spec.name])
-        answers = engine.run([inputs[name] for name in wanted])
+            if spec not in missing:
+                spec.check(inputs[spec.name])
+        drawn = dict(zip([spec.name for spec in missing], self._draw(missing, len(inputs[wanted[0]])), strict=True)) if missing else {}
+        arrays = [drawn[spec.name] if spec in missing else inputs[spec.name] for spec in self.artifact.inputs]
+        answers = engine.run(arrays)
         return {spec.name: answer for spec, answer in zip(self.artifact.outputs, answers, strict=True)}
+
+    def _draw(self, specs: Sequence[TensorSpec], samples: int) -> list[Array]:
+        """Fresh noise for dropout, uniform from 0 to 1."""
+        assert self._generator is not None
+        with self._generator_lock:  # a generator must not be shared by threads
+            drawn = [self._generator.random([samples if axis is None else axis for axis in spec.shape], np.float32) for spec in specs]
+        return [spec.quantize(noise) for spec, noise in zip(specs, drawn, strict=True)]
 
     def preprocess(self, image: str | Path | Array) -> Array:
         """The model's input for one picture or raw sample, batch axis included.
@@ -163,7 +184,7 @@ class Session:
             raise UnsupportedError(
                 f"encode is for models of texts and tables, this one takes {', '.join(map(str, manifest.inputs))}; call predict"
             )
-        specs = raw_inputs(manifest.inputs, self.encoders)
+        specs = raw_inputs(manifest.given_inputs, self.encoders)
         named = raw if isinstance(raw, Mapping) else {specs[0].name: raw} if len(specs) == 1 else None
         if named is None or set(named) != {spec.name for spec in specs}:
             found = list(named) if named else f"{type(raw).__name__}"
@@ -176,7 +197,7 @@ class Session:
         if len(set(counts.values())) != 1 or wanted not in (None, counts[specs[0].name]):
             raise InputError(f"every raw input must hold {wanted or 'the same number of'} samples, found {counts}")
         encoded = encode(self.encoders, values)
-        return {spec.name: spec.quantize(encoded[spec.name]) for spec in self.artifact.inputs}
+        return {spec.name: spec.quantize(encoded[spec.name]) for spec in self.inputs}
 
     def predict(self, sample: str | Path | Array | Mapping[str, Any], *, count: int = 5) -> list[Prediction]:
         """Named answers for one picture, text, row of a table or other raw sample, the best first.

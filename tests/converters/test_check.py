@@ -215,12 +215,13 @@ def test_a_subclassed_model_hides_its_layers(keras, tmp_path: Path) -> None:
     assert report.parameters == 15
 
 
-def test_dropout_on_purpose_is_pointed_out_and_kept_on_demand(keras) -> None:
+def test_dropout_on_purpose_is_refused_and_kept_on_demand(keras) -> None:
     inputs = keras.Input((4,))
-    model = keras.Model(inputs, keras.layers.RandomFlip()(keras.layers.Dropout(0.5)(inputs[:, None, None], training=True)))
+    model = keras.Model(inputs, keras.layers.RandomFlip()(keras.layers.Dropout(0.5, name="doubt")(inputs[:, None, None], training=True)))
     report, kept = check_built(model), check_built(model, keep_dropout=True)
-    assert kinds(report, "take out") == ["Dropout", "RandomFlip"]
-    assert "calls it with training=True: --keep-dropout keeps it" in report.layers[-2].note
+    assert "Dropout 'doubt' must drop values in training only, it is called with training=True; --keep-dropout keeps it" in report.fault
+    assert kinds(report, "refuse") == ["Dropout"]
+    assert not kept.fault
     assert kinds(kept, "take out") == ["RandomFlip"]
 
 

@@ -1,6 +1,7 @@
 """Every kind of source: what comes out is compared with the original model, in both formats."""
 
 import importlib
+import json
 import sys
 import zipfile
 from collections.abc import Mapping
@@ -558,3 +559,208 @@ def test_sequences_of_any_length_convert(keras, tmp_path: Path, size) -> None:
     for length in size or (7, 40):
         x = noise(2, length, 8)
         answers_match(path, {"sequence": x}, {"out": np.asarray(model(x))})
+
+
+# Files of Keras 1 and 2
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+@pytest.mark.parametrize("name", ["conv", "recurrent"])
+def test_files_of_keras_2_give_the_answers_of_keras_2(tmp_path: Path, name: str, suffix: str) -> None:
+    with zipfile.ZipFile(DATA / "keras2_files.zip") as archive:
+        archive.extractall(tmp_path)
+    answers = np.load(tmp_path / f"{name}.npz")
+    path, manifest = fp32(tmp_path / f"{name}{suffix}", tmp_path, batch=3)
+    assert manifest.removed_layers == (("spatial_dropout2d",) if name == "conv" else ())
+    answers_match(path, {manifest.inputs[0].name: answers["x"]}, {manifest.outputs[0].name: answers["y"]})
+
+
+def keras_1_file(path: Path, layers: list[dict], weights: dict[str, list[np.ndarray]], *, backend: str = "tensorflow") -> None:
+    """A Sequential model as Keras 1 saved it: a list of layers, no version, names of its own for everything."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": layers}).encode()
+        group = file.create_group("model_weights")
+        group.attrs["backend"] = backend.encode()
+        group.attrs["layer_names"] = [layer["config"]["name"].encode() for layer in layers]
+        for layer in layers:
+            name = layer["config"]["name"]
+            inner = group.create_group(name)
+            names = [f"{name}_{number}".encode() for number in range(len(weights.get(name, [])))]
+            inner.attrs["weight_names"] = names
+            for weight, values in zip(names, weights.get(name, []), strict=True):
+                inner.create_dataset(weight.decode(), data=values)
+
+
+def test_a_recurrent_file_of_keras_1_has_its_gates_in_order(keras, tmp_path: Path) -> None:
+    lstm = {"name": "lstm_1", "output_dim": 3, "init": "glorot_uniform", "inner_init": "orthogonal", "forget_bias_init": "one"}
+    lstm |= {"activation": "tanh", "inner_activation": "sigmoid", "return_sequences": False, "go_backwards": False, "stateful": False}
+    lstm |= {"dropout_W": 0.2, "dropout_U": 0.0, "consume_less": "cpu", "input_dim": 4, "input_length": None, "unroll": False}
+    lstm |= {"W_regularizer": None, "trainable": True, "batch_input_shape": [None, 6, 4], "input_dtype": "float32"}
+    dense = {
+        "name": "dense_1",
+        "output_dim": 2,
+        "init": "uniform",
+        "bias": True,
+        "activation": "softmax",
+        "input_dim": 3,
+        "W_constraint": None,
+    }
+    gates = {gate: [noise(4, 3, seed=seed), noise(3, 3, seed=seed + 10), noise(3, seed=seed + 20)] for seed, gate in enumerate("icfo")}
+    head = [noise(3, 2), noise(2)]
+    layers = [{"class_name": "LSTM", "config": lstm}, {"class_name": "Dense", "config": dense}]
+    keras_1_file(tmp_path / "old.h5", layers, {"lstm_1": [array for gate in gates.values() for array in gate], "dense_1": head})
+    path, _ = fp32(tmp_path / "old.h5", tmp_path, batch=3)
+
+    modern = keras.Sequential([keras.Input((6, 4)), keras.layers.LSTM(3), keras.layers.Dense(2, activation="softmax")])
+    modern.set_weights([*(np.concatenate([gates[gate][part] for gate in "ifco"], axis=-1) for part in range(3)), *head])
+    x = noise(3, 6, 4)
+    answers_match(path, {"lstm_1_input": x}, {"dense_1": np.asarray(modern(x))})
+
+
+def test_convolutions_that_keras_1_saved_for_theano_are_turned(keras, tmp_path: Path) -> None:
+    conv = {"name": "convolution2d_1", "nb_filter": 4, "nb_row": 3, "nb_col": 2, "subsample": [2, 1], "border_mode": "same"}
+    conv |= {"dim_ordering": "th", "bias": True, "init": "he_normal", "activation": "relu", "batch_input_shape": [None, 3, 8, 8]}
+    layers = [
+        {"class_name": "Convolution2D", "config": conv},
+        {"class_name": "MaxPooling2D", "config": {"name": "pool", "pool_size": [2, 2], "border_mode": "valid", "dim_ordering": "th"}},
+        {"class_name": "Dropout", "config": {"name": "dropout_1", "p": 0.5}},
+        {"class_name": "Flatten", "config": {"name": "flatten_1"}},
+    ]
+    kernel, bias = noise(4, 3, 3, 2), noise(4)
+    keras_1_file(tmp_path / "old.h5", layers, {"convolution2d_1": [kernel, bias]}, backend="theano")
+    path, manifest = fp32(tmp_path / "old.h5", tmp_path)
+    assert manifest.removed_layers == ("dropout_1",)
+    first = {"data_format": "channels_first"}
+    conv2d = keras.layers.Conv2D(4, (3, 2), strides=(2, 1), padding="same", activation="relu", **first)
+    modern = keras.Sequential([keras.Input((3, 8, 8)), conv2d, keras.layers.MaxPooling2D(2, **first), keras.layers.Flatten()])
+    modern.set_weights([kernel.transpose(2, 3, 1, 0)[::-1, ::-1], bias])
+    x = noise(2, 3, 8, 8)
+    answers_match(path, {"convolution2d_1_input": x}, {"flatten_1": np.asarray(modern(x))})
+
+
+def test_weights_of_cudnn_layers_become_those_of_plain_ones(keras, tmp_path: Path) -> None:
+    from lepton_converters.legacy_config import modernize
+    from lepton_converters.legacy_weights import _from_cudnn
+
+    for kind, gates in (("LSTM", 4), ("GRU", 3)):
+        layer = keras.layers.deserialize(modernize({"class_name": f"CuDNN{kind}", "config": {"name": "r", "units": 3}}))
+        layer.build((None, 6, 5))
+        kernel, recurrent, bias = (noise(*weight.shape, seed=seed) for seed, weight in enumerate(layer.get_weights()))
+        stored = [
+            np.hstack([part.T.reshape(part.shape) for part in np.hsplit(kernel, gates)]),
+            np.hstack([part.T for part in np.hsplit(recurrent, gates)]),
+            np.concatenate([bias, np.zeros_like(bias)]) if kind == "LSTM" else bias.reshape(-1),
+        ]
+        for found, wanted in zip(_from_cudnn(kind, stored), (kernel, recurrent, bias), strict=True):
+            np.testing.assert_array_equal(found, wanted)
+
+
+def test_what_keras_3_has_no_word_for_is_refused_by_name(tmp_path: Path) -> None:
+    layer = {"name": "merge_1", "mode": "cos", "batch_input_shape": [None, 4]}
+    keras_1_file(tmp_path / "old.h5", [{"class_name": "Merge", "config": layer}], {})
+    with pytest.raises(UnsupportedError, match=r"a Merge layer of Keras 1 must have a mode of concat, sum, .* 'merge_1' has 'cos'"):
+        export(tmp_path / "old.h5", tmp_path / "b")
+    layer = {"name": "dense_1", "units": 2, "kernel_fog": 3, "batch_input_shape": [None, 4]}
+    keras_1_file(tmp_path / "old.h5", [{"class_name": "Dense", "config": layer}], {})
+    with pytest.raises(
+        UnsupportedError, match=r"Dense 'dense_1' has kernel_fog=3; save the model as a SavedModel with the Keras that made it"
+    ):
+        export(tmp_path / "old.h5", tmp_path / "b")
+
+
+def test_a_file_cannot_name_a_function_that_writes(keras) -> None:
+    from lepton_converters.legacy_layers import LEGACY_LAYERS
+
+    assert LEGACY_LAYERS["TFOpLambda"]("math.add").function == "math.add"
+    for name in ("io.write_file", "math", "keras.utils.get_file", "py_function", "nn.__class__"):
+        with pytest.raises(UnsupportedError, match="must be one of TensorFlow's mathematical functions"):
+            LEGACY_LAYERS["TFOpLambda"](name)
+
+
+# Dropout that is kept
+
+
+@pytest.fixture
+def monte_carlo(keras):
+    """A network whose author keeps its dropout: a seeded spread of answers says how sure it is."""
+    layers = keras.layers
+    keras.utils.set_random_seed(7)
+    inputs = keras.Input((6,), name="row")
+    x = layers.Dense(16, activation="relu")(inputs)
+    x = layers.Dropout(0.4, name="doubt")(x, training=True)
+    x = layers.BatchNormalization()(layers.Dropout(0.5, name="usual")(x))
+    model = keras.Model(inputs, layers.Dense(3, activation="softmax", name="scores")(x))
+    shuffled(model)
+    return model
+
+
+def test_dropout_on_purpose_is_refused_without_the_flag(monte_carlo, tmp_path: Path) -> None:
+    monte_carlo.save(tmp_path / "model.keras")
+    for model in (monte_carlo, tmp_path / "model.keras"):
+        with pytest.raises(UnsupportedError, match=r"'doubt' .*called with training=True.* --keep-dropout keeps"):
+            export(model, tmp_path / "b")
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "litert"])
+def test_kept_dropout_spreads_as_that_of_keras(monte_carlo, tmp_path: Path, engine: str) -> None:
+    path, manifest = fp32(monte_carlo, tmp_path, keep_dropout=True)
+    assert manifest.noise_inputs == ("doubt_noise",)
+    assert manifest.removed_layers == ("usual",)
+    assert all(record.parity.max_abs < 1e-6 for record in manifest.artifacts)  # the same noise for both
+    x = noise(1, 6)
+    with Session.open(path, engine=engine, seed=1) as session:
+        found = np.stack([session.run(x)[0] for _ in range(2000)])
+    expected = np.asarray(monte_carlo(np.repeat(x, 2000, axis=0)))
+    assert expected.std(0).max() > 0.1  # without dropout it would be 0
+    # Means of 2,000 draws differ by 1.4 standard errors, their spread by 2 %, about once; four times that is no chance.
+    np.testing.assert_allclose(found.mean(0), expected.mean(0), atol=4 * 1.4 * expected.std(0).max() / 2000**0.5)
+    np.testing.assert_allclose(found.std(0), expected.std(0), rtol=0.1)
+
+
+def test_a_seed_makes_kept_dropout_repeat_and_noise_may_be_given(monte_carlo, tmp_path: Path) -> None:
+    path, _ = fp32(monte_carlo, tmp_path, keep_dropout=True, batch=None)
+    x = noise(5, 6)
+    with Session.open(path, seed=3) as one, Session.open(path, seed=3) as other, Session.open(path) as third:
+        first = one.run(x)
+        np.testing.assert_array_equal(first, other.run(x))
+        assert not np.array_equal(first, one.run(x))
+        assert not np.array_equal(first, third.run(x))
+        drawn = np.random.default_rng(3).random((5, 16), np.float32)
+        np.testing.assert_array_equal(first, third.run({"row": x, "doubt_noise": drawn})["scores"])
+        assert [spec.name for spec in one.inputs] == ["row"]
+
+
+def test_all_dropout_is_kept_where_none_is_on_purpose(keras, tmp_path: Path) -> None:
+    layers = keras.layers
+    image = keras.Input((8, 8, 2), name="image")
+    x = layers.SpatialDropout2D(0.3, name="maps")(layers.Conv2D(6, 3, activation="relu")(image))
+    x = layers.Reshape((6, 36))(layers.Permute((3, 1, 2))(x))
+    x = layers.LSTM(5, dropout=0.2, recurrent_dropout=0.3, name="steps", return_sequences=True)(x)
+    x = layers.Bidirectional(layers.GRU(4, dropout=0.25, name="both"))(layers.TimeDistributed(layers.Dropout(0.2, name="each"))(x))
+    model = keras.Model(image, layers.Dense(2, name="out")(x))
+    shuffled(model)
+    path, manifest = fp32(model, tmp_path, keep_dropout=True)
+    shapes = {spec.name: spec.shape for spec in manifest.inputs if spec.name in manifest.noise_inputs}
+    assert shapes["maps_noise"] == (1, 1, 1, 6)
+    assert sum(name.startswith("steps_noise") for name in shapes) == 8  # the input and the state of four gates
+    assert manifest.removed_layers == ()
+    assert all(record.parity.max_abs < 1e-5 for record in manifest.artifacts)
+    with Session.open(path, seed=0) as session:
+        answers = np.stack([session.run(noise(1, 8, 8, 2)) for _ in range(20)])
+    assert (answers.std(0) > 0).all()
+
+
+def test_dropout_that_cannot_be_kept_is_refused(keras, models: Path, any_size, tmp_path: Path) -> None:
+    row = keras.Input((4,), name="row")
+    blurred = keras.Model(row, keras.layers.GaussianNoise(0.2, name="blur")(row, training=True))
+    with pytest.raises(UnsupportedError, match="'blur' is a GaussianNoise; build the model without it"):
+        export(blurred, tmp_path / "b", keep_dropout=True)
+    with pytest.raises(InputError, match="--keep-dropout is for models with dropout, 'table' has none that can be kept"):
+        export(models / "table.keras", tmp_path / "b", keep_dropout=True)
+    image = keras.Input((None, None, 3), name="image")
+    free = keras.Model(image, keras.layers.GlobalMaxPooling2D()(keras.layers.Dropout(0.5, name="free")(image)))
+    with pytest.raises(UnsupportedError, match=r"must have fixed sizes, the mask of 'free' is \(1, None, None, 3\); fix them with --size"):
+        export(free, tmp_path / "b", keep_dropout=True)
+    fp32(free, tmp_path, keep_dropout=True, size=(4, 4))
