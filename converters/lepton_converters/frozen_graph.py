@@ -105,7 +105,7 @@ def save_traced(source: KerasSource, folder: str, *, recurrence: Operator, unrol
 
     with _refusing():
         traced = _trace(source, Format.TFLITE, recurrence=recurrence, unrolls=unrolls)
-        holder = tf.Module()
+        holder: Any = tf.Module()
         holder.model_variables = list(traced.variables)
         tf.saved_model.save(holder, folder, signatures=traced)
 

@@ -123,12 +123,6 @@ RULES = (
         _is_set("output_mode", "one_hot"),
     ),
     Rule(
-        _VECTORIZATION,
-        "must give ids of one length, its output_sequence_length is None",
-        "give it output_sequence_length, and load the weights into the new model",
-        lambda layer: layer.settings.get("output_mode", "int") == "int" and layer.settings.get("output_sequence_length") is None,
-    ),
-    Rule(
         TEXT_LAYERS - _VECTORIZATION,
         "must take values of shape (batch, n) to count them, it takes others",
         "give its keras.Input the shape (1,), or (n,) for n values a sample",

@@ -211,11 +211,11 @@ class _Names:
         self._known = known
         self._taken = taken | set(known.values())
 
-    def rename(self, name: str) -> str:
+    def rename(self, name: str, *, like: str = "") -> str:
         if not name:
             return ""
         if name not in self._known:
-            stem = re.sub(r"(__\d+)+(?=$|[:_/])|:\d+$", "", name)
+            stem = re.sub(r"(__\d+)+(?=$|[:_/])|:\d+$", "", like or name)
             number, candidate = 1, stem
             while candidate in self._taken:
                 candidate, number = f"{stem}_{number}", number + 1
@@ -233,9 +233,11 @@ def _canonical_graph(graph: onnx.GraphProto, names: _Names) -> onnx.GraphProto:
     used: dict[str, onnx.TensorProto] = {}
     nodes = []
     for node in _walk(graph):
-        for name in (*node.input, *_names_inside(node)):
+        for position, name in enumerate((*node.input, *_names_inside(node))):
             if name in initializers:
-                used.setdefault(names.rename(name), initializers[name])
+                # Of equal constants tf2onnx keeps one, by chance: it is named after what takes it first.
+                like = f"{next(filter(None, node.output))}/{position}"
+                used.setdefault(names.rename(name, like=like), initializers[name])
         nodes.append(_canonical_node(node, names))
     for value in graph.output:  # an output may be an initializer itself
         if value.name in initializers:

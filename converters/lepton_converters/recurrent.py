@@ -196,7 +196,8 @@ def last_step(outputs: Any, lengths: Any | None) -> Any:
     if lengths is None:
         return outputs[:, -1]
     is_last = tf.equal(tf.range(tf.shape(outputs)[1])[None], lengths[:, None] - 1)
-    return tf.squeeze(tf.matmul(tf.cast(is_last, outputs.dtype)[:, None], outputs), 1)
+    # A choice, not a product with numbers made of truth values: those TFLite takes for its own 8-bit steps.
+    return tf.reduce_sum(tf.where(is_last[:, :, None], outputs, tf.zeros_like(outputs)), axis=1)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ def make_step(layer: Any, inputs: Sequence[TensorSpec]) -> Step:  # Any: Keras h
     """The step that gives what the layer gives for these inputs.
 
     Args:
-        layer: A Keras layer of one of :data:`TEXT_LAYERS`, or a ``Discretization``.
+        layer: A Keras layer of one of :data:`lepton_converters.keras_names.TEXT_LAYERS`, or a ``Discretization``.
         inputs: What it takes.
 
     Raises:
@@ -133,5 +133,3 @@ _MAKERS: dict[str, Callable[[Any], Step]] = {
     "HashedCrossing": _hashed_crossing,
     "Discretization": _discretization,
 }
-TEXT_LAYERS = frozenset(_MAKERS) - {"Discretization"}
-"""The Keras layers that no graph can hold."""

@@ -163,14 +163,14 @@ def _resize(original: Callable[..., Any]) -> Callable[..., Any]:
         import tensorflow as tf
 
         *_, height, width, _ = images.shape
-        is_known = height is not None and width is not None
+        is_known = None not in (height, width)
         if arguments or any(settings.values()) or not is_known or not (method in _SEPARABLE_METHODS or antialias):
             # Neither format resizes integers of every type.
             real = tf.cast(images, tf.float32) if images.dtype.is_integer else images
             resized = original(real, size, method, *arguments, antialias=antialias, **settings)
             return tf.cast(resized, images.dtype) if method == "nearest" else resized
         resized = tf.cast(images, tf.float32)
-        for axis, length, wanted in ((-3, height, size[0]), (-2, width, size[1])):
+        for axis, length, wanted in ((-3, int(height), size[0]), (-2, int(width), size[1])):
             with tf.init_scope():
                 # Resizing is linear: what it makes of single pixels, one a channel, are its weights.
                 pixels = tf.reshape(tf.eye(length), (1, length, 1, length))

@@ -60,7 +60,7 @@ def _size(context: click.Context, parameter: click.Parameter, value: str | None)
     "--calib",
     metavar="PATH",
     help="Sample inputs for static-int8 and int16x8, raw (before preprocessing, 0 to 255 for photos): image folder, .npz, .npy, .csv, "
-    "module:function.",
+    ".txt (a text a line), module:function.",
 )
 @click.option("--calib-samples", type=click.IntRange(1), default=200, show_default=True, help="How many to calibrate on, at most.")
 @click.option(

@@ -31,6 +31,8 @@ def run_on_file(path: Path, session: Session) -> dict[str, Array]:
         InputError: It cannot be read, or does not fit the model.
     """
     suffix = path.suffix.lower()
+    if not session.encoders and session.bundle.manifest.preprocessing is not None:
+        return session.run(_read_inputs(path, session))
     if suffix == ".txt":
         return _run_rows([line for line in _read_text(path).splitlines() if line.strip()], session)
     if suffix == ".json":

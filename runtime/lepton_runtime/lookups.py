@@ -213,12 +213,17 @@ class TextVectorization:
 
         Args:
             values: Texts as numpy's ``str``, ``(batch,)``, ``(batch, 1)``, or ``(batch, n)`` if they are not split.
+
+        Raises:
+            InputError: No text holds a token, and their ids have no length of their own.
         """
         lookup = self.lookup
         rows = [lookup.ids(self.tokens(texts)) for texts in values.reshape(len(values), -1).tolist()]
         if lookup.output != "int":
             return count_ids(rows, lookup.output, lookup.depth or 0, weights=self.vocabulary.idf_weights)
         length = self.sequence_length or max(map(len, rows), default=0)
+        if not length:
+            raise InputError("a text must hold at least one token for a model of texts of any length, found none")
         ids = np.zeros((len(rows), length), np.int64)
         for number, row in enumerate(rows):
             ids[number, : len(row)] = row[:length]

@@ -106,8 +106,9 @@ def test_golden_raw_values_are_encoded_to_the_golden_inputs(reviews_bundle: Bund
 
 def test_without_data_texts_are_made_of_known_and_unknown_words(classifier: Path, tmp_path: Path) -> None:
     folders = [export(classifier, tmp_path / name, formats=["onnx"], precisions=["fp32"]).path for name in "ab"]
-    for file in ("vocabulary.vectorize.json", "golden.npz"):
-        assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes()
+    contents = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
+    assert contents[0] == contents[1]
+    assert "vocabulary.vectorize.json" in contents[0]
     bundle = Bundle.open(folders[0])
     assert bundle.manifest.artifacts[0].parity.samples == 32
     ids = Golden.open(bundle).arrays["input/vectorize"]
@@ -297,6 +298,52 @@ def test_an_h5_file_keeps_its_vocabulary_if_the_layer_was_given_one(keras, tmp_p
     np.testing.assert_allclose(found, whole, atol=1e-6)
 
 
+def any_length(keras, *stack):
+    vectorize = keras.layers.TextVectorization(vocabulary=WORDS, name="words")
+    return keras.Sequential([keras.Input((1,), dtype="string", name="text"), vectorize, *stack], name="any_length")
+
+
+def test_texts_may_be_as_long_as_they_are(keras, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(2)
+    layers = keras.layers
+    model = any_length(keras, layers.Embedding(50, 6), layers.GlobalAveragePooling1D(), layers.Dense(3, activation="softmax"))
+    path = export(model, tmp_path / "b", precisions=["fp32"], batch=None).path
+    texts = ["word1", "word2 word3 unknown " * 9]
+    for engine in ("onnxruntime", "litert"):
+        with Session.open(path, engine=engine) as session:
+            for given in (texts[:1], texts[1:], texts):
+                found = session.run(session.encode(given))[session.artifact.outputs[0].name]
+                np.testing.assert_allclose(found, model(tf.constant(given)[:, None]), atol=1e-6)
+            with pytest.raises(InputError, match="a text must hold at least one token for a model of texts of any length, found none"):
+                session.encode("!")
+
+
+def test_a_size_is_not_for_texts(keras) -> None:
+    with pytest.raises(
+        InputError, match=r"--size is not for what is encoded, 'words' is as long as its text; build .* output_sequence_length"
+    ):
+        KerasSource.open(any_length(keras, keras.layers.Embedding(50, 6)), size=(8,))
+
+
+def test_half_precision_behind_the_encoders_is_made_float32(keras) -> None:
+    import tensorflow as tf
+
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = any_length(keras, keras.layers.Embedding(50, 6), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(3))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    source = KerasSource.open(model, batch=None)
+    raw = {"text": np.array([["word1 word2"]])}
+    assert source.encoders[0].vocabulary.tokens == tuple(WORDS)
+    (found,) = source.predict_raw(raw).values()
+    assert found.dtype == np.float32
+    # The model itself computes in float16, with a step of a thousandth.
+    np.testing.assert_allclose(found, np.asarray(model(tf.constant(raw["text"])), np.float32), atol=5e-3)
+
+
 # --- what cannot run outside of Keras
 
 
@@ -360,6 +407,23 @@ REFUSED = [
 def test_what_only_keras_can_run_is_refused_with_the_reason_and_the_fix(keras, make, message: str) -> None:
     model = make(keras)
     with pytest.raises(UnsupportedError, match=message):
+        KerasSource.open(model)
+
+
+def test_a_text_layer_inside_another_layer_is_refused(keras) -> None:
+    numbers = keras.Input((3, 1), dtype="int64")
+    model = keras.Model(numbers, keras.layers.TimeDistributed(keras.layers.Hashing(4), name="each")(numbers))
+    with pytest.raises(
+        UnsupportedError, match=r"TimeDistributed 'each' holds text or lookup layers and must be a functional .*; move those"
+    ):
+        KerasSource.open(model)
+
+
+def test_states_behind_encoders_are_refused(keras) -> None:
+    text = keras.Input((1,), dtype="string", batch_size=1)
+    ids = keras.layers.TextVectorization(vocabulary=["a"], output_sequence_length=3)(text)
+    model = keras.Model(text, keras.layers.GRU(2, stateful=True)(keras.layers.Embedding(5, 2)(ids)))
+    with pytest.raises(UnsupportedError, match=r"must not keep a state, 'gru.*' is one; build it with stateful=False"):
         KerasSource.open(model)
 
 
