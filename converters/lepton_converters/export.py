@@ -233,7 +233,7 @@ def _without_barred(recipe: Recipe, report: CheckReport | None) -> tuple[Recipe,
     left_out = []
     for format_, precision in recipe.targets:
         refusal = report and report.refusal(format_, precision)
-        if refusal and precision in recipe.named:
+        if refusal and recipe.must_make(format_, precision):
             raise UnsupportedError(f"{format_} {precision} cannot be made: {refusal}")
         if refusal:
             left_out.append(LeftOut(format_, precision, f"not converted: {refusal}"))
@@ -276,14 +276,16 @@ def _convert(
         try:
             artifact = exporters[format_].make(precision, calibration=calibration, io=recipe.io)
         except UnsupportedError as error:
-            if precision in recipe.named:
+            if recipe.must_make(format_, precision):
                 raise
             left_out.append(LeftOut(format_, precision, f"not converted: {error}"))
             continue
         artifacts.append(artifact)
         on_step(Step("convert", artifact.file, f"{len(artifact.model) / 1000:,.0f} kB", (position + 1) / len(recipe.targets)))
-    if not artifacts:
-        raise UnsupportedError("; ".join(dict.fromkeys(f"{entry.format}: {entry.reason}" for entry in left_out)))
+    missing = recipe.named - {artifact.precision for artifact in artifacts}
+    if not artifacts or missing:
+        wanted = [entry for entry in left_out if not artifacts or entry.precision in missing]
+        raise UnsupportedError("; ".join(dict.fromkeys(f"{entry.format}: {entry.reason}" for entry in wanted)))
     return artifacts, left_out
 
 

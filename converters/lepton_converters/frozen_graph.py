@@ -17,6 +17,8 @@ from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.formats import Format
 
 _MASK = 1e8
+_MASKING = {"Add", "AddV2", "Sub", "Mul", "Neg", "Select", "SelectV2", "Minimum", "Maximum", "Identity", "Cast", "Reshape", "ExpandDims"}
+_MASKING |= {"Squeeze", "Transpose", "BroadcastTo"}
 _SOFT_MASK = 32.0  # its exponential is 1e-14 of another's
 _VALID_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.-]*")
 
@@ -48,7 +50,7 @@ def freeze(
         if source.model is None and batch is not None:
             _fix_lists(graph_def, batch)
         if softens:
-            for node in large_constants(graph_def):
+            for node in softmax_masks(graph_def):
                 _soften(node)
         # Freezing calls the outputs Identity, Identity_1, …; behind each stands the one that was named.
         names = [output.op.inputs[0].name for output in frozen.outputs]
@@ -79,12 +81,28 @@ def _fix_lists(graph_def: Any, batch: int) -> None:
                 node.input[position] = made.name
 
 
-def large_constants(graph_def: Any) -> list[Any]:
-    """The constants of a graph that only masks have: beside their values, 8 bits hold no others."""
+def softmax_masks(graph_def: Any) -> list[Any]:
+    """The constants of a graph that mask a softmax: beside their values, 8 bits hold no others."""
     import tensorflow as tf
 
+    readers: dict[str, list[Any]] = {}
+    for node in graph_def.node:
+        for name in node.input:
+            readers.setdefault(name.lstrip("^").partition(":")[0], []).append(node)
+
+    def masks(constant: Any) -> bool:
+        pending, seen = [constant], set()
+        while pending:
+            node = pending.pop()
+            if node.op == "Softmax":
+                return True
+            if node.name not in seen and (node is constant or node.op in _MASKING):
+                seen.add(node.name)
+                pending.extend(readers.get(node.name, []))
+        return False
+
     constants = [node for node in graph_def.node if node.op == "Const" and node.attr["dtype"].type == tf.float32.as_datatype_enum]
-    return [node for node in constants if np.abs(tf.make_ndarray(node.attr["value"].tensor)).max(initial=0) >= _MASK]
+    return [node for node in constants if np.abs(tf.make_ndarray(node.attr["value"].tensor)).max(initial=0) >= _MASK and masks(node)]
 
 
 def _soften(node: Any) -> None:
