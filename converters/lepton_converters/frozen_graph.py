@@ -24,7 +24,7 @@ _VALID_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.-]*")
 
 
 def freeze(
-    source: KerasSource, format_: Format, *, recurrence: Operator | None = None, unrolls: bool = False, softens: bool = False
+    source: KerasSource, format_: Format, *, recurrence: Operator | None = None, unrolls: bool = False, for_8_bits: bool = False
 ) -> Any:  # Any: TensorFlow has no type hints
     """A concrete function with constants for weights, whose inputs and outputs have the Keras names and order.
 
@@ -35,7 +35,8 @@ def freeze(
         format_: What it is converted to.
         recurrence: What stands for recurrent layers; ``None`` leaves Keras' loops.
         unrolls: Write the steps of the loops that are left one after the other.
-        softens: Mask a softmax by a number that 8 bits can hold beside others, instead of Keras' -1e9.
+        for_8_bits: Mask a softmax by a number that 8 bits can hold beside others, instead of Keras' -1e9, and make numbers
+            of truth values by a choice: TFLite takes a cast 1 for its own smallest step.
 
     Raises:
         UnsupportedError: TensorFlow cannot trace the model.
@@ -49,9 +50,11 @@ def freeze(
         batch = source.inputs[0].shape[0]
         if source.model is None and batch is not None:
             _fix_lists(graph_def, batch)
-        if softens:
+        if for_8_bits:
             for node in softmax_masks(graph_def):
                 _soften(node)
+            for node in truth_casts(graph_def):
+                _choose(node, graph_def)
         # Freezing calls the outputs Identity, Identity_1, …; behind each stands the one that was named.
         names = [output.op.inputs[0].name for output in frozen.outputs]
         imported = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph_def, name=""), [])
@@ -105,6 +108,29 @@ def softmax_masks(graph_def: Any) -> list[Any]:
     return [node for node in constants if np.abs(tf.make_ndarray(node.attr["value"].tensor)).max(initial=0) >= _MASK and masks(node)]
 
 
+def truth_casts(graph_def: Any) -> list[Any]:
+    """The operators of a graph that make float32 numbers of truth values."""
+    import tensorflow as tf
+
+    types = tf.bool.as_datatype_enum, tf.float32.as_datatype_enum
+    return [node for node in graph_def.node if node.op == "Cast" and (node.attr["SrcT"].type, node.attr["DstT"].type) == types]
+
+
+def _choose(node: Any, graph_def: Any) -> None:
+    """Put a choice of 1 and 0 in the place of a cast."""
+    import tensorflow as tf
+
+    names = [f"{node.name}/{value}" for value in (1, 0)]
+    for name, value in zip(names, (1.0, 0.0), strict=True):
+        constant = graph_def.node.add(name=name, op="Const")
+        constant.attr["dtype"].type = tf.float32.as_datatype_enum
+        constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, tf.float32))
+    node.op = "SelectV2"
+    node.input.extend(names)
+    node.attr.clear()
+    node.attr["T"].type = tf.float32.as_datatype_enum
+
+
 def _soften(node: Any) -> None:
     import tensorflow as tf
 
@@ -147,7 +173,7 @@ def _trace(source: KerasSource, format_: Format, *, recurrence: Operator | None,
 
     with (
         _inlined_functions(),
-        traced_functions(lacks_functions=format_ == Format.TFLITE),
+        traced_functions(format_),
         traced_layers(lacks_3d=format_ == Format.TFLITE),
         traced_ops(),
         traced_recurrence(recurrence, unrolls=unrolls),

@@ -9,7 +9,7 @@ import numpy as np
 
 from lepton_converters.artifact import Artifact
 from lepton_converters.calibration import Calibration
-from lepton_converters.frozen_graph import freeze, graph_names, save_traced, softmax_masks
+from lepton_converters.frozen_graph import freeze, graph_names, save_traced, softmax_masks, truth_casts
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.quiet import quiet_tensorflow
 from lepton_converters.recipe import IntegerIo
@@ -47,10 +47,11 @@ class TfliteExporter:
 
     @cached_property
     def _calibrated(self) -> Any:
-        """The graph for what is calibrated: without loops, and with masks that 8 bits can hold."""
-        if not self._has_loops and not softmax_masks(self._graph.graph.as_graph_def()):
+        """The graph for what is calibrated: without loops, and with what 8 bits can hold."""
+        definition = self._graph.graph.as_graph_def()
+        if not self._has_loops and not softmax_masks(definition) and not truth_casts(definition):
             return self._graph
-        return freeze(self._source, Format.TFLITE, unrolls=True, softens=True)
+        return freeze(self._source, Format.TFLITE, unrolls=True, for_8_bits=True)
 
     @cached_property
     def _has_loops(self) -> bool:

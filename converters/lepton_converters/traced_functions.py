@@ -9,14 +9,17 @@ import numpy as np
 
 from lepton_converters.keras_loading import import_keras
 from lepton_converters.replaced import replaced
+from lepton_runtime.formats import Format
 
 
 @contextmanager
-def traced_functions(*, lacks_functions: bool) -> Iterator[None]:
+def traced_functions(format_: Format) -> Iterator[None]:
     """Places of extremes, spectra and, on request, elementary functions in other words, until the context ends.
 
+    TFLite has a Fourier transform, but none of the hyperbolic and few of the trigonometric functions; ONNX the other way round.
+
     Args:
-        lacks_functions: Whether the format has none of the hyperbolic and few of the trigonometric functions: TFLite.
+        format_: What the graph is converted to.
     """
     import tensorflow as tf
 
@@ -27,9 +30,10 @@ def traced_functions(*, lacks_functions: bool) -> Iterator[None]:
         (numpy, "argmax", _place(tf.argmax)),
         (numpy, "argmin", _place(tf.argmin)),
         (nn, "celu", _celu),
-        (math, "stft", _stft(math.stft)),
     ]
-    if lacks_functions:
+    if format_ == Format.ONNX:
+        functions.append((math, "stft", _stft(math.stft)))
+    else:
         functions += [(numpy, name, _floating(function)) for name, function in _elementary().items()]
     with replaced(functions):
         yield
