@@ -10,6 +10,7 @@ from lepton_runtime.encoders import TEXT, Encoder, encode, raw_inputs
 from lepton_runtime.errors import InputError
 from lepton_runtime.table import read_table
 from lepton_runtime.tensors import Array, TensorSpec
+from lepton_runtime.text import split_lines
 
 _Row = tuple[dict[str, Any], int | None]  # Any: cells before they are read as their input's type
 
@@ -44,7 +45,7 @@ def open_raw_dataset(
     elif location.suffix == ".csv" and location.exists():
         dataset = _table(location, raw, labels, has_labels=has_labels)
     elif location.suffix == ".txt" and location.exists():
-        texts = [line for line in _read_text(location).removeprefix("\ufeff").splitlines() if line.strip()]
+        texts = split_lines(_read_text(location).removeprefix("\ufeff"))
         dataset = _rows(path, [({_only_text(raw, path).name: text}, None) for text in texts], raw)
     else:
         dataset = open_dataset(path, inputs=raw, preprocessing=None, labels=labels, option=option)

@@ -65,6 +65,12 @@ def test_a_text_file_has_a_text_a_line(tmp_path: Path) -> None:
     assert [sample.inputs["words"].tolist() for sample in text_samples(tmp_path / "texts.txt")[1]] == [[2, 0, 0], [3, 0, 0]]
 
 
+def test_only_the_end_of_a_line_ends_a_text(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_bytes("\ufeffgood\vbad\fbad\r\nbad\x85\u2028good\n".encode())
+    texts = [sample.raw["review"].tolist() for sample in text_samples(tmp_path / "texts.txt")[1]]
+    assert texts == [["good\vbad\fbad"], ["bad\x85\u2028good"]]
+
+
 def test_class_folders_of_text_files_are_read_as_keras_reads_them(keras, tmp_path: Path) -> None:
     for name, texts in (("neg", ["bad\r\nbad", "\ufeffbad"]), ("pos", ["good", "Good!", "ok"])):
         (tmp_path / name).mkdir()
