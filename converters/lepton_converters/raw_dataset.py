@@ -126,13 +126,15 @@ def _table(path: Path, raw: Sequence[TensorSpec], labels: Sequence[str] | None, 
 
 
 def _label(cell: str, labels: Sequence[str] | None, name: str) -> int:
-    if labels is not None and cell in labels:
+    """The class that a cell names; its number only where classes have no names: a name may look like a number."""
+    if labels is not None:
+        if cell not in labels:
+            raise InputError(f"{name} must have one of the labels as its class, found {cell!r}; the labels are {', '.join(labels)}")
         return list(labels).index(cell)
     try:
         number = float(cell)
     except ValueError:
         number = -1.0
     if not number.is_integer() or number < 0:
-        advice = f"the labels are {', '.join(labels)}" if labels else "name the classes with --labels, or number them from 0"
-        raise InputError(f"{name} must have a class as its label, found {cell!r}; {advice}")
+        raise InputError(f"{name} must have a class as its label, found {cell!r}; name the classes with --labels, or number them from 0")
     return int(number)

@@ -48,6 +48,15 @@ def test_a_table_is_read_by_the_names_of_its_columns(tmp_path: Path) -> None:
     np.testing.assert_array_equal(second.inputs["plan_bins"], TABLE[1].step.apply(np.array([[8]]))[0])
 
 
+def test_a_name_that_looks_like_a_number_is_a_name(tmp_path: Path) -> None:
+    path, header = tmp_path / "rows.csv", "plan,color,age,label\n7,red,41,"
+    path.write_text(f"{header}3\n")
+    assert [sample.label for sample in table_samples(path, labels=["7", "3"], has_labels=True)[1]] == [1]
+    path.write_text(f"{header}0\n")
+    with pytest.raises(InputError, match=r"row 1 of '.*' must have one of the labels as its class, found '0'; the labels are 7, 3"):
+        table_samples(path, labels=["7", "3"], has_labels=True)
+
+
 def test_classes_of_a_table_do_not_matter_where_none_are_wanted(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("color,plan,age,label\nred,1,2,whatever\n")
     assert not table_samples(tmp_path / "rows.csv")[0].is_labeled
