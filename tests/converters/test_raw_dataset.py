@@ -167,6 +167,18 @@ def test_random_values_are_known_and_unknown_and_the_same_for_a_seed() -> None:
     assert colors != [sample.raw["color"][0] for sample in samples(2)]
 
 
+def test_random_values_hold_the_token_that_stands_for_nothing() -> None:
+    colors, ids = TensorSpec("colors", (1, 4), "string"), TensorSpec("ids", (1, 4), "int64")
+    masked = [Encoder((colors,), ids, Lookup(Vocabulary(("red", "green")), "string", mask_token=""))]
+    found = np.stack([sample.inputs["ids"] for sample in random_raw_samples([ids], masked, count=60, seed=0)])
+    assert 0.05 < (found == 0).mean() < 0.2
+    found = np.stack([sample.inputs["ids"] for sample in random_raw_samples([ids], masked, count=60, seed=0, is_masked=True)])
+    assert 0.05 < (found[:, 1:] == 0).mean() < 0.2
+    assert found[:, 0].all()
+    strict = [*masked, Encoder((colors,), TensorSpec("known", (1, 4), "int64"), Lookup(Vocabulary(("red", "green")), "string", 0))]
+    assert all((sample.raw["colors"] != "").all() for sample in random_raw_samples([ids], strict, count=60, seed=0))
+
+
 def test_random_values_are_all_known_where_unknown_ones_are_an_error() -> None:
     strict = [Encoder((COLOR,), COLOR_IDS, Lookup(Vocabulary(("red", "green")), "string", oov_indices=0))]
     assert len(list(random_raw_samples([COLOR_IDS], strict, count=50, seed=0))) == 50
