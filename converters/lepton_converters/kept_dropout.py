@@ -36,17 +36,26 @@ def kept_dropout(take: Take, *, everywhere: bool) -> Iterator[None]:
     Source: tf.nn.dropout: a value is kept where uniform noise reaches the rate, and then divided by what is left of 1.
     """
     keras = import_keras()
+    from keras.src.backend.common.name_scope import current_path
     from keras.src.backend.tensorflow import random
     from keras.src.layers.attention.attention import Attention
     from keras.src.layers.regularization.spatial_dropout import BaseSpatialDropout
     from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 
-    dropping: list[str] = []  # the names of the layers that drop values, the innermost last
+    # The names of the layers that drop values, the innermost last; None for one that draws masks and uses none.
+    dropping: list[str | None] = []
 
     def dropout(inputs: Any, rate: float, noise_shape: Any = None, seed: Any = None) -> Any:
         import tensorflow as tf
 
-        if not dropping or rate == 0:
+        if rate == 0:
+            return inputs
+        if not dropping:
+            raise UnsupportedError(
+                "dropout that is kept must be a layer of Keras, it is drawn by a function (keras.random.dropout) in "
+                f"{current_path() or 'the model'!r}; let that layer hold a keras.layers.Dropout and call it with training=True"
+            )
+        if dropping[-1] is None:
             return inputs
         wanted = tuple(inputs.shape) if noise_shape is None else tuple(noise_shape)
         shape = tuple(own if axis is None else axis for axis, own in zip(wanted, inputs.shape, strict=True))
@@ -55,26 +64,28 @@ def kept_dropout(take: Take, *, everywhere: bool) -> Iterator[None]:
         kept = tf.cast(take(dropping[-1], shape) >= rate, inputs.dtype)
         return inputs * (kept * tf.constant(1 / (1 - rate), inputs.dtype))
 
-    def calling(original: Any, drops: Callable[[Any], bool]) -> Any:
+    def calling(original: Any, drops: Callable[[Any], bool], draws: Callable[[Any], bool] = lambda layer: True) -> Any:
         def call(layer: Any, *values: Any, training: Any = False, **settings: Any) -> Any:
+            if not draws(layer):
+                return original(layer, *values, training=training, **settings)
             is_kept = drops(layer) and (everywhere or training is True)
-            if not is_kept:
-                # A recurrent layer draws its masks whether or not it uses them: nobody is to ask for noise then.
-                hidden, dropping[:] = dropping[:], []
-                try:
-                    return original(layer, *values, training=training, **settings)
-                finally:
-                    dropping[:] = hidden
-            dropping.append(layer.name)
+            # A recurrent layer draws its masks whether or not it uses them: nobody is to ask for noise then.
+            dropping.append(layer.name if is_kept else None)
             try:
-                return original(layer, *values, training=True, **settings)
+                return original(layer, *values, training=is_kept or training, **settings)
             finally:
                 dropping.pop()
 
         return call
 
+    def cells_of(layer: Any) -> Sequence[Any]:
+        return getattr(layer.cell, "cells", [layer.cell])
+
+    def draws_masks(layer: Any) -> bool:
+        return any(isinstance(cell, DropoutRNNCell) for cell in cells_of(layer))
+
     def has_cells(layer: Any) -> bool:
-        cells = getattr(layer.cell, "cells", [layer.cell])
+        cells = cells_of(layer)
         return all(isinstance(cell, DropoutRNNCell) for cell in cells) and any(cell.dropout or cell.recurrent_dropout for cell in cells)
 
     replaced = [
@@ -82,8 +93,38 @@ def kept_dropout(take: Take, *, everywhere: bool) -> Iterator[None]:
         (keras.layers.Dropout, "call", calling(keras.layers.Dropout.call, lambda layer: True)),
         (BaseSpatialDropout, "call", calling(BaseSpatialDropout.call, lambda layer: True)),
         (Attention, "call", calling(Attention.call, lambda layer: bool(layer.dropout))),
-        (keras.layers.RNN, "call", calling(keras.layers.RNN.call, has_cells)),
+        (keras.layers.RNN, "call", calling(keras.layers.RNN.call, has_cells, draws_masks)),
     ]
+    with _replaced(replaced):
+        yield
+
+
+@contextmanager
+def explicit_training(layers: Sequence[Any]) -> Iterator[None]:
+    """Within it, ``training=True`` in a model's own call of one of these layers holds in a model that is called with another.
+
+    Everything else, such as augmentation, whose calls say ``training=True`` by themselves, gets what the model gets.
+
+    Source: ``operation_fn`` in keras/src/models/functional.py, which replaces the argument in every call.
+    """
+    from keras.src.models import functional
+
+    original = functional.operation_fn
+
+    def operation_fn(operation: Any, **context: Any) -> Any:
+        def call(*values: Any, **settings: Any) -> Any:
+            is_explicit = settings.get("training") is True and any(operation is layer for layer in layers)
+            return original(operation, **(context | {"training": True} if is_explicit else context))(*values, **settings)
+
+        return call
+
+    with _replaced([(functional, "operation_fn", operation_fn)]):
+        yield
+
+
+@contextmanager
+def _replaced(replaced: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Attributes of modules and classes, exchanged for a while."""
     originals = [getattr(holder, name) for holder, name, _ in replaced]
     for holder, name, function in replaced:
         setattr(holder, name, function)

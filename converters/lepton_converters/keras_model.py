@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lepton_converters.kept_dropout import explicit_training
 from lepton_converters.keras_kernels import plain_convolutions
 from lepton_converters.keras_loading import import_keras
 from lepton_converters.keras_names import DROPOUT
@@ -225,16 +226,17 @@ def _rate(layer: Any, name: str) -> float:
     return rate if isinstance(rate, int | float) else 0
 
 
-def inference(model: "keras.Model", *, training: bool | None = False) -> Callable[[list[Any]], list[Any]]:
+def inference(model: "keras.Model", *, keeps_dropout: bool = False) -> Callable[[list[Any]], list[Any]]:
     """A function from the model's flat inputs to its flat outputs, in inference mode, that changes nothing.
 
     Of a stateful model, the states stand behind the inputs, and what they become behind the outputs.
 
     Args:
         model: A functional model.
-        training: ``None`` leaves layers that are called with ``training=True`` as they are.
+        keeps_dropout: Leave layers that drop values and are called with ``training=True`` as they are.
     """
     keras = import_keras()
+    on_purpose = random_on_purpose(model) if keeps_dropout else []
     structure = model.input
     states = [variable for _, variable in states_of(model)]
 
@@ -243,8 +245,8 @@ def inference(model: "keras.Model", *, training: bool | None = False) -> Callabl
         structured = keras.tree.pack_sequence_as(structure, tensors[:count])
         # What a layer assigns, such as the state of a generator, stays in the scope.
         scope = keras.StatelessScope(state_mapping=list(zip(states, tensors[count:], strict=True)))
-        with plain_convolutions(), scope:
-            outputs = keras.tree.flatten(model(structured, training=training))
+        with plain_convolutions(), explicit_training(on_purpose), scope:
+            outputs = keras.tree.flatten(model(structured, training=False))
         return [*outputs, *map(scope.get_current_value, states)]
 
     return infer

@@ -18,7 +18,6 @@ from lepton_converters.keras_model import (
     inference,
     layers_of,
     named,
-    random_on_purpose,
     states_of,
     unique_names,
 )
@@ -227,8 +226,10 @@ def _trace(source: KerasSource) -> Any:  # Any: TensorFlow has no type hints
 def _with_noise(source: KerasSource) -> KerasSource:
     """The source with an input for each mask of its dropout."""
     assert source.model is not None  # a SavedModel does not come here
-    everywhere = not random_on_purpose(source.model)
-    masks = record_masks(lambda: _trace(source), everywhere=everywhere)
+    masks = record_masks(lambda: _trace(source), everywhere=False)
+    everywhere = not masks  # nobody has kept any on purpose
+    if everywhere:
+        masks = record_masks(lambda: _trace(source), everywhere=True)
     if not masks:
         raise InputError(f"--keep-dropout is for models with dropout, {source.name!r} has none that can be kept; leave it out")
     taken = [spec.name for spec in (*source.inputs, *source.outputs)]
@@ -333,7 +334,7 @@ def _from_model(model: "keras.Model", *, batch: int | None, keep_dropout: bool) 
         removed_layers=tuple(layer.name for layer in layers_of(model) if _is_removed(layer)),
         notes=tuple(notes),
         states=tuple(name for name, _, _ in states),
-        _infer=inference(model, training=None if keep_dropout else False),
+        _infer=inference(model, keeps_dropout=keep_dropout),
         _fixed_batch=fixed,
         text=text,
     )
