@@ -7,6 +7,7 @@ import pytest
 
 from lepton_converters import export
 from lepton_converters.keras_source import KerasSource
+from lepton_converters.random_operator import check_no_random
 from lepton_runtime import Precision, Session, UnsupportedError
 
 
@@ -19,6 +20,32 @@ def dropping(keras):
             return super().call(inputs, training=True)
 
     return MCDropout
+
+
+@pytest.fixture
+def sampling(keras):
+    """The layer between the halves of a variational autoencoder."""
+
+    class Sampling(keras.layers.Layer):
+        def call(self, mean):
+            return mean + keras.random.normal(keras.ops.shape(mean), seed=self.seed)
+
+        def __init__(self, **settings):
+            super().__init__(**settings)
+            self.seed = keras.random.SeedGenerator(1)
+
+    return Sampling
+
+
+def traced(infer, *specs):
+    """A concrete function of that, for inputs of these shapes."""
+    import tensorflow as tf
+
+    return tf.function(infer, input_signature=[tf.TensorSpec(shape) for shape in specs], autograph=False).get_concrete_function()
+
+
+def call_of(source: KerasSource):
+    return traced(lambda *tensors: source.call(list(tensors)), *(spec.shape for spec in source.inputs))
 
 
 def test_augmentation_is_off_where_dropout_is_kept(keras, tmp_path: Path) -> None:
@@ -52,6 +79,7 @@ def test_dropout_that_a_subclass_keeps_is_the_only_one_kept(keras, dropping) -> 
     model = keras.Model(row, keras.layers.Dropout(0.5, name="usual")(dropping(0.5, name="doubt")(row)))
     source = KerasSource.open(model, keep_dropout=True)
     assert source.noise == ("doubt_noise",)
+    check_no_random(call_of(source))
 
 
 def test_dropout_that_a_layer_draws_by_a_function_cannot_be_kept(keras) -> None:
@@ -63,3 +91,34 @@ def test_dropout_that_a_layer_draws_by_a_function_cannot_be_kept(keras) -> None:
     model = keras.Model(row, Own(name="mine")(row))
     with pytest.raises(UnsupportedError, match=r"must be a layer of Keras, it is drawn by a function .*'.*mine'; let that layer hold"):
         KerasSource.open(model, keep_dropout=True)
+
+
+def test_random_numbers_behind_an_output_are_refused(keras, dropping, sampling) -> None:
+    row = keras.Input((3,), name="row")
+    for layer, operator in ((dropping(0.5, name="doubt"), "Uniform"), (sampling(name="latent"), "Normal")):
+        source = KerasSource.open(keras.Model(row, layer(row)))
+        with pytest.raises(
+            UnsupportedError, match=rf"draws random numbers \(StatelessRandom{operator}V2 in '.*{layer.name}.*--keep-dropout"
+        ):
+            check_no_random(call_of(source))
+
+
+def test_random_numbers_in_the_functions_of_a_saved_model_are_refused(keras, sampling, tmp_path: Path) -> None:
+    row = keras.Input((3,), name="row")
+    keras.Model(row, sampling()(row)).export(str(tmp_path / "model"), verbose=False)
+    with pytest.raises(UnsupportedError, match="StatelessRandomNormalV2"):
+        check_no_random(call_of(KerasSource.open(tmp_path / "model", trust_code=True)))
+
+
+def test_random_numbers_that_no_output_depends_on_are_let_be(keras) -> None:
+    import tensorflow as tf
+
+    def infer(x):
+        drawn = tf.random.normal((2, 3))
+        with tf.control_dependencies([drawn]):
+            return x * tf.cast(tf.size(drawn), tf.float32)
+
+    check_no_random(traced(infer, (2, 3)))
+    sequence = keras.Input((4, 3), name="sequence")
+    drops = keras.layers.LSTM(2, dropout=0.2, recurrent_dropout=0.2)(keras.layers.Dropout(0.5)(sequence))
+    check_no_random(call_of(KerasSource.open(keras.Model(sequence, drops))))
