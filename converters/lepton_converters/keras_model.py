@@ -197,12 +197,22 @@ def random_on_purpose(model: "keras.Model") -> list[Any]:
     def is_random(layer: Any) -> bool:
         inner = [layer, *layers_of(layer)] if hasattr(layer, "layers") else [layer, *getattr(layer, "_layers", ())]
         rates = ("dropout", "recurrent_dropout")
-        return any(type(part).__name__.startswith(DROPOUT) or any(_rate(part, rate) for rate in rates) for part in inner)
+        return any(_is_dropout(part) or any(_rate(part, rate) for rate in rates) for part in inner)
 
     graphs = [layer for layer in [model, *layers_of(model)] if hasattr(layer, "_nodes_by_depth")]
     nodes = [node for graph in graphs for nodes in graph._nodes_by_depth.values() for node in nodes]
     found = [node.operation for node in nodes if node.arguments.kwargs.get("training") is True and is_random(node.operation)]
     return list({id(layer): layer for layer in found}.values())
+
+
+def is_keras(kind: type) -> bool:
+    """Whether a class is Keras' own, or stands for one that Keras has no longer: the names of others say nothing."""
+    return kind.__module__.partition(".")[0] in ("keras", "lepton_converters")
+
+
+def _is_dropout(layer: Any) -> bool:
+    """Whether it is a layer of Keras that drops or blurs values, or the user's own kind of one."""
+    return any(is_keras(kind) and kind.__name__.startswith(DROPOUT) for kind in type(layer).__mro__)
 
 
 def check_random(model: "keras.Model", *, keep_dropout: bool) -> None:

@@ -16,6 +16,7 @@ from lepton_converters.keras_model import (
     float_types,
     functional,
     inference,
+    is_keras,
     layers_of,
     named,
     states_of,
@@ -341,8 +342,8 @@ def _from_model(model: "keras.Model", *, batch: int | None, keep_dropout: bool) 
 
 
 def _is_removed(layer: Any) -> bool:
-    """Whether it works in training only; attention layers hold a Dropout that drops nothing."""
-    return is_training_only(type(layer).__name__) and getattr(layer, "rate", None) != 0
+    """Whether it is a layer of Keras that works in training only; attention layers hold a Dropout that drops nothing."""
+    return is_keras(type(layer)) and is_training_only(type(layer).__name__) and getattr(layer, "rate", None) != 0
 
 
 def _digest(path: Path) -> str:

@@ -122,3 +122,19 @@ def test_random_numbers_that_no_output_depends_on_are_let_be(keras) -> None:
     sequence = keras.Input((4, 3), name="sequence")
     drops = keras.layers.LSTM(2, dropout=0.2, recurrent_dropout=0.2)(keras.layers.Dropout(0.5)(sequence))
     check_no_random(call_of(KerasSource.open(keras.Model(sequence, drops))))
+
+
+def test_a_layer_of_the_users_own_is_not_removed_for_its_name(keras) -> None:
+    class RandomFourierFeatures(keras.layers.Dense):
+        pass
+
+    row = keras.Input((3,), name="row")
+    x = keras.layers.Dropout(0.5, name="drop")(RandomFourierFeatures(4, name="features")(row))
+    assert KerasSource.open(keras.Model(row, x)).removed_layers == ("drop",)
+
+
+def test_a_subclass_of_dropout_that_is_called_on_purpose_is_seen(keras, dropping) -> None:
+    row = keras.Input((3,), name="row")
+    model = keras.Model(row, dropping(0.5, name="doubt")(row, training=True))
+    with pytest.raises(UnsupportedError, match="'doubt' is called with training=True: --keep-dropout keeps it"):
+        KerasSource.open(model)
