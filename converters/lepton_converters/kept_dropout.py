@@ -40,7 +40,6 @@ def kept_dropout(take: Take, *, everywhere: bool) -> Iterator[None]:
     from keras.src.backend.tensorflow import random
     from keras.src.layers.attention.attention import Attention
     from keras.src.layers.regularization.spatial_dropout import BaseSpatialDropout
-    from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 
     # The names of the layers that drop values, the innermost last; None for one that draws masks and uses none.
     dropping: list[str | None] = []
@@ -78,25 +77,31 @@ def kept_dropout(take: Take, *, everywhere: bool) -> Iterator[None]:
 
         return call
 
-    def cells_of(layer: Any) -> Sequence[Any]:
-        return getattr(layer.cell, "cells", [layer.cell])
-
-    def draws_masks(layer: Any) -> bool:
-        return any(isinstance(cell, DropoutRNNCell) for cell in cells_of(layer))
-
-    def has_cells(layer: Any) -> bool:
-        cells = cells_of(layer)
-        return all(isinstance(cell, DropoutRNNCell) for cell in cells) and any(cell.dropout or cell.recurrent_dropout for cell in cells)
-
     replaced = [
         (random, "dropout", dropout),
         (keras.layers.Dropout, "call", calling(keras.layers.Dropout.call, lambda layer: True)),
         (BaseSpatialDropout, "call", calling(BaseSpatialDropout.call, lambda layer: True)),
         (Attention, "call", calling(Attention.call, lambda layer: bool(layer.dropout))),
-        (keras.layers.RNN, "call", calling(keras.layers.RNN.call, has_cells, draws_masks)),
+        (keras.layers.RNN, "call", calling(keras.layers.RNN.call, _drops, _draws)),
     ]
     with _replaced(replaced):
         yield
+
+
+def _masked_cells(layer: Any) -> list[bool]:
+    """Of each cell of a recurrent layer, whether it is one of those of Keras, which draw masks."""
+    from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
+
+    return [isinstance(cell, DropoutRNNCell) for cell in getattr(layer.cell, "cells", [layer.cell])]
+
+
+def _draws(layer: Any) -> bool:
+    return any(_masked_cells(layer))
+
+
+def _drops(layer: Any) -> bool:
+    cells = getattr(layer.cell, "cells", [layer.cell])
+    return all(_masked_cells(layer)) and any(cell.dropout or cell.recurrent_dropout for cell in cells)
 
 
 @contextmanager
