@@ -17,6 +17,21 @@ if TYPE_CHECKING:
 _OTHER_FLOATS = ("float16", "bfloat16", "float64")
 
 
+def _has_inputs(model: Any) -> bool:
+    """Whether it is a functional model, or a sequential one that is built."""
+    return isinstance(model, import_keras().Model) and bool(getattr(model, "inputs", None))
+
+
+def notes_on_types(model: "keras.Model") -> tuple[str, ...]:
+    """What to know about the number types of the inputs that :func:`functional` gives it, in words."""
+    if _has_inputs(model):
+        return ()
+    return (
+        "its inputs are taken as float32, since a subclassed model does not say their types; "
+        "for another, wrap it with keras.Input(…, dtype=…): keras.Model(inputs, model(inputs))",
+    )
+
+
 def functional(model: "keras.Model") -> "keras.Model":
     """The model as a functional one; a subclassed model is called on the shapes that it was built with.
 
@@ -24,7 +39,7 @@ def functional(model: "keras.Model") -> "keras.Model":
         UnsupportedError: It has never been called, so nobody knows what it takes.
     """
     keras = import_keras()
-    is_built = isinstance(model, keras.Model) and bool(getattr(model, "inputs", None))
+    is_built = _has_inputs(model)
     if isinstance(model, keras.Sequential) and is_built:
         # Fresh from a file it has inputs and outputs, yet its .input raises that it has never been called.
         return keras.Model(model.inputs, model.outputs, name=model.name)

@@ -19,6 +19,7 @@ from lepton_converters.keras_model import (
     is_keras,
     layers_of,
     named,
+    notes_on_types,
     states_of,
     unique_names,
 )
@@ -300,7 +301,7 @@ def _from_saved_model(folder: Path, name: str | None, *, batch: int | None) -> K
 
 def _from_model(model: "keras.Model", *, batch: int | None, keep_dropout: bool) -> KerasSource:
     check_no_feature_space(model)
-    model, notes = functional(model), []
+    model, notes = functional(model), list(notes_on_types(model))
     text = cut_text_layers(model, raw=named(model, "input"), batch=batch)
     model = text.model if text else model
     check_random(model, keep_dropout=keep_dropout)
