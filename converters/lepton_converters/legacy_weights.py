@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_converters.legacy_config import renamed_layer
 from lepton_runtime.errors import InputError
 from lepton_runtime.tensors import Array
 
@@ -17,7 +18,9 @@ _CONVOLUTIONS = ("Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "ConvLSTM2D")
 
 
 def load_legacy_weights(model: "keras.Model", path: Path) -> None:
-    """Put the weights of a ``.h5`` file into a model, layer by layer in the file's order.
+    """Put the weights of a ``.h5`` file into a model, layer by layer.
+
+    A layer gets the weights of its name; where the file has none of the names, as Keras 1 could leave it, they go by order.
 
     Raises:
         InputError: They do not fit.
@@ -38,9 +41,25 @@ def load_legacy_weights(model: "keras.Model", path: Path) -> None:
                 f"the weights in {path.name!r} must fit its layers, found weights for {len(names)} layers ({', '.join(names[:8])}) and "
                 f"{len(layers)} layers with weights; copy or save the file again"
             )
-        for name, layer in zip(names, layers, strict=True):
+        for name, layer in _paired(names, layers, path):
             weights = [np.asarray(group[name][weight]) for weight in _texts(group[name], "weight_names")]
             _assign(layer, _converted(layer, weights, is_keras_1=version.startswith("1"), flips=flips), path)
+
+
+def _paired(names: Sequence[str], layers: Sequence[Any], path: Path) -> list[tuple[str, Any]]:
+    """Each name in the file with the layer whose weights it has."""
+    by_name = {renamed_layer(name): name for name in names}
+    matched = [(by_name.pop(layer.name), layer) for layer in layers if layer.name in by_name]
+    if not matched:
+        return list(zip(names, layers, strict=True))
+    known = {layer.name for _, layer in matched}
+    left = [layer for layer in layers if layer.name not in known]
+    if len(left) > 1:  # of one, nothing else can be meant
+        raise InputError(
+            f"the weights in {path.name!r} must have the names of its layers, or none of them, found {', '.join(by_name.values())} where "
+            f"the layers are {', '.join(layer.name for layer in left)}; save the file again with the Keras that made it"
+        )
+    return [*matched, *zip(by_name.values(), left, strict=True)]
 
 
 def load_legacy_archive(path: Path, folder: Path) -> Path:

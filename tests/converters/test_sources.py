@@ -668,6 +668,49 @@ def test_weights_of_cudnn_layers_become_those_of_plain_ones(keras, tmp_path: Pat
             np.testing.assert_array_equal(found, wanted)
 
 
+def towers(path: Path, *, weights: dict[str, list[np.ndarray]]) -> None:
+    """A file of Keras 2 with two layers of one shape, and their weights in the order that is given."""
+    import h5py
+
+    dense = {"units": 3, "activation": "linear", "use_bias": True}
+    layers = [{"class_name": "Dense", "config": {"name": name, **dense}} for name in ("tower/left", "tower/right")]
+    layers[0]["config"]["batch_input_shape"] = [None, 3]
+    keras_1_file(path, layers, {})
+    with h5py.File(path, "r+") as file:
+        file.attrs["keras_version"] = "2.4.0"
+        group = file["model_weights"]
+        for name in ("tower/left", "tower/right"):
+            del group[name]
+        group.attrs["layer_names"] = [name.encode() for name in weights]
+        for name, arrays in weights.items():
+            inner = group.create_group(name)
+            inner.attrs["weight_names"] = [b"kernel:0", b"bias:0"]
+            inner["kernel:0"], inner["bias:0"] = arrays
+
+
+def weights_of(path: Path) -> list[np.ndarray]:
+    model = KerasSource.open(path).model
+    assert model is not None
+    return [layer.get_weights()[0] for layer in model.layers if layer.get_weights()]
+
+
+def test_weights_of_old_files_go_by_name_and_only_without_any_by_order(tmp_path: Path) -> None:
+    left, right = [noise(3, 3, seed=1), noise(3)], [noise(3, 3, seed=2), noise(3)]
+    for names in (("tower/right", "tower/left"), ("tower/right", "dense_7")):  # of one that is left, nothing else can be meant
+        towers(tmp_path / "old.h5", weights=dict(zip(names, (right, left), strict=True)))
+        np.testing.assert_array_equal(weights_of(tmp_path / "old.h5"), [left[0], right[0]])
+    towers(tmp_path / "old.h5", weights={"dense_1": left, "dense_2": right})
+    np.testing.assert_array_equal(weights_of(tmp_path / "old.h5"), [left[0], right[0]])
+
+
+def test_weights_of_old_files_of_which_some_have_other_names_are_refused(keras) -> None:
+    from lepton_converters.legacy_weights import _paired
+
+    layers = [keras.layers.Dense(1, name=name) for name in "abc"]
+    with pytest.raises(InputError, match=r"must have the names of its layers, or none of them, found y, z where the layers are b, c"):
+        _paired(["y", "a", "z"], layers, Path("old.h5"))
+
+
 def test_what_keras_3_has_no_word_for_is_refused_by_name(tmp_path: Path) -> None:
     layer = {"name": "merge_1", "mode": "cos", "batch_input_shape": [None, 4]}
     keras_1_file(tmp_path / "old.h5", [{"class_name": "Merge", "config": layer}], {})
