@@ -711,6 +711,43 @@ def test_weights_of_old_files_of_which_some_have_other_names_are_refused(keras) 
         _paired(["y", "a", "z"], layers, Path("old.h5"))
 
 
+@pytest.mark.parametrize("kind", ["external", "virtual", "link", "soft link"])
+def test_an_old_file_cannot_take_in_another(tmp_path: Path, kind: str) -> None:
+    import h5py
+
+    secret = tmp_path / "secret.h5"
+    with h5py.File(secret, "w") as file:
+        file["kernel"] = noise(3, 3)
+    towers(tmp_path / "old.h5", weights={name: [noise(3, 3), noise(3)] for name in ("tower/left", "tower/right")})
+    with h5py.File(tmp_path / "old.h5", "r+") as file:
+        group = file["model_weights/tower/left"]
+        del group["kernel:0"]
+        if kind == "external":
+            group.create_dataset("kernel:0", (3, 3), "float32", external=[(str(secret), 0, 36)])
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout((3, 3), "float32")
+            layout[:] = h5py.VirtualSource(str(secret), "kernel", (3, 3))
+            group.create_virtual_dataset("kernel:0", layout)
+        else:
+            group["kernel:0"] = h5py.ExternalLink(str(secret), "kernel") if kind == "link" else h5py.SoftLink("/model_weights")
+    with pytest.raises(InputError, match=r"all weights must be in 'old.h5' itself, 'model_weights/tower/left/kernel:0' is a"):
+        KerasSource.open(tmp_path / "old.h5")
+
+
+def test_an_archive_of_keras_2_cannot_take_in_another_file(tmp_path: Path) -> None:
+    import h5py
+
+    from lepton_converters.legacy_weights import load_legacy_archive
+
+    with h5py.File(tmp_path / "model.weights.h5", "w") as file:
+        file["layers/dense"] = h5py.ExternalLink("secret.h5", "kernel")
+    with zipfile.ZipFile(tmp_path / "old.keras", "w") as archive:
+        archive.write(tmp_path / "model.weights.h5", "model.weights.h5")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match=r"all weights must be in 'old.keras' itself, .* is a link to 'kernel' in 'secret.h5'"):
+        load_legacy_archive(tmp_path / "old.keras", tmp_path / "folder")
+
+
 def test_what_keras_3_has_no_word_for_is_refused_by_name(tmp_path: Path) -> None:
     layer = {"name": "merge_1", "mode": "cos", "batch_input_shape": [None, 4]}
     keras_1_file(tmp_path / "old.h5", [{"class_name": "Merge", "config": layer}], {})
