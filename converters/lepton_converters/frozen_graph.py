@@ -9,6 +9,7 @@ import numpy as np
 
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.quiet import quiet_tensorflow, reason_of
+from lepton_converters.random_operator import check_no_random
 from lepton_converters.recurrent import Operator, traced_recurrence
 from lepton_converters.traced_functions import traced_functions
 from lepton_converters.traced_layers import traced_layers
@@ -178,7 +179,9 @@ def _trace(source: KerasSource, format_: Format, *, recurrence: Operator | None,
         traced_ops(),
         traced_recurrence(recurrence, unrolls=unrolls),
     ):
-        return tf.function(infer, input_signature=signature, autograph=False).get_concrete_function()
+        traced = tf.function(infer, input_signature=signature, autograph=False).get_concrete_function()
+    check_no_random(traced)
+    return traced
 
 
 @contextmanager

@@ -36,17 +36,25 @@ def kept_dropout(take: Take, *, everywhere: bool) -> Iterator[None]:
     Source: tf.nn.dropout: a value is kept where uniform noise reaches the rate, and then divided by what is left of 1.
     """
     keras = import_keras()
+    from keras.src.backend.common.name_scope import current_path
     from keras.src.backend.tensorflow import random
     from keras.src.layers.attention.attention import Attention
     from keras.src.layers.regularization.spatial_dropout import BaseSpatialDropout
-    from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 
-    dropping: list[str] = []  # the names of the layers that drop values, the innermost last
+    # The names of the layers that drop values, the innermost last; None for one that draws masks and uses none.
+    dropping: list[str | None] = []
 
     def dropout(inputs: Any, rate: float, noise_shape: Any = None, seed: Any = None) -> Any:
         import tensorflow as tf
 
-        if not dropping or rate == 0:
+        if rate == 0:
+            return inputs
+        if not dropping:
+            raise UnsupportedError(
+                "dropout that is kept must be a layer of Keras, it is drawn by a function (keras.random.dropout) in "
+                f"{current_path() or 'the model'!r}; let that layer hold a keras.layers.Dropout and call it with training=True"
+            )
+        if dropping[-1] is None:
             return inputs
         wanted = tuple(inputs.shape) if noise_shape is None else tuple(noise_shape)
         shape = tuple(own if axis is None else axis for axis, own in zip(wanted, inputs.shape, strict=True))
@@ -55,35 +63,73 @@ def kept_dropout(take: Take, *, everywhere: bool) -> Iterator[None]:
         kept = tf.cast(take(dropping[-1], shape) >= rate, inputs.dtype)
         return inputs * (kept * tf.constant(1 / (1 - rate), inputs.dtype))
 
-    def calling(original: Any, drops: Callable[[Any], bool]) -> Any:
+    def calling(original: Any, drops: Callable[[Any], bool], draws: Callable[[Any], bool] = lambda layer: True) -> Any:
         def call(layer: Any, *values: Any, training: Any = False, **settings: Any) -> Any:
+            if not draws(layer):
+                return original(layer, *values, training=training, **settings)
             is_kept = drops(layer) and (everywhere or training is True)
-            if not is_kept:
-                # A recurrent layer draws its masks whether or not it uses them: nobody is to ask for noise then.
-                hidden, dropping[:] = dropping[:], []
-                try:
-                    return original(layer, *values, training=training, **settings)
-                finally:
-                    dropping[:] = hidden
-            dropping.append(layer.name)
+            # A recurrent layer draws its masks whether or not it uses them: nobody is to ask for noise then.
+            dropping.append(layer.name if is_kept else None)
             try:
-                return original(layer, *values, training=True, **settings)
+                return original(layer, *values, training=is_kept or training, **settings)
             finally:
                 dropping.pop()
 
         return call
-
-    def has_cells(layer: Any) -> bool:
-        cells = getattr(layer.cell, "cells", [layer.cell])
-        return all(isinstance(cell, DropoutRNNCell) for cell in cells) and any(cell.dropout or cell.recurrent_dropout for cell in cells)
 
     replaced = [
         (random, "dropout", dropout),
         (keras.layers.Dropout, "call", calling(keras.layers.Dropout.call, lambda layer: True)),
         (BaseSpatialDropout, "call", calling(BaseSpatialDropout.call, lambda layer: True)),
         (Attention, "call", calling(Attention.call, lambda layer: bool(layer.dropout))),
-        (keras.layers.RNN, "call", calling(keras.layers.RNN.call, has_cells)),
+        (keras.layers.RNN, "call", calling(keras.layers.RNN.call, _drops, _draws)),
     ]
+    with _replaced(replaced):
+        yield
+
+
+def _masked_cells(layer: Any) -> list[bool]:
+    """Of each cell of a recurrent layer, whether it is one of those of Keras, which draw masks."""
+    from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
+
+    return [isinstance(cell, DropoutRNNCell) for cell in getattr(layer.cell, "cells", [layer.cell])]
+
+
+def _draws(layer: Any) -> bool:
+    return any(_masked_cells(layer))
+
+
+def _drops(layer: Any) -> bool:
+    cells = getattr(layer.cell, "cells", [layer.cell])
+    return all(_masked_cells(layer)) and any(cell.dropout or cell.recurrent_dropout for cell in cells)
+
+
+@contextmanager
+def explicit_training(layers: Sequence[Any]) -> Iterator[None]:
+    """Within it, ``training=True`` in a model's own call of one of these layers holds in a model that is called with another.
+
+    Everything else, such as augmentation, whose calls say ``training=True`` by themselves, gets what the model gets.
+
+    Source: ``operation_fn`` in keras/src/models/functional.py, which replaces the argument in every call.
+    """
+    from keras.src.models import functional
+
+    original = functional.operation_fn
+
+    def operation_fn(operation: Any, **context: Any) -> Any:
+        def call(*values: Any, **settings: Any) -> Any:
+            is_explicit = settings.get("training") is True and any(operation is layer for layer in layers)
+            return original(operation, **(context | {"training": True} if is_explicit else context))(*values, **settings)
+
+        return call
+
+    with _replaced([(functional, "operation_fn", operation_fn)]):
+        yield
+
+
+@contextmanager
+def _replaced(replaced: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Attributes of modules and classes, exchanged for a while."""
     originals = [getattr(holder, name) for holder, name, _ in replaced]
     for holder, name, function in replaced:
         setattr(holder, name, function)

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lepton_converters.kept_dropout import explicit_training
 from lepton_converters.keras_kernels import plain_convolutions
 from lepton_converters.keras_loading import import_keras
 from lepton_converters.keras_names import DROPOUT
@@ -16,6 +17,21 @@ if TYPE_CHECKING:
 _OTHER_FLOATS = ("float16", "bfloat16", "float64")
 
 
+def _has_inputs(model: Any) -> bool:
+    """Whether it is a functional model, or a sequential one that is built."""
+    return isinstance(model, import_keras().Model) and bool(getattr(model, "inputs", None))
+
+
+def notes_on_types(model: "keras.Model") -> tuple[str, ...]:
+    """What to know about the number types of the inputs that :func:`functional` gives it, in words."""
+    if _has_inputs(model):
+        return ()
+    return (
+        "its inputs are taken as float32, since a subclassed model does not say their types; "
+        "for another, wrap it with keras.Input(…, dtype=…): keras.Model(inputs, model(inputs))",
+    )
+
+
 def functional(model: "keras.Model") -> "keras.Model":
     """The model as a functional one; a subclassed model is called on the shapes that it was built with.
 
@@ -23,7 +39,7 @@ def functional(model: "keras.Model") -> "keras.Model":
         UnsupportedError: It has never been called, so nobody knows what it takes.
     """
     keras = import_keras()
-    is_built = isinstance(model, keras.Model) and bool(getattr(model, "inputs", None))
+    is_built = _has_inputs(model)
     if isinstance(model, keras.Sequential) and is_built:
         # Fresh from a file it has inputs and outputs, yet its .input raises that it has never been called.
         return keras.Model(model.inputs, model.outputs, name=model.name)
@@ -196,12 +212,22 @@ def random_on_purpose(model: "keras.Model") -> list[Any]:
     def is_random(layer: Any) -> bool:
         inner = [layer, *layers_of(layer)] if hasattr(layer, "layers") else [layer, *getattr(layer, "_layers", ())]
         rates = ("dropout", "recurrent_dropout")
-        return any(type(part).__name__.startswith(DROPOUT) or any(_rate(part, rate) for rate in rates) for part in inner)
+        return any(_is_dropout(part) or any(_rate(part, rate) for rate in rates) for part in inner)
 
     graphs = [layer for layer in [model, *layers_of(model)] if hasattr(layer, "_nodes_by_depth")]
     nodes = [node for graph in graphs for nodes in graph._nodes_by_depth.values() for node in nodes]
     found = [node.operation for node in nodes if node.arguments.kwargs.get("training") is True and is_random(node.operation)]
     return list({id(layer): layer for layer in found}.values())
+
+
+def is_keras(kind: type) -> bool:
+    """Whether a class is Keras' own, or stands for one that Keras has no longer: the names of others say nothing."""
+    return kind.__module__.partition(".")[0] in ("keras", "lepton_converters")
+
+
+def _is_dropout(layer: Any) -> bool:
+    """Whether it is a layer of Keras that drops or blurs values, or the user's own kind of one."""
+    return any(is_keras(kind) and kind.__name__.startswith(DROPOUT) for kind in type(layer).__mro__)
 
 
 def check_random(model: "keras.Model", *, keep_dropout: bool) -> None:
@@ -225,16 +251,17 @@ def _rate(layer: Any, name: str) -> float:
     return rate if isinstance(rate, int | float) else 0
 
 
-def inference(model: "keras.Model", *, training: bool | None = False) -> Callable[[list[Any]], list[Any]]:
+def inference(model: "keras.Model", *, keeps_dropout: bool = False) -> Callable[[list[Any]], list[Any]]:
     """A function from the model's flat inputs to its flat outputs, in inference mode, that changes nothing.
 
     Of a stateful model, the states stand behind the inputs, and what they become behind the outputs.
 
     Args:
         model: A functional model.
-        training: ``None`` leaves layers that are called with ``training=True`` as they are.
+        keeps_dropout: Leave layers that drop values and are called with ``training=True`` as they are.
     """
     keras = import_keras()
+    on_purpose = random_on_purpose(model) if keeps_dropout else []
     structure = model.input
     states = [variable for _, variable in states_of(model)]
 
@@ -243,8 +270,8 @@ def inference(model: "keras.Model", *, training: bool | None = False) -> Callabl
         structured = keras.tree.pack_sequence_as(structure, tensors[:count])
         # What a layer assigns, such as the state of a generator, stays in the scope.
         scope = keras.StatelessScope(state_mapping=list(zip(states, tensors[count:], strict=True)))
-        with plain_convolutions(), scope:
-            outputs = keras.tree.flatten(model(structured, training=training))
+        with plain_convolutions(), explicit_training(on_purpose), scope:
+            outputs = keras.tree.flatten(model(structured, training=False))
         return [*outputs, *map(scope.get_current_value, states)]
 
     return infer

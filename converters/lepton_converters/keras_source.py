@@ -16,9 +16,10 @@ from lepton_converters.keras_model import (
     float_types,
     functional,
     inference,
+    is_keras,
     layers_of,
     named,
-    random_on_purpose,
+    notes_on_types,
     states_of,
     unique_names,
 )
@@ -227,8 +228,10 @@ def _trace(source: KerasSource) -> Any:  # Any: TensorFlow has no type hints
 def _with_noise(source: KerasSource) -> KerasSource:
     """The source with an input for each mask of its dropout."""
     assert source.model is not None  # a SavedModel does not come here
-    everywhere = not random_on_purpose(source.model)
-    masks = record_masks(lambda: _trace(source), everywhere=everywhere)
+    masks = record_masks(lambda: _trace(source), everywhere=False)
+    everywhere = not masks  # nobody has kept any on purpose
+    if everywhere:
+        masks = record_masks(lambda: _trace(source), everywhere=True)
     if not masks:
         raise InputError(f"--keep-dropout is for models with dropout, {source.name!r} has none that can be kept; leave it out")
     taken = [spec.name for spec in (*source.inputs, *source.outputs)]
@@ -298,7 +301,7 @@ def _from_saved_model(folder: Path, name: str | None, *, batch: int | None) -> K
 
 def _from_model(model: "keras.Model", *, batch: int | None, keep_dropout: bool) -> KerasSource:
     check_no_feature_space(model)
-    model, notes = functional(model), []
+    model, notes = functional(model), list(notes_on_types(model))
     text = cut_text_layers(model, raw=named(model, "input"), batch=batch)
     model = text.model if text else model
     check_random(model, keep_dropout=keep_dropout)
@@ -333,15 +336,15 @@ def _from_model(model: "keras.Model", *, batch: int | None, keep_dropout: bool) 
         removed_layers=tuple(layer.name for layer in layers_of(model) if _is_removed(layer)),
         notes=tuple(notes),
         states=tuple(name for name, _, _ in states),
-        _infer=inference(model, training=None if keep_dropout else False),
+        _infer=inference(model, keeps_dropout=keep_dropout),
         _fixed_batch=fixed,
         text=text,
     )
 
 
 def _is_removed(layer: Any) -> bool:
-    """Whether it works in training only; attention layers hold a Dropout that drops nothing."""
-    return is_training_only(type(layer).__name__) and getattr(layer, "rate", None) != 0
+    """Whether it is a layer of Keras that works in training only; attention layers hold a Dropout that drops nothing."""
+    return is_keras(type(layer)) and is_training_only(type(layer).__name__) and getattr(layer, "rate", None) != 0
 
 
 def _digest(path: Path) -> str:

@@ -108,7 +108,7 @@ def _settings(kind: str, settings: Mapping[str, Any], *, was: str) -> Config:
     if "kernel_dim1" in found:
         found["kernel_size"] = [found.pop(f"kernel_dim{axis}") for axis in (1, 2, 3)]
     if isinstance(found.get("name"), str):
-        found["name"] = _name(found["name"])
+        found["name"] = renamed_layer(found["name"])
     if kind == "GRU":
         found.setdefault("reset_after", was == "CuDNNGRU")  # Keras 3 has another default
     if kind == "LeakyReLU" and "alpha" in found:
@@ -145,8 +145,8 @@ def _lambda(settings: Config) -> Config:
     return {**{name: value for name, value in settings.items() if name not in dropped}, "function": function}
 
 
-def _name(name: str) -> str:
-    """Keras 3 has no slash in the names of layers."""
+def renamed_layer(name: str) -> str:
+    """The name that a layer of Keras 1 or 2 has in Keras 3, which has no slash in them."""
     return name.replace("/", "_")
 
 
@@ -164,7 +164,7 @@ def _sequential(settings: Any) -> Config:
         if layer["class_name"] != "InputLayer":
             layer["config"].pop("batch_shape", None)
     name = settings.get("name") if isinstance(settings, dict) else "sequential"
-    return {**({"name": _name(name)} if name else {}), "layers": layers}
+    return {**({"name": renamed_layer(name)} if name else {}), "layers": layers}
 
 
 def _functional(settings: Mapping[str, Any]) -> Config:
@@ -172,7 +172,7 @@ def _functional(settings: Mapping[str, Any]) -> Config:
     layers = []
     for layer in settings["layers"]:
         made = modernize(layer)
-        made["name"] = _name(layer["name"])
+        made["name"] = renamed_layer(layer["name"])
         if isinstance(made["config"], dict):
             made["config"]["name"] = made["name"]
         made["inbound_nodes"] = [_node(node, names, made["class_name"]) for node in layer["inbound_nodes"]]
@@ -183,7 +183,7 @@ def _functional(settings: Mapping[str, Any]) -> Config:
     _renumber(layers, doors)
     doors = {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in doors.items()}
     kept = {key: settings[key] for key in ("trainable",) if key in settings}
-    return {**kept, "name": _name(settings["name"]), "layers": layers, **doors}
+    return {**kept, "name": renamed_layer(settings["name"]), "layers": layers, **doors}
 
 
 def _renumber(layers: Sequence[Config], doors: Config) -> None:
@@ -222,7 +222,7 @@ def _renamed(structure: Any, names: set[str]) -> Any:
     if isinstance(structure, dict):
         return {key: _renamed(value, names) for key, value in structure.items()}
     if _is_tensor(structure, names):
-        return [_name(structure[0]), *structure[1:]]
+        return [renamed_layer(structure[0]), *structure[1:]]
     return [_renamed(value, names) for value in structure] if isinstance(structure, list) else structure
 
 
@@ -273,5 +273,5 @@ def _tensor(reference: Sequence[Any]) -> Any:
     name, node, tensor = reference[:3]
     if name == "_CONSTANT_VALUE":
         return tensor
-    history = [_name(name), node, tensor]
+    history = [renamed_layer(name), node, tensor]
     return {"class_name": "__keras_tensor__", "config": {"shape": None, "dtype": None, "keras_history": history}}

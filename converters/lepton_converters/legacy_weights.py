@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_converters.legacy_config import renamed_layer
 from lepton_runtime.errors import InputError
 from lepton_runtime.tensors import Array
 
@@ -17,10 +18,12 @@ _CONVOLUTIONS = ("Conv1D", "Conv2D", "Conv3D", "Conv2DTranspose", "ConvLSTM2D")
 
 
 def load_legacy_weights(model: "keras.Model", path: Path) -> None:
-    """Put the weights of a ``.h5`` file into a model, layer by layer in the file's order.
+    """Put the weights of a ``.h5`` file into a model, layer by layer.
+
+    A layer gets the weights of its name; where the file has none of the names, as Keras 1 could leave it, they go by order.
 
     Raises:
-        InputError: They do not fit.
+        InputError: They do not fit, or are in another file.
 
     Source: keras/engine/saving.py of Keras 2, ``preprocess_weights_for_loading``.
     """
@@ -28,6 +31,7 @@ def load_legacy_weights(model: "keras.Model", path: Path) -> None:
 
     with h5py.File(path, "r") as opened:
         file: Any = opened  # its type hints know no kinds of groups
+        _check_links(file, path)
         group = file.get("model_weights", file)
         version = _text(group.attrs.get("keras_version", "1"))
         flips = _text(group.attrs.get("backend", "")) == "theano"  # whose convolutions turned their kernels
@@ -38,13 +42,33 @@ def load_legacy_weights(model: "keras.Model", path: Path) -> None:
                 f"the weights in {path.name!r} must fit its layers, found weights for {len(names)} layers ({', '.join(names[:8])}) and "
                 f"{len(layers)} layers with weights; copy or save the file again"
             )
-        for name, layer in zip(names, layers, strict=True):
+        for name, layer in _paired(names, layers, path):
             weights = [np.asarray(group[name][weight]) for weight in _texts(group[name], "weight_names")]
             _assign(layer, _converted(layer, weights, is_keras_1=version.startswith("1"), flips=flips), path)
 
 
+def _paired(names: Sequence[str], layers: Sequence[Any], path: Path) -> list[tuple[str, Any]]:
+    """Each name in the file with the layer whose weights it has."""
+    by_name = {renamed_layer(name): name for name in names}
+    matched = [(by_name.pop(layer.name), layer) for layer in layers if layer.name in by_name]
+    if not matched:
+        return list(zip(names, layers, strict=True))
+    known = {layer.name for _, layer in matched}
+    left = [layer for layer in layers if layer.name not in known]
+    if len(left) > 1:  # of one, nothing else can be meant
+        raise InputError(
+            f"the weights in {path.name!r} must have the names of its layers, or none of them, found {', '.join(by_name.values())} where "
+            f"the layers are {', '.join(layer.name for layer in left)}; save the file again with the Keras that made it"
+        )
+    return [*matched, *zip(by_name.values(), left, strict=True)]
+
+
 def load_legacy_archive(path: Path, folder: Path) -> Path:
-    """The weights of a ``.keras`` file of Keras 2 as a file in ``folder`` that Keras 3 reads: some groups have other names."""
+    """The weights of a ``.keras`` file of Keras 2 as a file in ``folder`` that Keras 3 reads: some groups have other names.
+
+    Raises:
+        InputError: They are in another file.
+    """
     import h5py
 
     file = folder / "model.weights.h5"
@@ -52,6 +76,7 @@ def load_legacy_archive(path: Path, folder: Path) -> Path:
         archive.extract("model.weights.h5", folder)
     with h5py.File(file, "r+") as opened:
         content: Any = opened
+        _check_links(content, path)
         groups: list[str] = []
         content.visit(groups.append)
         for name in sorted(groups, key=len, reverse=True):  # inner ones first
@@ -61,6 +86,23 @@ def load_legacy_archive(path: Path, folder: Path) -> Path:
             if new != last and new not in content[parent or "/"]:
                 content.move(name, f"{parent}/{new}")
     return file
+
+
+def _check_links(file: Any, path: Path) -> None:
+    """Refuse weights that lie elsewhere: a file could take in any other that this user may read."""
+    import h5py
+
+    def visit(name: str, link: Any) -> str | None:
+        if not isinstance(link, h5py.HardLink):
+            other = f" in {link.filename!r}" if isinstance(link, h5py.ExternalLink) else ""
+            return f"{name!r} is a link to {link.path!r}{other}"
+        if isinstance(item := file[name], h5py.Dataset) and (item.external or item.is_virtual):
+            return f"{name!r} is an array whose values are in another file"
+        return None
+
+    found = file.visititems_links(visit)
+    if found:
+        raise InputError(f"all weights must be in {path.name!r} itself, {found}; save the model again with model.save")
 
 
 def _assign(layer: Any, weights: Sequence[Array], path: Path) -> None:

@@ -19,7 +19,7 @@ from lepton_converters.onnx_recurrent import OnnxRecurrence
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_converters.recipe import IntegerIo
 from lepton_converters.target_runtime import ONNXRUNTIME_OF_OPSET
-from lepton_converters.tflite_export import TfliteExporter
+from lepton_converters.tflite_export import TfliteExporter, told_once
 from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.formats import Format, Precision
 from lepton_runtime.tensors import TensorSpec
@@ -57,10 +57,10 @@ class OnnxExporter:
                 model = convert()
                 self._accept(_artifact(model, Precision.FP32, self._source.inputs, self._source.outputs, route))
             except UnsupportedError as error:
-                faults.append(f"{error} (route {route!r})")
+                faults.append((route, str(error)))
                 continue
             return model, route
-        raise UnsupportedError("; ".join(faults))
+        raise UnsupportedError(told_once(faults))
 
     def make(self, precision: Precision, *, calibration: Calibration | None, io: IntegerIo) -> Artifact:
         """One ONNX artifact.

@@ -1,7 +1,7 @@
 """TFLite files with built-in operators only, by the first route whose result is right."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -98,10 +98,10 @@ class TfliteExporter:
                 artifact = Artifact(Format.TFLITE, precision, model, inputs, outputs, requires, route)
                 self._accept(artifact)
             except UnsupportedError as error:
-                faults.append(str(error) if len(routes) == 1 else f"{error} (route {route!r})")
+                faults.append((route, str(error)))
                 continue
             return artifact
-        raise UnsupportedError("; ".join(faults))
+        raise UnsupportedError(told_once(faults))
 
     def _convert(self, route: str, precision: Precision, calibration: Calibration | None, io: IntegerIo) -> bytes | None:
         """The file, or ``None`` if the route has nothing to offer for this model."""
@@ -138,6 +138,12 @@ class TfliteExporter:
                 yield dict(zip(names, values, strict=True)) if named else values
 
         return batches
+
+
+def told_once(faults: Sequence[tuple[str, str]]) -> str:
+    """Routes and what each failed by, in words; once if it is the same."""
+    texts = {text for _, text in faults}
+    return texts.pop() if len(texts) == 1 else "; ".join(f"{text} (route {route!r})" for route, text in faults)
 
 
 def _run_converter(converter: Any, precision: Precision, batches: Callable[[], Iterator[Any]] | None, io: IntegerIo) -> bytes:
