@@ -162,9 +162,8 @@ def _resize(original: Callable[..., Any]) -> Callable[..., Any]:
     def resize(images: Any, size: Any, method: str = "bilinear", *arguments: Any, antialias: bool = False, **settings: Any) -> Any:
         import tensorflow as tf
 
-        height: Any = images.shape[-3]
-        width: Any = images.shape[-2]
-        is_known = height is not None and width is not None
+        *_, height, width, _ = images.shape
+        is_known = None not in (height, width)
         if arguments or any(settings.values()) or not is_known or not (method in _SEPARABLE_METHODS or antialias):
             # Neither format resizes integers of every type.
             real = tf.cast(images, tf.float32) if images.dtype.is_integer else images
