@@ -18,9 +18,9 @@ def normal(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
 
 
 def ranks(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """The same numbers from -2 to 2 in each row, evenly spaced and shuffled: rounding to 8 bits keeps their order."""
-    rows = np.broadcast_to(np.linspace(-2, 2, shape[-1], dtype=np.float32), shape)
-    return generator.permuted(rows, axis=-1)
+    """Evenly spaced numbers, shuffled, in a range of its own in each row: rounding to 8 bits keeps their order."""
+    rows = np.linspace(-1, 1, shape[-1]) * generator.uniform(1, 2, (*shape[:-1], 1)) + generator.uniform(-0.5, 0.5, (*shape[:-1], 1))
+    return np.ascontiguousarray(generator.permuted(rows, axis=-1), np.float32)
 
 
 def positive(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:

@@ -218,7 +218,7 @@ def activations() -> Iterator[Case]:
         yield Case(f"Activation: {name} behind Conv2D", (IMAGE,), lambda keras, x, n=name: keras.layers.Conv2D(32, 3, activation=n)(x))
     yield layer("ReLU: plain", IMAGE, lambda layers: layers.ReLU())
     yield layer("ReLU: max value 6", IMAGE, lambda layers: layers.ReLU(max_value=6.0))
-    yield layer("ReLU: slope and threshold", IMAGE, lambda layers: layers.ReLU(max_value=1.0, negative_slope=0.2, threshold=0.3))
+    yield layer("ReLU: slope and threshold", IMAGE, lambda layers: layers.ReLU(max_value=1.0, negative_slope=0.2, threshold=0.25))
     yield layer("LeakyReLU", IMAGE, lambda layers: layers.LeakyReLU(0.2))
     yield layer("ELU", IMAGE, lambda layers: layers.ELU(0.7))
     yield layer("PReLU: plain", IMAGE, lambda layers: layers.PReLU())

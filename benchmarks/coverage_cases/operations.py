@@ -39,6 +39,10 @@ def elementwise() -> Iterator[Case]:
     for name in TWO_INPUTS:
         sample = positive if name in ("power", "mod", "floor_divide") else normal
         doors = (Door((8,), sample), Door((8,), sample))
+        if name == "divide":
+            doors = (Door((8,), normal), Door((8,), positive))
+        if name == "divide_no_nan":
+            doors = (Door((8,), normal), Door((8,), lambda generator, shape: normal(generator, shape).round()))
         if name in ("equal", "not_equal"):
             doors = (Door((8,), indices(3), "int32"),) * 2
         if name in ("logical_and", "logical_or"):
