@@ -1,7 +1,7 @@
 """Which samples calibrate and which verify: seeded, streamed, and never the same ones."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,13 +63,24 @@ def split_samples(dataset: Dataset, *, samples: int, seed: int, batch: int, hold
 
 
 def random_samples(
-    inputs: Sequence[TensorSpec], preprocessing: Preprocessing | None, *, count: int, seed: int, raw_pixels: bool
+    inputs: Sequence[TensorSpec],
+    preprocessing: Preprocessing | None,
+    *,
+    count: int,
+    seed: int,
+    raw_pixels: bool,
+    padding: float | Array | None = None,
+    limits: Mapping[str, int] | None = None,
 ) -> Iterator[Sample]:
     """Seeded noise for a verification without data.
 
     Images are noise in 0…255 that goes through the recorded preprocessing; where none is recorded and the model
-    does not rescale its input itself, noise in 0…1. Other real inputs are normally distributed, integers are 0 or 1.
-    Free axes are 64 long in the first half of the samples; in the second, the first free axis of an input is 96 long.
+    does not rescale its input itself, noise in 0…1. Other real inputs are normally distributed, integers are 0 or 1,
+    unless ``limits`` says more. Free axes are 64 long in the first half of the samples; in the second, the first free axis
+    of an input is 96 long.
+
+    Where a layer masks steps, every second sample is shorter than its input: its last steps are padding, and in every eighth
+    the first ones, too. A step is always left, for an average of none is NaN in Keras.
 
     Args:
         inputs: The model's inputs.
@@ -77,21 +88,52 @@ def random_samples(
         count: How many samples.
         seed: Of the noise.
         raw_pixels: Whether the model rescales its input itself.
+        padding: The value of real steps that a layer masks, ids are 0 there; ``None`` where no layer masks any.
+        limits: How many ids there are for an input that takes ids.
     """
     generator = np.random.default_rng(seed)
+    limits = limits or {}
     for number in range(count):
         values: dict[str, Array] = {}
+        kept = _kept_steps(number, generator) if padding is not None else None
         for spec in inputs:
             shape = _filled(spec.shape[1:], is_longer=2 * number >= count)
-            if np.dtype(spec.dtype).kind != "f":
-                values[spec.name] = generator.integers(0, 2, shape).astype(spec.dtype)
+            if spec.name in limits or np.dtype(spec.dtype).kind != "f":
+                ids = random_ids(shape, spec, limits, generator)
+                values[spec.name] = ids if kept is None or not shape else _padded(ids, kept, 0, least=min(1, limits.get(spec.name, 2) - 1))
             elif preprocessing is None or preprocessing.size is None:
-                values[spec.name] = generator.normal(size=shape).astype(spec.dtype)
+                steps = generator.normal(size=shape).astype(spec.dtype)
+                values[spec.name] = steps if kept is None or padding is None or len(shape) < 2 else _padded(steps, kept, padding)
             else:
                 size = _filled(preprocessing.size, is_longer=2 * number >= count)
                 noise = generator.integers(0, 256, (*size, preprocessing.channels or 1)).astype(np.float32)
                 values[spec.name] = preprocessing.apply(noise / 255 if preprocessing.is_identity and not raw_pixels else noise)
         yield Sample(values, None)
+
+
+def random_ids(shape: Sequence[int], spec: TensorSpec, limits: Mapping[str, int], generator: np.random.Generator) -> Array:
+    """Whole numbers from 0 that an input takes: all of those that there are, else 0 and 1."""
+    limit = limits.get(spec.name, 2)
+    if np.dtype(spec.dtype).kind in "iu":
+        limit = min(limit, int(np.iinfo(spec.dtype).max) + 1)
+    return generator.integers(0, limit, shape).astype(spec.dtype)
+
+
+def _kept_steps(number: int, generator: np.random.Generator) -> tuple[float, float]:
+    """From where to where a sample's steps are not padding, in shares of its length, for inputs of one length to agree."""
+    first, last = sorted(generator.random(2))
+    return (first if number % 8 == 3 else 0.0, last) if number % 2 else (0.0, 1.0)
+
+
+def _padded(steps: Array, kept: tuple[float, float], padding: float | Array, *, least: int = 0) -> Array:
+    """The steps with padding before and behind those that are kept, whose first is not below ``least``."""
+    start = int(kept[0] * len(steps))
+    stop = max(start + 1, int(kept[1] * len(steps)))
+    padded = np.full_like(steps, padding)
+    padded[start:stop] = steps[start:stop]
+    if least:
+        padded[start] = np.maximum(padded[start], least)
+    return padded
 
 
 def _filled(shape: Sequence[int | None], *, is_longer: bool) -> list[int]:

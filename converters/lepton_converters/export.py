@@ -233,14 +233,22 @@ def _without_barred(recipe: Recipe, report: CheckReport | None) -> tuple[Recipe,
     left_out = []
     for format_, precision in recipe.targets:
         refusal = report and report.refusal(format_, precision)
-        if refusal and precision in recipe.named:
+        if refusal and recipe.must_make(format_, precision):
             raise UnsupportedError(f"{format_} {precision} cannot be made: {refusal}")
         if refusal:
             left_out.append(LeftOut(format_, precision, f"not converted: {refusal}"))
-    if len(left_out) == len(recipe.targets):
-        raise UnsupportedError("; ".join(dict.fromkeys(f"{entry.format}: {entry.reason}" for entry in left_out)))
     barred = {(entry.format, entry.precision) for entry in left_out}
-    return replace(recipe, targets=tuple(target for target in recipe.targets if target not in barred)), left_out
+    targets = tuple(target for target in recipe.targets if target not in barred)
+    _check_named(recipe, {precision for _, precision in targets}, left_out)
+    return replace(recipe, targets=targets), left_out
+
+
+def _check_named(recipe: Recipe, made: set[Precision], left_out: Sequence[LeftOut]) -> None:
+    """Refuse to go on where nothing can be made, or a precision that was asked for by name in no format."""
+    missing = recipe.named - made
+    if missing or not made:
+        reasons = [f"{entry.format}: {entry.reason}" for entry in left_out if not made or entry.precision in missing]
+        raise UnsupportedError("; ".join(dict.fromkeys(reasons)))
 
 
 def _location(name: str, samples: str | Path | None) -> str | None:
@@ -276,14 +284,13 @@ def _convert(
         try:
             artifact = exporters[format_].make(precision, calibration=calibration, io=recipe.io)
         except UnsupportedError as error:
-            if precision in recipe.named:
+            if recipe.must_make(format_, precision):
                 raise
             left_out.append(LeftOut(format_, precision, f"not converted: {error}"))
             continue
         artifacts.append(artifact)
         on_step(Step("convert", artifact.file, f"{len(artifact.model) / 1000:,.0f} kB", (position + 1) / len(recipe.targets)))
-    if not artifacts:
-        raise UnsupportedError("; ".join(dict.fromkeys(f"{entry.format}: {entry.reason}" for entry in left_out)))
+    _check_named(recipe, {artifact.precision for artifact in artifacts}, left_out)
     return artifacts, left_out
 
 

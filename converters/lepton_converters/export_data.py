@@ -9,13 +9,15 @@ import numpy as np
 
 from lepton_converters.calibration import Calibration, random_samples, split_samples
 from lepton_converters.dataset import Dataset, Sample, open_dataset
+from lepton_converters.keras_loading import import_keras
+from lepton_converters.keras_model import layers_of, named
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.random_text import random_raw_samples
 from lepton_converters.raw_dataset import open_raw_dataset
 from lepton_runtime.errors import InputError
 from lepton_runtime.labels import class_output
 from lepton_runtime.preprocess import Preprocessing
-from lepton_runtime.tensors import TensorSpec
+from lepton_runtime.tensors import Array, TensorSpec
 
 _VERIFICATION_SAMPLES = 200  # without --eval
 _PROBES = 2
@@ -150,11 +152,40 @@ def _probes(source: KerasSource, steps: Preprocessing | None, dataset: Dataset |
 
 def _random(source: KerasSource, steps: Preprocessing | None, *, count: int, seed: int) -> Iterator[Sample]:
     inputs = [spec for spec in source.inputs if spec.name not in source.noise]
+    padding, limits = padding_of(source), id_limits(source)
     if source.encoders:
-        samples = random_raw_samples(inputs, source.encoders, count=count, seed=seed)
+        samples = random_raw_samples(inputs, source.encoders, count=count, seed=seed, is_masked=padding is not None, limits=limits)
     else:
-        samples = random_samples(inputs, steps, count=count, seed=seed, raw_pixels=source.takes_raw_pixels)
+        raw_pixels = source.takes_raw_pixels
+        samples = random_samples(inputs, steps, count=count, seed=seed, raw_pixels=raw_pixels, padding=padding, limits=limits)
     return (_with_noise(source, sample) for sample in samples) if source.noise else samples
+
+
+def padding_of(source: KerasSource) -> float | Array | None:
+    """The value of steps that a layer of the model masks; ``None`` where no layer masks any, and of a SavedModel."""
+    if source.model is None:
+        return None
+    layers, found = import_keras().layers, list(layers_of(source.model))
+    masking = next((layer for layer in found if isinstance(layer, layers.Masking)), None)
+    if masking is not None:
+        return np.asarray(masking.mask_value, np.float32)
+    return 0.0 if any(isinstance(layer, layers.Embedding) and layer.mask_zero for layer in found) else None
+
+
+def id_limits(source: KerasSource) -> dict[str, int]:
+    """How many ids there are for each input that goes straight into an embedding; for none of a SavedModel."""
+    if source.model is None:
+        return {}
+    names = {id(tensor._keras_history.operation): name for name, tensor in named(source.model, "input")}
+    limits: dict[str, int] = {}
+    embedding = import_keras().layers.Embedding
+    embeddings: list[Any] = [layer for layer in source.model.layers if isinstance(layer, embedding)]  # Any: Keras has no type hints
+    for layer in embeddings:
+        # Source: keras Operation._inbound_nodes: one node a call, with the symbolic tensors that it takes.
+        takes = [id(tensor._keras_history.operation) for node in layer._inbound_nodes for tensor in node.input_tensors]
+        for name in (names[taken] for taken in takes if taken in names):
+            limits[name] = min(layer.input_dim, limits.get(name, layer.input_dim))
+    return limits
 
 
 def _unseen(samples: Iterator[Sample], calibration: Calibration | None) -> Iterator[Sample]:

@@ -17,12 +17,14 @@ from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.formats import Format
 
 _MASK = 1e8
+_MASKING = {"Add", "AddV2", "Sub", "Mul", "Neg", "Select", "SelectV2", "Minimum", "Maximum", "Identity", "Cast", "Reshape", "ExpandDims"}
+_MASKING |= {"Squeeze", "Transpose", "BroadcastTo"}
 _SOFT_MASK = 32.0  # its exponential is 1e-14 of another's
 _VALID_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.-]*")
 
 
 def freeze(
-    source: KerasSource, format_: Format, *, recurrence: Operator | None = None, unrolls: bool = False, softens: bool = False
+    source: KerasSource, format_: Format, *, recurrence: Operator | None = None, unrolls: bool = False, for_8_bits: bool = False
 ) -> Any:  # Any: TensorFlow has no type hints
     """A concrete function with constants for weights, whose inputs and outputs have the Keras names and order.
 
@@ -33,7 +35,8 @@ def freeze(
         format_: What it is converted to.
         recurrence: What stands for recurrent layers; ``None`` leaves Keras' loops.
         unrolls: Write the steps of the loops that are left one after the other.
-        softens: Mask a softmax by a number that 8 bits can hold beside others, instead of Keras' -1e9.
+        for_8_bits: Mask a softmax by a number that 8 bits can hold beside others, instead of Keras' -1e9, and make numbers
+            of truth values by a choice: TFLite takes a cast 1 for its own smallest step.
 
     Raises:
         UnsupportedError: TensorFlow cannot trace the model.
@@ -44,9 +47,14 @@ def freeze(
     with _refusing():
         frozen = convert_variables_to_constants_v2(_trace(source, format_, recurrence=recurrence, unrolls=unrolls))
         graph_def = frozen.graph.as_graph_def()
-        if softens:
-            for node in large_constants(graph_def):
+        batch = source.inputs[0].shape[0]
+        if source.model is None and batch is not None:
+            _fix_lists(graph_def, batch)
+        if for_8_bits:
+            for node in softmax_masks(graph_def):
                 _soften(node)
+            for node in truth_casts(graph_def):
+                _choose(node, graph_def)
         # Freezing calls the outputs Identity, Identity_1, …; behind each stands the one that was named.
         names = [output.op.inputs[0].name for output in frozen.outputs]
         imported = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph_def, name=""), [])
@@ -54,12 +62,73 @@ def freeze(
         return imported.prune([tensor(given.name) for given in frozen.inputs], [tensor(name) for name in names])
 
 
-def large_constants(graph_def: Any) -> list[Any]:
-    """The constants of a graph that only masks have: beside their values, 8 bits hold no others."""
+def _fix_lists(graph_def: Any, batch: int) -> None:
+    """Give the lists of a SavedModel's loops the batch that it is now converted for: TFLite needs it.
+
+    A SavedModel was traced for any batch, and its loops collect one ``(batch, units)`` a step.
+    """
     import tensorflow as tf
 
+    nodes = {node.name: node for node in graph_def.node}
+    for node in [node for node in graph_def.node if node.op.startswith("TensorList")]:
+        for position, name in enumerate(node.input):
+            shape = nodes.get(name)
+            if shape is None or shape.op != "Const" or "element_shape" not in name:
+                continue
+            values = tf.make_ndarray(shape.attr["value"].tensor)
+            if values.ndim == 1 and len(values) > 1 and values[0] == -1 and (values[1:] >= 0).all():
+                made = graph_def.node.add()
+                made.CopyFrom(shape)
+                made.name = f"{node.name}/element_shape_of_batch_{position}"
+                made.attr["value"].tensor.CopyFrom(tf.make_tensor_proto([batch, *values[1:]], values.dtype))
+                node.input[position] = made.name
+
+
+def softmax_masks(graph_def: Any) -> list[Any]:
+    """The constants of a graph that mask a softmax: beside their values, 8 bits hold no others."""
+    import tensorflow as tf
+
+    readers: dict[str, list[Any]] = {}
+    for node in graph_def.node:
+        for name in node.input:
+            readers.setdefault(name.lstrip("^").partition(":")[0], []).append(node)
+
+    def masks(constant: Any) -> bool:
+        pending, seen = [constant], set()
+        while pending:
+            node = pending.pop()
+            if node.op == "Softmax":
+                return True
+            if node.name not in seen and (node is constant or node.op in _MASKING):
+                seen.add(node.name)
+                pending.extend(readers.get(node.name, []))
+        return False
+
     constants = [node for node in graph_def.node if node.op == "Const" and node.attr["dtype"].type == tf.float32.as_datatype_enum]
-    return [node for node in constants if np.abs(tf.make_ndarray(node.attr["value"].tensor)).max(initial=0) >= _MASK]
+    return [node for node in constants if np.abs(tf.make_ndarray(node.attr["value"].tensor)).max(initial=0) >= _MASK and masks(node)]
+
+
+def truth_casts(graph_def: Any) -> list[Any]:
+    """The operators of a graph that make float32 numbers of truth values."""
+    import tensorflow as tf
+
+    types = tf.bool.as_datatype_enum, tf.float32.as_datatype_enum
+    return [node for node in graph_def.node if node.op == "Cast" and (node.attr["SrcT"].type, node.attr["DstT"].type) == types]
+
+
+def _choose(node: Any, graph_def: Any) -> None:
+    """Put a choice of 1 and 0 in the place of a cast."""
+    import tensorflow as tf
+
+    names = [f"{node.name}/{value}" for value in (1, 0)]
+    for name, value in zip(names, (1.0, 0.0), strict=True):
+        constant = graph_def.node.add(name=name, op="Const")
+        constant.attr["dtype"].type = tf.float32.as_datatype_enum
+        constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, tf.float32))
+    node.op = "SelectV2"
+    node.input.extend(names)
+    node.attr.clear()
+    node.attr["T"].type = tf.float32.as_datatype_enum
 
 
 def _soften(node: Any) -> None:
@@ -104,7 +173,7 @@ def _trace(source: KerasSource, format_: Format, *, recurrence: Operator | None,
 
     with (
         _inlined_functions(),
-        traced_functions(lacks_functions=format_ == Format.TFLITE),
+        traced_functions(format_),
         traced_layers(lacks_3d=format_ == Format.TFLITE),
         traced_ops(),
         traced_recurrence(recurrence, unrolls=unrolls),

@@ -204,6 +204,22 @@ def random_on_purpose(model: "keras.Model") -> list[Any]:
     return list({id(layer): layer for layer in found}.values())
 
 
+def check_random(model: "keras.Model", *, keep_dropout: bool) -> None:
+    """Refuse what would be converted to something else than it is."""
+    on_purpose = random_on_purpose(model)
+    if on_purpose and not keep_dropout:
+        raise UnsupportedError(
+            f"layers that work in training only must not be used otherwise, {on_purpose[0].name!r} is called with training=True: "
+            "--keep-dropout keeps it, and makes its noise an input; or build the model without training=True"
+        )
+    other = [layer for layer in on_purpose if type(layer).__name__.startswith(("Gaussian", "Alpha"))]
+    if other:
+        raise UnsupportedError(
+            f"only Dropout, SpatialDropout, and the dropout of recurrent and attention layers can be kept, {other[0].name!r} is a "
+            f"{type(other[0]).__name__}; build the model without it"
+        )
+
+
 def _rate(layer: Any, name: str) -> float:
     rate = getattr(layer, name, 0)
     return rate if isinstance(rate, int | float) else 0

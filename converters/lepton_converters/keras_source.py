@@ -12,6 +12,7 @@ from lepton_converters.kept_dropout import Noise, kept_dropout, noise_shape, rec
 from lepton_converters.keras_loading import CustomObjects, import_keras, read_custom_objects
 from lepton_converters.keras_model import (
     as_float32,
+    check_random,
     float_types,
     functional,
     inference,
@@ -26,6 +27,7 @@ from lepton_converters.keras_reader import load_model
 from lepton_converters.model_file import check_file
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_converters.saved_model import digest_folder, open_signature
+from lepton_converters.source_specs import batch_of_signature, batch_of_states, check_weights, described, filled, sized_input, specs_of
 from lepton_converters.text_layers import TextModel, check_no_feature_space, cut_text_layers
 from lepton_runtime.encoders import Encoder
 from lepton_runtime.errors import InputError, UnsupportedError
@@ -186,7 +188,7 @@ class KerasSource:
         parts = []
         try:
             for start in range(0, samples, length):
-                part = [_filled(values[spec.name][start : start + length], length) for spec in specs]
+                part = [filled(values[spec.name][start : start + length], length) for spec in specs]
                 outputs = infer([tf.convert_to_tensor(array, spec.dtype) for array, spec in zip(part, specs, strict=True)])
                 parts.append([np.asarray(output)[: samples - start] for output in outputs])
         except (tf.errors.InvalidArgumentError, ValueError) as error:
@@ -250,22 +252,6 @@ def _with_noise(source: KerasSource) -> KerasSource:
     )
 
 
-def _check_random(model: "keras.Model", *, keep_dropout: bool) -> None:
-    """Refuse what would be converted to something else than it is."""
-    on_purpose = random_on_purpose(model)
-    if on_purpose and not keep_dropout:
-        raise UnsupportedError(
-            f"layers that work in training only must not be used otherwise, {on_purpose[0].name!r} is called with training=True: "
-            "--keep-dropout keeps it, and makes its noise an input; or build the model without training=True"
-        )
-    other = [layer for layer in on_purpose if type(layer).__name__.startswith(("Gaussian", "Alpha"))]
-    if other:
-        raise UnsupportedError(
-            f"only Dropout, SpatialDropout, and the dropout of recurrent and attention layers can be kept, {other[0].name!r} is a "
-            f"{type(other[0]).__name__}; build the model without it"
-        )
-
-
 def _sized(source: KerasSource, size: Sequence[int] | None) -> KerasSource:
     """The source with lengths for the free axes of its inputs, and with what these say of its outputs."""
     if size is not None:
@@ -277,7 +263,7 @@ def _sized(source: KerasSource, size: Sequence[int] | None) -> KerasSource:
             )
         if not any(None in spec.shape[1:] for spec in source.inputs):
             raise InputError(f"--size fixes free axes, the model's inputs have none: {', '.join(map(str, source.inputs))}; leave it out")
-        source = replace(source, inputs=tuple(_sized_input(spec, size) for spec in source.inputs))
+        source = replace(source, inputs=tuple(sized_input(spec, size) for spec in source.inputs))
     if not any(None in spec.shape[1:] for spec in source.outputs):
         return source
     shapes = [tensor.shape for tensor in _trace(source).outputs]
@@ -288,42 +274,10 @@ def _sized(source: KerasSource, size: Sequence[int] | None) -> KerasSource:
     return replace(source, outputs=tuple(replace(spec, shape=shape) for spec, shape in zip(source.outputs, axes, strict=True)))
 
 
-def _sized_input(spec: TensorSpec, size: Sequence[int]) -> TensorSpec:
-    free = [position for position, axis in enumerate(spec.shape) if axis is None and position > 0]
-    if not free:
-        return spec
-    if len(free) != len(size) or min(size) < 1:
-        raise InputError(
-            f"--size gives a length for each of the {len(free)} free axes of {spec}, found {'x'.join(map(str, size))}; "
-            f"give {'HEIGHTxWIDTH' if len(free) == 2 else f'{len(free)} lengths from 1'}"
-        )
-    lengths = dict(zip(free, size, strict=True))
-    return replace(spec, shape=tuple(lengths.get(position, axis) for position, axis in enumerate(spec.shape)))
-
-
-def _filled(array: Array, length: int) -> Array:
-    """As many rows as a call takes, the last one repeated."""
-    missing = length - len(array)
-    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
-
-
 def _from_saved_model(folder: Path, name: str | None, *, batch: int | None) -> KerasSource:
     signature = open_signature(folder, name)
-    _check_weights(signature.weights)
-    tensors = [*signature.inputs, *signature.outputs]
-    lengths = {shape[0] if shape else 0 for _, shape, _ in tensors} - {None}
-    fixed = lengths.pop() if len(lengths) == 1 else None
-    if lengths or fixed == 0:
-        listed = ", ".join(f"{key} {shape}" for key, shape, _ in tensors)
-        raise UnsupportedError(
-            f"the first axis of every input and output must be the same batch axis, the signature {signature.name!r} has {listed}; "
-            "save the SavedModel with a signature that has one"
-        )
-    if fixed is not None and batch not in (1, fixed):
-        raise UnsupportedError(
-            f"the signature {signature.name!r} takes {fixed} samples a call and no other number, found --batch {batch or 'dynamic'}; "
-            f"give --batch {fixed}"
-        )
+    check_weights(signature.weights)
+    fixed = batch_of_signature(signature.name, [*signature.inputs, *signature.outputs], batch)
     names = unique_names([name for name, _, _ in signature.outputs], taken=[name for name, _, _ in signature.inputs])
     outputs = [(name, shape, dtype) for name, (_, shape, dtype) in zip(names, signature.outputs, strict=True)]
     return KerasSource(
@@ -331,8 +285,8 @@ def _from_saved_model(folder: Path, name: str | None, *, batch: int | None) -> K
         name=folder.resolve().name,
         file=folder.resolve().name,
         sha256=digest_folder(folder),
-        inputs=_specs(signature.inputs, batch=fixed or batch),
-        outputs=_specs(outputs, batch=fixed or batch),
+        inputs=specs_of(signature.inputs, batch=fixed or batch),
+        outputs=specs_of(outputs, batch=fixed or batch),
         parameters=sum(values.size for _, values in signature.weights),
         removed_layers=(),
         notes=(f"signature {signature.name}", *([f"takes {fixed} samples a call, as its signature says"] if fixed else [])),
@@ -347,8 +301,8 @@ def _from_model(model: "keras.Model", *, batch: int | None, keep_dropout: bool) 
     model, notes = functional(model), []
     text = cut_text_layers(model, raw=named(model, "input"), batch=batch)
     model = text.model if text else model
-    _check_random(model, keep_dropout=keep_dropout)
-    _check_weights([(weight.path, np.asarray(weight)) for weight in model.weights])
+    check_random(model, keep_dropout=keep_dropout)
+    check_weights([(weight.path, np.asarray(weight)) for weight in model.weights])
     types = float_types(model)
     if types:
         model = as_float32(model)
@@ -361,20 +315,20 @@ def _from_model(model: "keras.Model", *, batch: int | None, keep_dropout: bool) 
         )
     fixed = None
     if states:
-        fixed = batch = _batch_of_states(states[0], batch)
+        fixed = batch = batch_of_states(states[0], batch)
         notes.append("its recurrent layers keep a state: each NAME_state_N in gives NAME_state_N_next out, zeros at the start")
     elif any(tensor.shape[0] is not None for tensor in model.inputs):
         fixed = batch  # its layers may reckon with a number of samples
-    inputs = [*_described(named(model, "input")), *states]
-    outputs = _described(named(model, "output", taken=[name for name, _, _ in inputs]))
+    inputs = [*described(named(model, "input")), *states]
+    outputs = described(named(model, "output", taken=[name for name, _, _ in inputs]))
     outputs += [(f"{name}_next", shape, dtype) for name, shape, dtype in states]
     return KerasSource(
         model=model,
         name=model.name,
         file=None,
         sha256=None,
-        inputs=_specs(inputs, batch=batch),
-        outputs=_specs(outputs, batch=batch),
+        inputs=specs_of(inputs, batch=batch),
+        outputs=specs_of(outputs, batch=batch),
         parameters=int(model.count_params()),
         removed_layers=tuple(layer.name for layer in layers_of(model) if _is_removed(layer)),
         notes=tuple(notes),
@@ -388,39 +342,6 @@ def _from_model(model: "keras.Model", *, batch: int | None, keep_dropout: bool) 
 def _is_removed(layer: Any) -> bool:
     """Whether it works in training only; attention layers hold a Dropout that drops nothing."""
     return is_training_only(type(layer).__name__) and getattr(layer, "rate", None) != 0
-
-
-def _batch_of_states(state: tuple[str, tuple[int | None, ...], str], batch: int | None) -> int | None:
-    """The number of samples that a stateful model was built for, which is the only one it takes."""
-    name, shape, _ = state
-    if batch not in (1, shape[0]):
-        raise UnsupportedError(
-            f"a stateful model takes the number of samples it was built for, {shape[0]} ({name!r}), found --batch {batch or 'dynamic'}; "
-            f"give --batch {shape[0]}, or build it again with another batch_size"
-        )
-    return shape[0]
-
-
-def _described(tensors: list[tuple[str, Any]]) -> list[tuple[str, tuple[int | None, ...], str]]:
-    return [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors]
-
-
-def _check_weights(weights: Sequence[tuple[str, Array]]) -> None:
-    for name, values in weights:
-        if np.issubdtype(values.dtype, np.inexact) and not np.isfinite(values).all():
-            raise InputError(
-                f"every weight must be finite, {name!r} holds {int((~np.isfinite(values)).sum())} NaN or infinite values "
-                f"of {values.size}; train it again"
-            )
-
-
-def _specs(tensors: Sequence[tuple[str, tuple[int | None, ...], str]], *, batch: int | None) -> tuple[TensorSpec, ...]:
-    specs = []
-    for name, shape, dtype in tensors:
-        if dtype == "string":
-            raise UnsupportedError(f"inputs and outputs must be numbers, {name!r} is text; export the part behind the text layers")
-        specs.append(TensorSpec(name, (batch, *shape[1:]), dtype))
-    return tuple(specs)
 
 
 def _digest(path: Path) -> str:

@@ -142,6 +142,33 @@ RULES = (
         "use GlobalMaxPooling with keepdims=True, or MaxPooling",
         _ends_in_one,
     ),
+    # What so few bits cannot hold.
+    Rule(
+        frozenset({"MelSpectrogram"}),
+        "must not give decibels, which 8 bits leave nothing of: the quietest bands count as much as the loudest",
+        "compute it before the network, use power_to_db=False, or make fp32 and fp16",
+        lambda layer: layer.settings.get("power_to_db", True) is True,
+        tuple(target for target in EVERY if target[1] not in (Precision.FP32, Precision.FP16)),
+    ),
+    Rule(
+        frozenset({"STFTSpectrogram"}),
+        "must not give angles, which turn around where a number is near zero",
+        "use another mode, or make fp32 and dynamic-int8",
+        _is_set("mode", "angle"),
+        tuple(target for target in EVERY if target[1] not in (Precision.FP32, Precision.DYNAMIC_INT8)),
+    ),
+    Rule(
+        frozenset({"Cosh", "Tan", "Isfinite", "Isnan", "DivideNoNan", "TopK", "OneHot", "ContrastLimitedAdaptiveHistogramEqualization"}),
+        "has no 8-bit TFLite form that gives its numbers",
+        "make ONNX (--format onnx) or another precision",
+        targets=tuple(target for target in TFLITE if target[1].needs_calibration),
+    ),
+    Rule(
+        frozenset({"MultiHot"}),
+        "has no TFLite form that gives its numbers",
+        "use a CategoryEncoding layer, or make ONNX only: --format onnx",
+        targets=TFLITE,
+    ),
     # What Keras 3 has no more, or runs in another framework.
     Rule(
         frozenset({"TensorFlowOpLayer", "ClassMethod", "InstanceMethod", "InstanceProperty"}),

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from lepton_converters.keras_names import HARD_SIGMOID
 from lepton_converters.recurrent import Cell
 from lepton_runtime.tensors import Array
 
@@ -16,17 +15,16 @@ MARKER = "PyFuncStateless"
 # Keras' gate order, and ONNX' as places in it. Source: ONNX operators LSTM (iofc), GRU (zrh) and RNN; Keras' cells.
 _GATES = {"LSTM": (0, 3, 1, 2), "GRU": (0, 1, 2), "RNN": (0,)}
 _STATES = {"LSTM": 2, "GRU": 1, "RNN": 1}
-# Keras' names to ONNX', with alpha and beta. Source: ONNX operator LSTM, attribute "activations".
-_ACTIVATIONS: dict[str, tuple[str, float, float]] = {
-    "sigmoid": ("Sigmoid", 0.0, 0.0),
-    "tanh": ("Tanh", 0.0, 0.0),
-    "relu": ("Relu", 0.0, 0.0),
+# Keras' names to ONNX', with alpha and beta of those that take them. Source: ONNX operator LSTM, attribute "activations".
+_ACTIVATIONS: dict[str, tuple[str, float | None, float | None]] = {
+    "sigmoid": ("Sigmoid", None, None),
+    "tanh": ("Tanh", None, None),
+    "relu": ("Relu", None, None),
     "hard_sigmoid": ("HardSigmoid", 1 / 6, 0.5),
-    HARD_SIGMOID: ("HardSigmoid", 0.2, 0.5),
     "linear": ("Affine", 1.0, 0.0),
-    "elu": ("Elu", 1.0, 0.0),
-    "softsign": ("Softsign", 0.0, 0.0),
-    "softplus": ("Softplus", 0.0, 0.0),
+    "elu": ("Elu", 1.0, None),
+    "softsign": ("Softsign", None, None),
+    "softplus": ("Softplus", None, None),
 }
 
 
@@ -60,7 +58,7 @@ class OnnxRecurrence:
         return outputs, [tf.ensure_shape(state, (batch, cell.units)) for state in last]
 
 
-def _activations(cell: Cell) -> list[tuple[str, float, float]]:
+def _activations(cell: Cell) -> list[tuple[str, float | None, float | None]]:
     if cell.recurrent_activation is None:
         return [_ACTIVATIONS[cell.activation]]
     repeated = [cell.activation] * (_STATES[cell.kind])
@@ -102,8 +100,10 @@ def recurrent_node(context: Any, node: Any, name: str, arguments: list[Any]) -> 
     attributes: dict[str, Any] = {"hidden_size": token["units"], "activations": list(names)}
     if token["backwards"]:
         attributes["direction"] = "reverse"
-    if any(alphas) or any(betas):
-        attributes |= {"activation_alpha": list(alphas), "activation_beta": list(betas)}
+    for name, values in (("activation_alpha", alphas), ("activation_beta", betas)):
+        taken = [value for value in values if value is not None]
+        if taken:
+            attributes[name] = taken
     if token["kind"] == "GRU":
         attributes["linear_before_reset"] = int(token["resets_after"])
     first = make("Transpose", [sequence], attr={"perm": [1, 0, 2]})

@@ -20,8 +20,10 @@ from lepton_runtime.manifest import Parity
 from lepton_runtime.tensors import Array, TensorSpec
 
 GOLDEN_SAMPLES = 4
+_ROWS = 3  # of a free batch: whoever fixed it to 1 would be found out
 _GROUP = 32  # samples that Keras answers at once
 _FLOAT_TOLERANCE = {Precision.FP32: 1e-4, Precision.FP16: 2e-2}  # of an output's largest value
+_LOWEST_COSINE = 0.8  # with nothing else to judge by
 _SMALLEST_RANGE = 1e-3  # outputs below it are judged as if they reached it
 
 
@@ -155,7 +157,7 @@ def verify(
     """
     runners = [_Runner(artifact) for artifact in artifacts]
     tallies = [_Tally() for _ in artifacts]
-    batch = source.inputs[0].shape[0] or 1
+    batch = source.inputs[0].shape[0] or _ROWS
     classes = class_output(source.outputs)
     width = (classes.shape[1] or 0) if classes else 0
     golden: dict[str, Array] = {}
@@ -179,7 +181,7 @@ def verify(
             tally.agreeing += int((found == expected).sum())
             tally.right += int((found == labels).sum())
         if not golden:
-            golden = _golden(source, runners, group[:GOLDEN_SAMPLES], batch)
+            golden = _golden(source, runners, group[:GOLDEN_SAMPLES], source.inputs[0].shape[0] or 1)
         count += len(group)
         on_progress(count)
     if count == 0:
@@ -193,6 +195,7 @@ class _Runner:
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
+        self._has_free_batch = artifact.inputs[0].shape[0] is None
         self._is_free = any(None in spec.shape[1:] for spec in artifact.inputs)
         with quiet_tensorflow():  # LiteRT announces its delegate
             self.engine: Engine = open_engine(
@@ -207,10 +210,13 @@ class _Runner:
         """Outputs as the file gives them, one row a sample."""
         rows: list[list[Array]] = []
         for group in grouped(iter(samples), batch):
-            inputs = stack(group, batch)
+            inputs = stack(group, len(group) if self._has_free_batch else batch)
             arrays = [spec.quantize(inputs[spec.name]) for spec in self.artifact.inputs]
             with quiet_tensorflow() if self._is_free else nullcontext():  # LiteRT waits for the size, and announces itself now
                 outputs = self.engine.run(arrays)
+            for spec, output in zip(self.artifact.outputs, outputs, strict=True):
+                if len(output) != len(next(iter(inputs.values()))):
+                    raise InputError(f"{self.artifact.file} must answer each of {len(group)} samples, {spec.name!r} has {len(output)} rows")
             rows.append([output[: len(group)] for output in outputs])
         columns = zip(*rows, strict=True)
         return {spec.name: np.concatenate(parts) for spec, parts in zip(self.artifact.outputs, columns, strict=True)}
@@ -252,7 +258,7 @@ class Probe:
             source: The trained model.
             samples: A few.
         """
-        self._batch = source.inputs[0].shape[0] or 1
+        self._batch = source.inputs[0].shape[0] or _ROWS
         self._groups = [(group, source.predict(stack(group, len(group)))) for group in grouped(iter(samples), self._batch)]
 
     def check(self, artifact: Artifact) -> None:
@@ -290,7 +296,7 @@ def judge(precision: Precision, report: ParityReport, *, budget: Budget | None, 
     """The verdict on one artifact.
 
     A float artifact must give the Keras model's numbers; with labelled data every artifact must keep to the
-    accuracy budget. Without it, an 8-bit artifact is measured but not judged.
+    accuracy budget. Without it, an 8-bit artifact is measured, and refused only if its answers are of another kind.
 
     Args:
         precision: Of the artifact.
@@ -304,6 +310,8 @@ def judge(precision: Precision, report: ParityReport, *, budget: Budget | None, 
     tolerance = _FLOAT_TOLERANCE.get(precision)
     if tolerance is not None and report.relative > tolerance:
         return Verdict(f"REFUSED: differs from Keras by {parity.max_abs:.2g}", False)
+    if report.accuracy is None and parity.cosine < _LOWEST_COSINE:
+        return Verdict(f"REFUSED: unlike Keras (cosine {parity.cosine:.2f}); --eval measures what it costs", False)
     if budget is None or report.accuracy is None or source_accuracy is None:
         return Verdict("same as Keras" if precision == Precision.FP32 else "measured, no budget", True)
     if not budget.allows(report.accuracy, source_accuracy=source_accuracy):

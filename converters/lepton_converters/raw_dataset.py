@@ -10,6 +10,7 @@ from lepton_runtime.encoders import TEXT, Encoder, encode, raw_inputs
 from lepton_runtime.errors import InputError
 from lepton_runtime.table import read_table
 from lepton_runtime.tensors import Array, TensorSpec
+from lepton_runtime.text import split_lines
 
 _Row = tuple[dict[str, Any], int | None]  # Any: cells before they are read as their input's type
 
@@ -44,7 +45,7 @@ def open_raw_dataset(
     elif location.suffix == ".csv" and location.exists():
         dataset = _table(location, raw, labels, has_labels=has_labels)
     elif location.suffix == ".txt" and location.exists():
-        texts = [line for line in _read_text(location).removeprefix("\ufeff").splitlines() if line.strip()]
+        texts = split_lines(_read_text(location).removeprefix("\ufeff"))
         dataset = _rows(path, [({_only_text(raw, path).name: text}, None) for text in texts], raw)
     else:
         dataset = open_dataset(path, inputs=raw, preprocessing=None, labels=labels, option=option)
@@ -125,13 +126,15 @@ def _table(path: Path, raw: Sequence[TensorSpec], labels: Sequence[str] | None, 
 
 
 def _label(cell: str, labels: Sequence[str] | None, name: str) -> int:
-    if labels is not None and cell in labels:
+    """The class that a cell names; its number only where classes have no names: a name may look like a number."""
+    if labels is not None:
+        if cell not in labels:
+            raise InputError(f"{name} must have one of the labels as its class, found {cell!r}; the labels are {', '.join(labels)}")
         return list(labels).index(cell)
     try:
         number = float(cell)
     except ValueError:
         number = -1.0
     if not number.is_integer() or number < 0:
-        advice = f"the labels are {', '.join(labels)}" if labels else "name the classes with --labels, or number them from 0"
-        raise InputError(f"{name} must have a class as its label, found {cell!r}; {advice}")
+        raise InputError(f"{name} must have a class as its label, found {cell!r}; name the classes with --labels, or number them from 0")
     return int(number)

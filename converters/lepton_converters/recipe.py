@@ -16,13 +16,19 @@ class Recipe:
 
     Attributes:
         targets: Format and precision of each.
-        named: The precisions that were asked for by name, which must not fail.
+        named: The precisions that were asked for by name, which must not fail in every format.
+        named_formats: The formats that were asked for by name.
         io: The number type at the doors of ``static-int8`` artifacts.
     """
 
     targets: tuple[tuple[Format, Precision], ...]
     named: frozenset[Precision]
+    named_formats: frozenset[Format]
     io: IntegerIo
+
+    def must_make(self, format_: Format, precision: Precision) -> bool:
+        """Whether both were asked for by name, so that nothing else will do."""
+        return format_ in self.named_formats and precision in self.named
 
     @property
     def needs_calibration(self) -> bool:
@@ -56,4 +62,4 @@ def plan_recipe(
         advice = " and ".join(["add static-int8 to --precision"] * bool(precisions) + ["give --calib PATH"] * (not has_calibration))
         raise InputError(f"--io {io} is for static-int8, which is not among what is made: {', '.join(wanted)}; {advice}")
     targets = [(format_, precision) for format_ in kinds for precision in wanted if precision in PRECISIONS[format_]]
-    return Recipe(tuple(targets), frozenset(wanted if precisions else ()), io)
+    return Recipe(tuple(targets), frozenset(wanted if precisions else ()), frozenset(kinds if formats else ()), io)

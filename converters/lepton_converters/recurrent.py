@@ -10,6 +10,7 @@ import numpy as np
 from lepton_converters.keras_loading import import_keras
 from lepton_converters.keras_names import HARD_SIGMOID
 from lepton_converters.legacy_layers import hard_sigmoid_of_keras_2
+from lepton_converters.replaced import replaced
 from lepton_runtime.tensors import Array
 
 
@@ -81,7 +82,7 @@ def traced_recurrence(operator: Operator | None, *, unrolls: bool = False) -> It
     kinds = (keras.layers.RNN, keras.layers.SimpleRNN, keras.layers.LSTM, keras.layers.GRU)
     originals = {kind: kind.inner_loop for kind in kinds if "inner_loop" in vars(kind)}
 
-    def replaced(original: Any) -> Any:
+    def replacing(original: Any) -> Any:
         def inner_loop(layer: Any, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
             found = _run(operator, layer, sequences, initial_state, mask) if operator and not training else None
             if found is not None:
@@ -92,17 +93,14 @@ def traced_recurrence(operator: Operator | None, *, unrolls: bool = False) -> It
 
         return inner_loop
 
-    for kind, original in originals.items():
-        kind.inner_loop = replaced(original)
-    try:
+    with replaced([(kind, "inner_loop", replacing(original)) for kind, original in originals.items()]):
         yield
-    finally:
-        for kind, original in originals.items():
-            kind.inner_loop = original
 
 
 def _run(operator: Operator, layer: Any, sequences: Any, initial_state: Any, mask: Any) -> tuple[Any, Any, Any] | None:
     """What ``inner_loop`` gives: last output, all outputs, states; ``None`` if a cell has no operator."""
+    import tensorflow as tf
+
     keras = import_keras()
     is_stacked = isinstance(layer.cell, keras.layers.StackedRNNCells)
     cells = [cell for cell in map(_describe, layer.cell.cells if is_stacked else [layer.cell]) if cell]
@@ -124,6 +122,12 @@ def _run(operator: Operator, layer: Any, sequences: Any, initial_state: Any, mas
         backwards = False  # the next cell of a stack reads what this one gave, in that order
         states.append(last)
     last_output = states[-1][0]
+    if steps is not None and gives_states:
+        # Where no step counts a state stays as it was; ONNX' operators give zeros.
+        kept = steps.lengths[:, None] > 0
+        states = [
+            [tf.where(kept, new, old) for new, old in zip(last, initial, strict=True)] for last, initial in zip(states, given, strict=True)
+        ]
     if steps is not None and (layer.return_sequences or layer.zero_output_for_mask):
         sequences = _expand(sequences, steps, keeps_last=not layer.zero_output_for_mask)
         last_output = sequences[:, -1]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_converters.keras_loading import import_keras
-from lepton_converters.keras_model import inference
+from lepton_converters.keras_model import inference, unique_names
 from lepton_converters.keras_names import TEXT_LAYERS
 from lepton_converters.text_steps import make_step, refusal
 from lepton_runtime.encoders import TEXT, Encoder, encode
@@ -136,7 +136,7 @@ class _Cutter:
         self._encoders: dict[str, tuple[Encoder, Any]] = {}  # with their layers, by what they give
         self.raw = [_Value(TensorSpec(name, (batch, *x.shape[1:]), str(x.dtype)), position) for position, (name, x) in enumerate(raw)]
         self._values = list(self.raw)
-        self._names = {name for name, _ in raw} | {layer.name for layer in _inner_layers(model) if not _is_text_layer(layer)}
+        self._names = [*(name for name, _ in raw), *(layer.name for layer in _inner_layers(model) if not _is_text_layer(layer))]
         self._batch = next((x.shape[0] for _, x in raw if x.shape[0] is not None), None)
 
     def run(self, model: Any, inputs: Sequence[Any]) -> Any:
@@ -191,17 +191,11 @@ class _Cutter:
     def _add_encoder(self, layer: Any, values: Sequence[_Value]) -> TensorSpec:
         inputs = tuple(value.spec for value in values)
         step = make_step(layer, inputs)
-        spec = TensorSpec(self._unique(layer.name), step.output_shape(inputs[0].shape), step.dtype)
+        (name,) = unique_names([layer.name], taken=self._names)  # a shared layer has several results
+        self._names.append(name)
+        spec = TensorSpec(name, step.output_shape(inputs[0].shape), step.dtype)
         self._encoders[spec.name] = (Encoder(inputs, spec, step), layer)
         return spec
-
-    def _unique(self, name: str) -> str:
-        """A shared layer has several results: the later ones are numbered."""
-        number, candidate = 1, name
-        while candidate in self._names:
-            candidate, number = f"{name}_{number}", number + 1
-        self._names.add(candidate)
-        return candidate
 
     def _add(self, value: _Value) -> _Value:
         self._values.append(value)

@@ -9,7 +9,7 @@ import numpy as np
 
 from lepton_converters.artifact import Artifact
 from lepton_converters.calibration import Calibration
-from lepton_converters.frozen_graph import freeze, graph_names, large_constants, save_traced
+from lepton_converters.frozen_graph import freeze, graph_names, save_traced, softmax_masks, truth_casts
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.quiet import quiet_tensorflow
 from lepton_converters.recipe import IntegerIo
@@ -39,6 +39,7 @@ class TfliteExporter:
         """
         self._source = source
         self._accept = accept
+        self._fault: UnsupportedError | None = None
 
     @cached_property
     def _graph(self) -> Any:
@@ -46,10 +47,11 @@ class TfliteExporter:
 
     @cached_property
     def _calibrated(self) -> Any:
-        """The graph for what is calibrated: without loops, and with masks that 8 bits can hold."""
-        if not self._has_loops and not large_constants(self._graph.graph.as_graph_def()):
+        """The graph for what is calibrated: without loops, and with what 8 bits can hold."""
+        definition = self._graph.graph.as_graph_def()
+        if not self._has_loops and not softmax_masks(definition) and not truth_casts(definition):
             return self._graph
-        return freeze(self._source, Format.TFLITE, unrolls=True, softens=True)
+        return freeze(self._source, Format.TFLITE, unrolls=True, for_8_bits=True)
 
     @cached_property
     def _has_loops(self) -> bool:
@@ -68,6 +70,22 @@ class TfliteExporter:
         """
         if precision.needs_calibration and calibration is None:
             raise UnsupportedError(f"{precision} must be calibrated, found no samples; give --calib PATH")
+        if precision == Precision.FP32:
+            return self._float
+        self._float  # noqa: B018  # raises if the model has no TFLite file that gives its numbers: smaller ones would be wrong, too
+        return self._make(precision, calibration, io)
+
+    @cached_property
+    def _float(self) -> Artifact:
+        if self._fault is not None:
+            raise self._fault  # the same for every precision, and not worth another minute each
+        try:
+            return self._make(Precision.FP32, None, "float")
+        except UnsupportedError as error:
+            self._fault = error
+            raise
+
+    def _make(self, precision: Precision, calibration: Calibration | None, io: IntegerIo) -> Artifact:
         routes = ["graph"] if not self._has_loops else ["unrolled", "fused"] if precision.needs_calibration else ["fused", "graph"]
         faults = []
         for route in routes:

@@ -8,38 +8,35 @@ from typing import Any
 import numpy as np
 
 from lepton_converters.keras_loading import import_keras
+from lepton_converters.replaced import replaced
+from lepton_runtime.formats import Format
 
 
 @contextmanager
-def traced_functions(*, lacks_functions: bool) -> Iterator[None]:
+def traced_functions(format_: Format) -> Iterator[None]:
     """Places of extremes, spectra and, on request, elementary functions in other words, until the context ends.
 
+    TFLite has a Fourier transform, but none of the hyperbolic and few of the trigonometric functions; ONNX the other way round.
+
     Args:
-        lacks_functions: Whether the format has none of the hyperbolic and few of the trigonometric functions: TFLite.
+        format_: What the graph is converted to.
     """
     import tensorflow as tf
 
     import_keras()
-    from keras.src.backend.tensorflow import nn, numpy
+    from keras.src.backend.tensorflow import math, nn, numpy
 
-    replaced: list[tuple[Any, str, Any]] = [
+    functions: list[tuple[Any, str, Any]] = [
         (numpy, "argmax", _place(tf.argmax)),
         (numpy, "argmin", _place(tf.argmin)),
         (nn, "celu", _celu),
-        (tf.signal, "stft", _stft(tf.signal.stft)),
-        (tf.math, "real", _part(tf.math.real, "real")),
-        (tf.math, "imag", _part(tf.math.imag, "imaginary")),
     ]
-    if lacks_functions:
-        replaced += [(numpy, name, _floating(function)) for name, function in _elementary().items()]
-    originals = [(module, name, getattr(module, name)) for module, name, _ in replaced]
-    for module, name, function in replaced:
-        setattr(module, name, function)
-    try:
+    if format_ == Format.ONNX:
+        functions.append((math, "stft", _stft(math.stft)))
+    else:
+        functions += [(numpy, name, _floating(function)) for name, function in _elementary().items()]
+    with replaced(functions):
         yield
-    finally:
-        for module, name, function in originals:
-            setattr(module, name, function)
 
 
 def _place(operator: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,27 +68,31 @@ class _Spectrum:
     imaginary: Any
 
 
-def _part(original: Callable[..., Any], name: str) -> Callable[..., Any]:
-    return lambda value: getattr(value, name) if isinstance(value, _Spectrum) else original(value)
-
-
 def _stft(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Short-time Fourier transforms of signals of known length as products with cosines and sines."""
+    """Keras' own, whose inner transform is a product with cosines and sines, for signals of known length."""
     import tensorflow as tf
 
-    def stft(signals: Any, frame_length: int, frame_step: int, fft_length: int, window_fn: Callable[..., Any] | None = None) -> Any:
-        length = signals.shape[-1]
-        if length is None:
-            return original(signals, frame_length, frame_step, fft_length, window_fn=window_fn)
-        starts = np.arange(0, length - frame_length + 1, frame_step)
-        frames = tf.gather(signals, starts[:, None] + np.arange(frame_length), axis=-1)
-        if window_fn is not None:
-            frames *= window_fn(frame_length, dtype=signals.dtype)
-        angles = 2 * np.pi * np.outer(np.arange(frame_length), np.arange(fft_length // 2 + 1)) / fft_length
-        real, imaginary = (tf.matmul(frames, tf.constant(wave.astype(np.float32))) for wave in (np.cos(angles), -np.sin(angles)))
-        return _Spectrum(real, imaginary)
+    def stft(x: Any, *arguments: Any, **settings: Any) -> Any:
+        if x.shape[-1] is None:
+            return original(x, *arguments, **settings)
+        parts = [(tf.signal, "stft", _transform), (tf.math, "real", lambda pair: pair.real), (tf.math, "imag", lambda pair: pair.imaginary)]
+        with replaced(parts):
+            return original(x, *arguments, **settings)
 
     return stft
+
+
+def _transform(signals: Any, *, frame_length: int, frame_step: int, fft_length: int, window_fn: Callable[..., Any] | None) -> _Spectrum:
+    """What Keras asks of TensorFlow's short-time Fourier transform, for ``fft_length >= frame_length``."""
+    import tensorflow as tf
+
+    starts = np.arange(0, signals.shape[-1] - frame_length + 1, frame_step)
+    frames = tf.gather(signals, starts[:, None] + np.arange(frame_length), axis=-1)
+    if window_fn is not None:
+        frames *= window_fn(frame_length, dtype=signals.dtype)
+    angles = 2 * np.pi * np.outer(np.arange(frame_length), np.arange(fft_length // 2 + 1)) / fft_length
+    real, imaginary = (tf.matmul(frames, tf.constant(wave.astype(np.float32))) for wave in (np.cos(angles), -np.sin(angles)))
+    return _Spectrum(real, imaginary)
 
 
 def _floating(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -101,7 +102,7 @@ def _floating(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _elementary() -> dict[str, Callable[[Any], Any]]:
-    """Functions that TFLite lacks, by those that it has; exact to a few roundings of float32."""
+    """Functions that TFLite lacks, by those that it has; near zero they are exact to some 1e-7, not to 1e-7 of their value."""
     import tensorflow as tf
 
     def leg(x: Any) -> Any:

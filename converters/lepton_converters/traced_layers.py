@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lepton_converters.keras_loading import import_keras
+from lepton_converters.replaced import replaced
 
 _SEPARABLE_METHODS = ("area", "bicubic", "lanczos3", "lanczos5")
 
@@ -25,7 +26,7 @@ def traced_layers(*, lacks_3d: bool) -> Iterator[None]:
     from keras.src.backend.tensorflow import nn
 
     max_pool, average_pool = (_pool(pool) if lacks_3d else pool for pool in (nn.max_pool, nn.average_pool))
-    replaced = [
+    functions = [
         (nn, "conv", _conv(nn.conv, fills_kernel=lacks_3d)),
         (nn, "conv_transpose", _conv_transpose(nn.conv_transpose, fills_kernel=lacks_3d)),
         (nn, "max_pool", max_pool),
@@ -34,14 +35,8 @@ def traced_layers(*, lacks_3d: bool) -> Iterator[None]:
         (nn, "adaptive_average_pool", _adaptive_pool(average_pool, _mean_of_windows)),
         (tf.image, "resize", _resize(tf.image.resize)),
     ]
-    originals = [(module, name, getattr(module, name)) for module, name, _ in replaced]
-    for module, name, function in replaced:
-        setattr(module, name, function)
-    try:
+    with replaced(functions):
         yield
-    finally:
-        for module, name, function in originals:
-            setattr(module, name, function)
 
 
 def _conv(original: Callable[..., Any], *, fills_kernel: bool) -> Callable[..., Any]:
@@ -108,7 +103,7 @@ def _pool(original: Callable[..., Any]) -> Callable[..., Any]:
         if _is_channels_first(data_format):
             return _first(pool(_last(inputs), pool_size, strides, padding, "channels_last"))
         size, steps = _tuple(pool_size, 3), _tuple(pool_size if strides is None else strides, 3)
-        depth, height, width, channels = inputs.shape[1:]
+        (depth, height, width), channels = _known(inputs), inputs.shape[-1]
         planes = original(tf.reshape(inputs, (-1, height, width, channels)), size[1:], steps[1:], padding, "channels_last")
         height, width = planes.shape[1:3]
         columns = tf.reshape(planes, (-1, depth, height * width, channels))
@@ -125,7 +120,7 @@ def _adaptive_pool(plain: Callable[..., Any], pooled: Callable[[Any, int, int], 
         if _is_channels_first(data_format):
             return _first(adaptive_pool(_last(inputs), output_size, "channels_last"))
         sizes = _tuple(output_size, len(inputs.shape) - 2)
-        lengths = inputs.shape[1:-1]
+        lengths = _known(inputs)
         if all(length % size == 0 for length, size in zip(lengths, sizes, strict=True)):
             window = tuple(length // size for length, size in zip(lengths, sizes, strict=True))
             return plain(inputs, window, window, "valid", "channels_last")
@@ -134,6 +129,14 @@ def _adaptive_pool(plain: Callable[..., Any], pooled: Callable[[Any, int, int], 
         return inputs
 
     return adaptive_pool
+
+
+def _known(inputs: Any) -> list[int]:
+    """The spatial lengths of a tensor with its channels last, which what replaces Keras' pooling must know."""
+    lengths = list(inputs.shape[1:-1])
+    if None in lengths:
+        raise ValueError(f"adaptive and 3D pooling need inputs of known size, found {tuple(inputs.shape)}; fix it with --size")
+    return lengths
 
 
 def _windows(length: int, size: int) -> list[tuple[int, int]]:

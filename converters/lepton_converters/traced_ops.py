@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lepton_converters.keras_loading import import_keras
+from lepton_converters.replaced import replaced
 
 
 @contextmanager
@@ -20,14 +21,8 @@ def traced_ops() -> Iterator[None]:
         # Within a graph, Keras' image layers make float of what they take; the model itself is run outside of one.
         (backend_utils, "in_tf_graph", lambda: False),
     ]
-    originals = [(module, name, getattr(module, name)) for module, name, _ in replacements]
-    try:
-        for module, name, function in replacements:
-            setattr(module, name, function)
+    with replaced(replacements):
         yield
-    finally:
-        for module, name, function in originals:
-            setattr(module, name, function)
 
 
 def digitize(x: Any, bins: Sequence[float]) -> Any:  # Any: TensorFlow has no type hints

@@ -13,6 +13,7 @@ from lepton_runtime.errors import InputError
 from lepton_runtime.preprocess import IMAGE_SUFFIXES
 from lepton_runtime.session import Session
 from lepton_runtime.tensors import Array
+from lepton_runtime.text import split_lines
 
 
 def run_on_text(text: str, session: Session) -> dict[str, Array]:
@@ -34,7 +35,7 @@ def run_on_file(path: Path, session: Session) -> dict[str, Array]:
     if not session.encoders and session.bundle.manifest.preprocessing is not None:
         return session.run(_read_inputs(path, session))
     if suffix == ".txt":
-        return _run_rows([line for line in _read_text(path).splitlines() if line.strip()], session)
+        return _run_rows(split_lines(_read_text(path)), session)
     if suffix == ".json":
         return _run_rows(_read_json(path), session)
     if suffix == ".csv":
@@ -64,7 +65,7 @@ def _columns(rows: Sequence[Any]) -> Any:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")  # as it is: reading it as text would change the ends of its lines
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"INPUT must be a readable file in UTF-8, {str(path)!r} cannot be read: {error}") from error
 

@@ -156,6 +156,9 @@ def _texts(spec: TensorSpec, value: Any) -> Array:
         if not all(isinstance(item, str) for item in items):
             found = _first(item for item in items if not isinstance(item, str))
             raise InputError(f"input {spec.name!r} takes text, found {found}; give str, a list of them or a numpy array of them")
+        if any("\0" in item for item in items):  # numpy's text drops it at the end, and the hash would be another
+            found = _first(item for item in items if "\0" in item)
+            raise InputError(f"input {spec.name!r} must hold text without the character '\\0', found {found}; clean the data first")
         "".join(items).encode()
     except UnicodeError as error:
         raise InputError(f"input {spec.name!r} must hold text that UTF-8 can hold: {error}") from error

@@ -3,8 +3,8 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
 
 from lepton_runtime.errors import BundleError, LeptonError
 from lepton_runtime.formats import Format, Precision
@@ -15,6 +15,11 @@ SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 16 * 2**20
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_Record = TypeVar("_Record")
+
+
+class _UnknownKeyError(KeyError):
+    """A key that this version does not know: a newer one has written it."""
 
 
 @dataclass(frozen=True)
@@ -182,66 +187,78 @@ class Manifest:
         """The manifest that a file's bytes hold.
 
         Raises:
-            BundleError: It is not JSON, of a newer schema, or lacks something.
+            BundleError: It is not JSON, of a newer schema or version, or lacks something.
         """
+        maker = ""
         try:
             values = json.loads(data)
             version = values.pop("schema_version")
+            maker = values.get("versions", {}).get("lepton-edge", "")
             if version != SCHEMA_VERSION:
                 raise BundleError(
                     f"this version of lepton-edge reads bundles of schema {SCHEMA_VERSION}, found schema {version!r}; "
                     "update with: pip install --upgrade lepton-edge"
                 )
-            return cls(
-                source=dict(values.pop("source")),
-                inputs=_specs(values.pop("inputs")),
-                outputs=_specs(values.pop("outputs")),
-                preprocessing=_optional(Preprocessing.from_dict, values.pop("preprocessing")),
-                labels=_optional(tuple, values.pop("labels")),
-                artifacts=tuple(map(_artifact, values.pop("artifacts"))),
-                golden=FileRecord(**values.pop("golden")),
-                evaluation=_optional(lambda found: Evaluation(**found), values.pop("evaluation")),
-                removed_layers=tuple(values.pop("removed_layers")),
-                encoders=tuple(map(_encoder, values.pop("encoders", ()))),
-                notes=tuple(values.pop("notes", ())),
-                noise_inputs=tuple(values.pop("noise_inputs", ())),
-                **values,
-            )
+            read = {
+                "source": dict(values["source"]),
+                "inputs": _specs(values["inputs"]),
+                "outputs": _specs(values["outputs"]),
+                "preprocessing": _optional(Preprocessing.from_dict, values["preprocessing"]),
+                "labels": _optional(tuple, values["labels"]),
+                "artifacts": tuple(map(_artifact, values["artifacts"])),
+                "golden": _record(FileRecord, values["golden"]),
+                "evaluation": _optional(lambda found: _record(Evaluation, found), values["evaluation"]),
+                "removed_layers": tuple(values["removed_layers"]),
+                "encoders": tuple(map(_encoder, values.get("encoders", ()))),
+                "notes": tuple(values.get("notes", ())),
+                "noise_inputs": tuple(values.get("noise_inputs", ())),
+            }
+            return _record(cls, {**values, **read})
         except BundleError:
             raise
+        except _UnknownKeyError as error:
+            raise BundleError(
+                f"a bundle must hold what this version of lepton-edge knows, found the key {error} in manifest.json: a newer version"
+                f"{f' ({maker})' if maker else ''} made it; update with: pip install --upgrade lepton-edge"
+            ) from error
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError, LeptonError) as error:
             raise BundleError(
                 f"manifest.json must be a complete manifest of schema {SCHEMA_VERSION}, found a fault at {error}; export the bundle again"
             ) from error
 
 
+def _record(kind: type[_Record], values: Mapping[str, Any]) -> _Record:
+    """The record that JSON values describe, all of which it must know."""
+    known = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]  # every kind is a dataclass
+    unknown = next((name for name in values if name not in known), None)
+    if unknown is not None:
+        raise _UnknownKeyError(unknown)
+    return kind(**values)
+
+
 def _specs(values: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(**{**value, "shape": tuple(value["shape"])}) for value in values)
+    return tuple(_record(TensorSpec, {**value, "shape": tuple(value["shape"])}) for value in values)
 
 
 def _artifact(values: dict[str, Any]) -> ArtifactRecord:
-    return ArtifactRecord(
-        **{
-            **values,
-            "format": Format(values["format"]),
-            "precision": Precision(values["precision"]),
-            "inputs": _specs(values["inputs"]),
-            "outputs": _specs(values["outputs"]),
-            "parity": Parity(**values["parity"]),
-        }
-    )
+    read = {
+        "format": Format(values["format"]),
+        "precision": Precision(values["precision"]),
+        "inputs": _specs(values["inputs"]),
+        "outputs": _specs(values["outputs"]),
+        "parity": _record(Parity, values["parity"]),
+    }
+    return _record(ArtifactRecord, {**values, **read})
 
 
 def _encoder(values: dict[str, Any]) -> EncoderRecord:
-    return EncoderRecord(
-        **{
-            **values,
-            "inputs": _specs(values["inputs"]),
-            "output": _specs([values["output"]])[0],
-            "settings": dict(values["settings"]),
-            "vocabulary": _optional(lambda found: FileRecord(**found), values["vocabulary"]),
-        }
-    )
+    read = {
+        "inputs": _specs(values["inputs"]),
+        "output": _specs([values["output"]])[0],
+        "settings": dict(values["settings"]),
+        "vocabulary": _optional(lambda found: _record(FileRecord, found), values["vocabulary"]),
+    }
+    return _record(EncoderRecord, {**values, **read})
 
 
 def _optional(make: Any, value: Any) -> Any:  # Any: JSON in, a record out

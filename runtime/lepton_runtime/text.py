@@ -19,6 +19,19 @@ _RULES: dict[str | None, dict[int, str | None]] = {
 _WHITESPACE = re.compile(r"[ \t\n\v\f\r]+")
 
 
+def split_lines(content: str) -> list[str]:
+    r"""The texts of a file that has one a line, without its empty lines.
+
+    A line ends with ``\n`` or ``\r\n`` and with nothing else: what more Python's ``splitlines`` cuts at, such as ``\v``, is
+    white space inside a text to Keras, or a letter.
+
+    >>> split_lines("to be\r\n\nor\vnot\u2028\n")
+    ['to be', 'or\x0bnot\u2028']
+    """
+    lines = [line.removesuffix("\r") for line in content.split("\n")]
+    return [line for line in lines if split_text(line, "whitespace")]
+
+
 def standardize_text(text: str, how: Standardize | None) -> str:
     """The text in lower case, without punctuation, or as it is; letters and signs outside of ASCII stay as they are.
 

@@ -332,6 +332,55 @@ def test_what_one_format_cannot_hold_leaves_the_other(keras, tmp_path: Path) -> 
     assert {entry.reason.partition(":")[0] for entry in result.left_out} == {"not converted"}
 
 
+def test_a_precision_by_name_may_fail_in_one_format_that_was_not_named(keras, tmp_path: Path) -> None:
+    inputs = keras.Input((6, 6), name="matrix")
+    model = keras.Model(inputs, keras.ops.cumprod(inputs, axis=1))
+    result = export(model, tmp_path / "b", precisions=["fp32"])
+    assert [record.format for record in result.verified] == ["onnx"]
+    with pytest.raises(UnsupportedError, match="TFLite"):
+        export(model, tmp_path / "c", formats=["tflite"], precisions=["fp32"])
+
+
+def test_a_batch_that_somebody_fixed_is_found_out(keras, tmp_path: Path) -> None:
+    inputs = keras.Input((4, 4), name="x")
+    model = keras.Model(inputs, keras.layers.Lambda(lambda x: keras.ops.reshape(x, (x.shape[0] or 1, -1)))(inputs))
+    with pytest.raises(UnsupportedError, match="must answer each of 2 samples"):
+        export(model, tmp_path / "b", batch=None, precisions=["fp32"], trust_code=True)
+
+
+def test_large_numbers_that_mask_nothing_stay_as_they_are(keras, tmp_path: Path) -> None:
+    inputs = keras.Input((8,), name="x")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).uniform(0, 255, (20, 8)))
+    model, options = keras.Model(inputs, keras.ops.clip(inputs, -1e9, 1e9)), {"calib": str(tmp_path / "x.npy")}
+    result = export(model, tmp_path / "b", formats=["tflite"], precisions=["static-int8"], **options)
+    assert result.verified[0].parity.max_abs < 2  # two steps of 255 / 256
+
+
+def test_answers_of_another_kind_are_refused_without_a_budget() -> None:
+    from lepton_converters.parity import ParityReport, judge
+    from lepton_runtime.manifest import Parity
+
+    report = ParityReport(Parity(4.8, 0.586, None, 32), None, 1.0, True)
+    verdict = judge(Precision.DYNAMIC_INT8, report, budget=None, source_accuracy=None)
+    assert (verdict.passed, verdict.text) == (False, "REFUSED: unlike Keras (cosine 0.59); --eval measures what it costs")
+
+
+def test_a_spectrum_of_ones_own_is_left_to_tensorflow(keras, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    inputs = keras.Input((512,), name="sound")
+    model = keras.Model(inputs, keras.layers.Lambda(lambda x: tf.abs(tf.signal.stft(x, 255, 128)))(inputs))
+    assert export(model, tmp_path / "b", formats=["tflite"], precisions=["fp32"], trust_code=True).verified[0].passed
+
+
+def test_adaptive_pooling_of_free_sizes_says_how_to_fix_them(keras, tmp_path: Path) -> None:
+    inputs = keras.Input((None, None, 3), name="image")
+    model = keras.Model(inputs, keras.layers.AdaptiveAveragePooling2D(2)(inputs))
+    with pytest.raises(UnsupportedError, match="--size"):
+        export(model, tmp_path / "b", precisions=["fp32"])
+    assert export(model, tmp_path / "c", precisions=["fp32"], size=(8, 12)).verified
+
+
 def test_the_exact_gelu_is_converted(keras, tmp_path: Path, rows: str) -> None:
     inputs = keras.Input((10, 6), name="sequence")
     hidden = keras.layers.LayerNormalization()(keras.layers.Dense(8, activation="gelu")(inputs))

@@ -48,6 +48,15 @@ def test_a_table_is_read_by_the_names_of_its_columns(tmp_path: Path) -> None:
     np.testing.assert_array_equal(second.inputs["plan_bins"], TABLE[1].step.apply(np.array([[8]]))[0])
 
 
+def test_a_name_that_looks_like_a_number_is_a_name(tmp_path: Path) -> None:
+    path, header = tmp_path / "rows.csv", "plan,color,age,label\n7,red,41,"
+    path.write_text(f"{header}3\n")
+    assert [sample.label for sample in table_samples(path, labels=["7", "3"], has_labels=True)[1]] == [1]
+    path.write_text(f"{header}0\n")
+    with pytest.raises(InputError, match=r"row 1 of '.*' must have one of the labels as its class, found '0'; the labels are 7, 3"):
+        table_samples(path, labels=["7", "3"], has_labels=True)
+
+
 def test_classes_of_a_table_do_not_matter_where_none_are_wanted(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("color,plan,age,label\nred,1,2,whatever\n")
     assert not table_samples(tmp_path / "rows.csv")[0].is_labeled
@@ -63,6 +72,12 @@ def test_one_text_may_be_in_a_column_of_any_name(tmp_path: Path) -> None:
 def test_a_text_file_has_a_text_a_line(tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("good\n\nbad\r\n")
     assert [sample.inputs["words"].tolist() for sample in text_samples(tmp_path / "texts.txt")[1]] == [[2, 0, 0], [3, 0, 0]]
+
+
+def test_only_the_end_of_a_line_ends_a_text(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_bytes("\ufeffgood\vbad\fbad\r\nbad\x85\u2028good\n".encode())
+    texts = [sample.raw["review"].tolist() for sample in text_samples(tmp_path / "texts.txt")[1]]
+    assert texts == [["good\vbad\fbad"], ["bad\x85\u2028good"]]
 
 
 def test_class_folders_of_text_files_are_read_as_keras_reads_them(keras, tmp_path: Path) -> None:
@@ -150,6 +165,18 @@ def test_random_values_are_known_and_unknown_and_the_same_for_a_seed() -> None:
     assert len({int(sample.raw["plan"][0]) for sample in samples(1)}) > 50
     assert colors == [sample.raw["color"][0] for sample in samples(1)]
     assert colors != [sample.raw["color"][0] for sample in samples(2)]
+
+
+def test_random_values_hold_the_token_that_stands_for_nothing() -> None:
+    colors, ids = TensorSpec("colors", (1, 4), "string"), TensorSpec("ids", (1, 4), "int64")
+    masked = [Encoder((colors,), ids, Lookup(Vocabulary(("red", "green")), "string", mask_token=""))]
+    found = np.stack([sample.inputs["ids"] for sample in random_raw_samples([ids], masked, count=60, seed=0)])
+    assert 0.05 < (found == 0).mean() < 0.2
+    found = np.stack([sample.inputs["ids"] for sample in random_raw_samples([ids], masked, count=60, seed=0, is_masked=True)])
+    assert 0.05 < (found[:, 1:] == 0).mean() < 0.2
+    assert found[:, 0].all()
+    strict = [*masked, Encoder((colors,), TensorSpec("known", (1, 4), "int64"), Lookup(Vocabulary(("red", "green")), "string", 0))]
+    assert all((sample.raw["colors"] != "").all() for sample in random_raw_samples([ids], strict, count=60, seed=0))
 
 
 def test_random_values_are_all_known_where_unknown_ones_are_an_error() -> None:

@@ -22,6 +22,8 @@ def cases(layers: Any) -> dict[str, Callable[[Any], Any]]:
         "lstm_sequences": layers.LSTM(8, return_sequences=True),
         "lstm_states": layers.LSTM(8, return_sequences=True, return_state=True, go_backwards=True),
         "lstm_relu": layers.LSTM(8, activation="relu", recurrent_activation="hard_sigmoid", use_bias=False),
+        "lstm_linear": layers.LSTM(8, activation="linear"),
+        "gru_elu": layers.GRU(8, activation="elu", recurrent_activation="hard_sigmoid"),
         "gru": layers.GRU(8),
         "gru_resets_before": layers.GRU(8, reset_after=False, return_sequences=True),
         "simple_rnn": layers.SimpleRNN(8, return_sequences=True, go_backwards=True),
@@ -32,6 +34,7 @@ def cases(layers: Any) -> dict[str, Callable[[Any], Any]]:
         "masked": lambda x: layers.LSTM(8, return_sequences=True, return_state=True)(layers.Masking()(x)),
         "masked_backwards": lambda x: layers.Bidirectional(layers.LSTM(8, return_sequences=True))(layers.Masking()(x)),
         "masked_zeros": lambda x: layers.GRU(8, return_sequences=True, zero_output_for_mask=True)(layers.Masking()(x)),
+        "masked_initial_state": lambda x: layers.GRU(FEATURES, return_state=True)(layers.Masking()(x), initial_state=x[:, 5] + 0.5),
         "initial_state": lambda x: layers.GRU(FEATURES)(x, initial_state=x[:, 0]),
     }
 
@@ -134,6 +137,18 @@ def test_a_stateful_net_has_its_state_as_inputs_and_outputs(keras, tmp_path: Pat
                 answers.append(outputs["memory"][0])
         # float32 over 100 steps; in 8 bits the state is rounded to 1/128 at each
         np.testing.assert_allclose(answers, expected, atol=2e-6 if record.precision == "fp32" else 0.15)
+
+
+def test_a_masked_step_leaves_the_state_of_a_stateful_net_as_it_was(keras, tmp_path: Path) -> None:
+    inputs = keras.Input(batch_shape=(1, 1, FEATURES), name="x")
+    outputs = keras.layers.LSTM(8, stateful=True, name="memory")(keras.layers.Masking()(inputs))
+    bundle = Bundle.open(export(keras.Model(inputs, outputs), tmp_path / "b", precisions=["fp32"]).path)
+    states = {f"memory_state_{number}": np.full((1, 8), 0.5 + number, np.float32) for number in range(2)}
+    for record in bundle.manifest.artifacts:
+        with Session(bundle, record) as session:
+            answers = session.run({"x": np.zeros((1, 1, FEATURES), np.float32), **states})
+        for name, state in states.items():
+            np.testing.assert_array_equal(answers[f"{name}_next"], state)
 
 
 def test_a_stateful_net_takes_no_other_batch_than_its_own(keras, tmp_path: Path) -> None:

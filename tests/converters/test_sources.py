@@ -78,6 +78,16 @@ def test_a_saved_model_of_keras_3_converts(keras_3_folder, tmp_path: Path, batch
     answers_match(path, {"image": x}, {"output_0": expected})
 
 
+def test_loops_of_a_saved_model_convert_for_a_batch(keras, tmp_path: Path) -> None:
+    inputs = keras.Input((6, 4), name="sequence")
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.LSTM(3)(inputs)))
+    shuffled(model)
+    model.export(str(tmp_path / "model"), verbose=False)
+    path, _ = fp32(tmp_path / "model", tmp_path, trust_code=True, batch=2)
+    x = noise(4, 6, 4)
+    answers_match(path, {"sequence": x}, {"output_0": np.asarray(model(x))})
+
+
 def test_the_digest_of_a_folder_changes_with_any_file(keras_3_folder, tmp_path: Path) -> None:
     folder = keras_3_folder[0]
     first = KerasSource.open(folder, trust_code=True).sha256

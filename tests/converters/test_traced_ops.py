@@ -9,7 +9,7 @@ from lepton_converters import export
 from lepton_converters.frozen_graph import freeze
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.traced_ops import digitize, traced_ops
-from lepton_runtime import Format
+from lepton_runtime import Format, Session
 
 # Operators of TensorFlow's own that ONNX or TFLite lack.
 LACKING = {"Bucketize", "DenseBincount", "ScaleAndTranslate", "ResizeBicubic", "ResizeArea"}
@@ -55,6 +55,39 @@ def test_a_preprocessing_layer_gives_the_numbers_of_keras_in_common_operators(ke
     assert found.dtype == expected.dtype
     # Products of matrices in float32 sum in another order than TensorFlow's own loops.
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+EXPORTED = [
+    ("Discretization multi_hot", {"x": ((3,), "float32")}, lambda k, x: k.layers.Discretization(BOUNDARIES, output_mode="multi_hot")(x)),
+    (
+        "CategoryEncoding of weighted counts",
+        {"x": ((4,), "int32"), "weights": ((4,), "float32")},
+        lambda k, x, weights: k.layers.CategoryEncoding(6, "count")(x, count_weights=weights),
+    ),
+    ("Resizing bicubic", {"x": PICTURE}, lambda k, x: k.layers.Resizing(5, 9, "bicubic")(x)),
+    ("MelSpectrogram of power", {"x": ((300,), "float32")}, lambda k, x: spectrogram(k)(x)),
+    ("argmax", {"x": ((3, 5), "float32")}, lambda k, x: k.ops.argmax(x, axis=1)),
+    ("sinh and arctan", {"x": ((6,), "float32")}, lambda k, x: k.ops.sinh(x) + k.ops.arctan(3 * x)),
+    ("Activation celu", {"x": ((6,), "float32")}, lambda k, x: k.layers.Activation("celu")(x)),
+]
+
+
+def spectrogram(keras):
+    return keras.layers.MelSpectrogram(64, 32, num_mel_bins=8, sampling_rate=4000, max_freq=2000, mag_exp=2.0)
+
+
+@pytest.mark.parametrize(("inputs", "make"), [case[1:] for case in EXPORTED], ids=[case[0] for case in EXPORTED])
+def test_the_files_of_both_formats_give_the_numbers_of_keras(keras, tmp_path: Path, inputs, make) -> None:
+    entered = {name: keras.Input(shape, dtype=dtype, name=name) for name, (shape, dtype) in inputs.items()}
+    model = keras.Model(list(entered.values()), make(keras, *entered.values()))
+    result = export(model, tmp_path / "b", precisions=["fp32"], batch=5)
+    values = {name: values_for(shape, dtype) for name, (shape, dtype) in inputs.items()}
+    expected = np.asarray(model(list(values.values())))
+    for engine in ("onnxruntime", "litert"):
+        with Session.open(result.path, engine=engine) as session:
+            (found,) = session.run(values).values()
+        assert found.dtype == expected.dtype
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)  # float32 sums of up to 64 products in another order
 
 
 def test_values_on_a_boundary_and_nan_fall_where_they_do_in_keras(keras) -> None:

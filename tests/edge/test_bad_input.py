@@ -620,3 +620,15 @@ def test_json_on_stdout_is_one_document(lepton_edge) -> None:
     outcome = lepton_edge("inspect", shipped_bundle(), "--json", "-")
     assert json.loads(outcome.out)["schema_version"] == 1
     assert os.environ.get("LEPTON_EDGE_DEBUG") is None
+
+
+# --- options of sources
+
+
+def test_a_size_that_is_no_size(lepton_edge, small_model: Path) -> None:
+    assert "lengths such as 224x160" in lepton_edge("export", small_model, "--size", "large").err
+    lepton_edge("export", small_model, "--size", "8x8").refused(1, because="--size fixes free axes, the model's inputs have none")
+
+
+def test_a_flag_that_finds_no_dropout(lepton_edge, small_model: Path) -> None:
+    lepton_edge("export", small_model, "--keep-dropout").refused(1, because="--keep-dropout is for models with dropout, 'small' has none")

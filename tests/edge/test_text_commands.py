@@ -26,13 +26,14 @@ def test_a_text_is_answered(lepton_edge, text_bundle: Path) -> None:
     ("file", "content"),
     [
         ("texts.txt", "good\nbad, bad\n"),
+        ("odd.txt", "\ufeffgood\x85\vgood\r\n\n \nbad\u2028\fbad"),
         ("texts.csv", "text\ngood\n\"bad, bad\"\n"),
         ("texts.json", '[{"review": "good"}, {"review": "bad bad"}]'),
         ("list.json", '["good", "bad bad"]'),
     ],
 )  # fmt: skip
 def test_texts_in_a_file_are_answered_one_by_one(lepton_edge, text_bundle: Path, tmp_path: Path, file: str, content: str) -> None:
-    (tmp_path / file).write_text(content)
+    (tmp_path / file).write_text(content, newline="")
     assert labels(lepton_edge("run", text_bundle, tmp_path / file, "--json", "-")) == ["good", "bad"]
     assert [line for line in lepton_edge("run", text_bundle, tmp_path / file).out.splitlines() if "sample" in line] == [
         "sample 1",

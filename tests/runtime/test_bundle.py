@@ -71,9 +71,23 @@ def test_a_manifest_that_lacks_a_key_is_refused(digits_bundle: Path, rewrite_man
         Bundle.open(digits_bundle)
 
 
-def test_a_manifest_with_an_unknown_key_is_refused(digits_bundle: Path, rewrite_manifest) -> None:
-    rewrite_manifest(digits_bundle, lambda values: values.update(surprise=1))
-    with pytest.raises(BundleError, match="surprise"):
+def test_a_key_of_a_newer_version_says_how_to_update(digits_bundle: Path, rewrite_manifest) -> None:
+    rewrite_manifest(digits_bundle, lambda values: values.update(surprise=1, versions={"lepton-edge": "0.9.1"}))
+    message = r"found the key 'surprise' in manifest\.json: a newer version \(0\.9\.1\) made it; update with: pip install --upgrade lepton"
+    with pytest.raises(BundleError, match=message):
+        Bundle.open(digits_bundle)
+    rewrite_manifest(digits_bundle, lambda values: values.pop("versions"))
+    with pytest.raises(BundleError, match="a newer version made it; update with"):
+        Bundle.open(digits_bundle)
+
+
+@pytest.mark.parametrize("place", ["inputs", "artifacts", "golden", "evaluation"])
+def test_a_key_of_a_newer_version_is_found_deep_inside(digits_bundle: Path, rewrite_manifest, place: str) -> None:
+    def change(values: dict) -> None:
+        (values[place][0] if isinstance(values[place], list) else values[place]).update(surprise=1)
+
+    rewrite_manifest(digits_bundle, change)
+    with pytest.raises(BundleError, match="found the key 'surprise' in manifest"):
         Bundle.open(digits_bundle)
 
 

@@ -136,6 +136,8 @@ def test_a_batch_of_texts_may_be_given_in_many_ways(values) -> None:
         (TEXT, ["red", 4], "takes text, found 4"),
         (TEXT, b"\xff", "must hold text that UTF-8 can hold"),
         (TEXT, "\ud800", "must hold text that UTF-8 can hold"),
+        (TEXT, ["red", "a\0"], r"input 'color' must hold text without the character '\\0', found 'a\\x00'; clean the data first"),
+        (TEXT, b"a\0", r"without the character '\\0'"),
         (TEXT, [["red", "blue"]], r"must hold values of shape \(1,\), or a batch of them, found shape \(1, 2\)"),
         (TEXT, [], r"found shape \(0,\)"),
         (TensorSpec("age", (None, 1), "float32"), "41", "input 'age' takes numbers .float32., found '41'; convert them first"),
