@@ -9,8 +9,10 @@ written when every cell of the table has an outcome.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
+import signal
 import sys
 import time
 from collections import Counter, deque
@@ -38,30 +40,37 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--precision", choices=PRECISIONS, action="append", help="only these precisions")
     parser.add_argument("--redo", nargs="+", default=[], metavar="NAME", help="cases to convert again; DEFECT names all that have one")
     parser.add_argument("--jobs", type=int, default=1, help="how many processes work at a time (default 1)")
+    parser.add_argument("--memory", type=float, metavar="GIB", help="what one process may take (default 3/4 of this machine's, shared)")
     parser.add_argument("--page", type=Path, default=Path(__file__).parents[1] / "docs" / "coverage.md", help="where the page is written")
     return parser.parse_args()
 
 
 def plan(cases: Sequence[Case], targets: Sequence[Target], results: Results, redo: Sequence[str], work: Path) -> deque[Job]:
-    """One job a case, with the cells that have no outcome yet or are to be done again."""
+    """One job a case (of networks, a format: they need the memory), with the cells that have no outcome yet or are to be done again."""
     jobs: deque[Job] = deque()
     for case in cases:
         known = results.get(case.name, {})
         is_redone = case.name in redo or ("DEFECT" in redo and any(result.outcome == "DEFECT" for result in known.values()))
         wanted = tuple(target for target in targets if is_redone or target not in known)
-        if wanted:
-            folder = work / "files" / re.sub(r"\W+", "-", case.name)
-            jobs.append(Job(case.name, wanted, folder, _LIMIT_SECONDS[group_of(case.name)]))
+        group, folder = group_of(case.name), work / "files" / re.sub(r"\W+", "-", case.name)
+        for part in _by_format(wanted) if group == "networks" else [wanted]:
+            if part:
+                jobs.append(Job(case.name, part, folder, _LIMIT_SECONDS[group]))
     return jobs
+
+
+def _by_format(targets: Sequence[Target]) -> list[tuple[Target, ...]]:
+    formats = dict.fromkeys(format_ for format_, _ in targets)
+    return [tuple(target for target in targets if target[0] == each) for each in formats]
 
 
 def settle(job: Job, answer: list[Result] | str, jobs: deque[Job], results: Results) -> list[Result]:
     """The results that are final; what is to be done before others are is put in front of the other jobs."""
     if isinstance(answer, str) and len(job.targets) > 1:
-        formats = dict.fromkeys(format_ for format_, _ in job.targets)
-        parts = [tuple(target for target in job.targets if target[0] == each) for each in formats]
+        parts = _by_format(job.targets)
         if len(parts) == 1:
             parts = [(target,) for target in job.targets]
+        print(f"{job.case} is tried in {len(parts)} parts: {answer}", file=sys.stderr)
         jobs.extendleft(replace(job, targets=part) for part in reversed(parts))
         return []
     if job.is_doubted:  # it is barred: that it fails without the check as well is as it should be
@@ -90,8 +99,9 @@ def main(arguments: argparse.Namespace) -> None:
     total, start = sum(len(job.targets) for job in jobs), time.monotonic()
     print(f"{len(jobs)} cases, {total} cells to convert, {sum(map(len, results.values()))} known", file=sys.stderr)
     done = 0
+    memory_bytes = int(2**30 * arguments.memory) if arguments.memory else _memory_bytes() * 3 // 4 // arguments.jobs
     under_way = Counter(job.case for job in jobs)
-    for job, answer in run(jobs, count=arguments.jobs, log=work / "workers.log"):
+    for job, answer in run(jobs, count=arguments.jobs, log=work / "workers.log", memory_bytes=memory_bytes):
         before = len(jobs)
         found = settle(job, answer, jobs, results)
         under_way[job.case] += len(jobs) - before - 1
@@ -113,5 +123,10 @@ def main(arguments: argparse.Namespace) -> None:
     print(arguments.page)
 
 
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and end the workers on the way out
     main(parse_arguments())

@@ -2,71 +2,22 @@
 
 from collections.abc import Iterator
 
-from coverage_cases.case import Case, Door, indices, normal, positive, unit
+from coverage_cases.case import Case, Door, indices, normal, positive, ranks, unit
 
 ROW, SEQUENCE, IMAGE, IDS = Door((8,)), Door((6, 4)), Door((8, 8, 4)), Door((6,), indices(5), "int32")
+RANKS = Door((8,), ranks)
 ONE_INPUT = {
-    **dict.fromkeys(
-        (
-            "abs",
-            "ceil",
-            "cos",
-            "cosh",
-            "erf",
-            "exp",
-            "exp2",
-            "expm1",
-            "floor",
-            "negative",
-            "round",
-            "sign",
-            "sin",
-            "sinh",
-            "square",
-            "tan",
-            "arctan",
-            "arcsinh",
-            "trunc",
-        ),
-        normal,
-    ),
+    **dict.fromkeys(("abs", "ceil", "cos", "cosh", "erf", "exp", "exp2", "expm1", "floor", "negative", "round", "sign", "sin"), normal),
+    **dict.fromkeys(("sinh", "square", "arctan", "arcsinh", "trunc", "isfinite", "isnan", "logical_not", "nan_to_num"), normal),
     **dict.fromkeys(("log", "log10", "log1p", "log2", "reciprocal", "rsqrt", "sqrt", "cbrt"), positive),
-    **dict.fromkeys(("arccos", "arcsin", "arctanh", "erfinv"), unit),
-    **dict.fromkeys(("isfinite", "isnan", "logical_not", "nan_to_num"), normal),
+    **dict.fromkeys(("arccos", "arcsin", "arctanh", "erfinv", "tan"), unit),
 }
 TWO_INPUTS = (
-    *(
-        "add",
-        "subtract",
-        "multiply",
-        "divide",
-        "divide_no_nan",
-        "maximum",
-        "minimum",
-        "power",
-        "arctan2",
-        "logaddexp",
-        "hypot",
-        "mod",
-        "floor_divide",
-    ),
-    *("equal", "not_equal", "greater", "greater_equal", "less", "less_equal", "logical_and", "logical_or"),
+    *("add", "subtract", "multiply", "divide", "divide_no_nan", "maximum", "minimum", "power", "arctan2", "logaddexp", "hypot", "mod"),
+    *("floor_divide", "equal", "not_equal", "greater", "greater_equal", "less", "less_equal", "logical_and", "logical_or"),
 )
 REDUCTIONS = (
-    "sum",
-    "mean",
-    "max",
-    "min",
-    "prod",
-    "var",
-    "std",
-    "logsumexp",
-    "argmax",
-    "argmin",
-    "any",
-    "all",
-    "median",
-    "norm",
+    *("sum", "mean", "max", "min", "prod", "var", "std", "logsumexp", "argmax", "argmin", "any", "all", "median", "norm"),
     "count_nonzero",
 )
 
@@ -88,6 +39,10 @@ def elementwise() -> Iterator[Case]:
     for name in TWO_INPUTS:
         sample = positive if name in ("power", "mod", "floor_divide") else normal
         doors = (Door((8,), sample), Door((8,), sample))
+        if name == "divide":
+            doors = (Door((8,), normal), Door((8,), positive))
+        if name == "divide_no_nan":
+            doors = (Door((8,), normal), Door((8,), lambda generator, shape: normal(generator, shape).round()))
         if name in ("equal", "not_equal"):
             doors = (Door((8,), indices(3), "int32"),) * 2
         if name in ("logical_and", "logical_or"):
@@ -105,7 +60,9 @@ def elementwise() -> Iterator[Case]:
 def reductions() -> Iterator[Case]:
     """Fewer numbers from many."""
     for name in REDUCTIONS:
-        door = Door((6, 4), lambda g, s: normal(g, s).round()) if name == "count_nonzero" else SEQUENCE
+        door = Door((6, 4), ranks) if name in ("argmax", "argmin", "median") else SEQUENCE
+        if name == "count_nonzero":
+            door = Door((6, 4), lambda generator, shape: normal(generator, shape).round())
         if name in ("any", "all"):
             yield Case(f"ops.{name}", (SEQUENCE,), lambda keras, x, n=name: getattr(keras.ops, n)(x > (-1 if n == "all" else 1), axis=-1))
         else:
@@ -114,9 +71,9 @@ def reductions() -> Iterator[Case]:
     yield Case("ops.sum: axis 1", (SEQUENCE,), lambda keras, x: keras.ops.sum(x, axis=1))
     yield Case("ops.cumsum", (SEQUENCE,), lambda keras, x: keras.ops.cumsum(x, axis=1))
     yield Case("ops.cumprod", (SEQUENCE,), lambda keras, x: keras.ops.cumprod(x, axis=1))
-    yield Case("ops.top_k", (ROW,), lambda keras, x: list(keras.ops.top_k(x, 3)))
-    yield Case("ops.sort", (ROW,), lambda keras, x: keras.ops.sort(x, axis=-1))
-    yield Case("ops.argsort", (ROW,), lambda keras, x: keras.ops.argsort(x, axis=-1))
+    yield Case("ops.top_k", (RANKS,), lambda keras, x: list(keras.ops.top_k(x, 3)))
+    yield Case("ops.sort", (RANKS,), lambda keras, x: keras.ops.sort(x, axis=-1))
+    yield Case("ops.argsort", (RANKS,), lambda keras, x: keras.ops.argsort(x, axis=-1))
     yield Case("ops.softmax", (SEQUENCE,), lambda keras, x: keras.ops.softmax(x, axis=1))
     yield Case("ops.normalize", (ROW,), lambda keras, x: keras.ops.normalize(x, axis=-1))
     yield Case("ops.moments", (SEQUENCE,), lambda keras, x: list(keras.ops.moments(x, axes=[1])))

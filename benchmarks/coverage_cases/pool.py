@@ -12,7 +12,7 @@ from pathlib import Path
 from coverage_cases.result import Result, Target
 from coverage_cases.worker import serve
 
-Serve = Callable[[Connection, Path], None]
+Serve = Callable[[Connection, Path, int], None]
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Job:
 class Worker:
     """One process, and what it is at."""
 
-    def __init__(self, log: Path, serve: Serve) -> None:
+    def __init__(self, log: Path, memory_bytes: int, serve: Serve) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(other, log), daemon=True)
+        self.process = context.Process(target=serve, args=(other, log, memory_bytes), daemon=True)
         self.process.start()
         other.close()
         self.job: Job | None = None
@@ -61,13 +61,14 @@ class Worker:
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def run(jobs: deque[Job], *, count: int, log: Path, serve: Serve = serve) -> Iterator[tuple[Job, list[Result] | str]]:
+def run(jobs: deque[Job], *, count: int, log: Path, memory_bytes: int, serve: Serve = serve) -> Iterator[tuple[Job, list[Result] | str]]:
     """Each job with its results, or with what went wrong in words.
 
     Args:
         jobs: What to do; jobs may be added while others are under way.
         count: How many processes work at a time.
         log: The file that gets what the processes print.
+        memory_bytes: What one process may take; asking for more than that is an outcome as well.
         serve: What a process does.
     """
     workers: list[Worker] = []
@@ -75,7 +76,7 @@ def run(jobs: deque[Job], *, count: int, log: Path, serve: Serve = serve) -> Ite
         while jobs or workers:
             idle = [worker for worker in workers if worker.job is None]
             while jobs and (idle or len(workers) < count):
-                worker = idle.pop() if idle else Worker(log, serve)
+                worker = idle.pop() if idle else Worker(log, memory_bytes, serve)
                 if worker not in workers:
                     workers.append(worker)
                 worker.start(jobs.popleft())

@@ -26,6 +26,11 @@ def tones(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return (np.sin(2 * np.pi * turns) + generator.normal(0, 0.1, shape)).astype(np.float32)
 
 
+def within_bins(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers away from the boundaries of the Discretization cases: rounding to 8 bits moves none over."""
+    return (generator.choice([-1.5, -0.5, 0.25, 1.0], shape) + generator.uniform(-0.15, 0.15, shape)).astype(np.float32)
+
+
 def images() -> Iterator[Case]:
     """Layers that work on images at inference."""
     yield layer("Rescaling: to one", PHOTO, lambda layers: layers.Rescaling(1 / 255))
@@ -113,7 +118,7 @@ def numbers() -> Iterator[Case]:
     for mode in ("int", "one_hot", "multi_hot", "count"):
         yield layer(
             f"Discretization: {mode}",
-            Door((1 if mode == "one_hot" else 5,)),
+            Door((1 if mode == "one_hot" else 5,), within_bins),
             lambda layers, m=mode: layers.Discretization([-1.0, 0.0, 0.5], output_mode=m),
         )
     for mode in ("one_hot", "multi_hot", "count"):

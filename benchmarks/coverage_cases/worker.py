@@ -33,10 +33,11 @@ _SAMPLES = "samples.npz"
 _TOOLCHAIN = ("tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "ai-edge-litert", "numpy")
 
 
-def serve(connection: Connection, log: Path) -> None:
+def serve(connection: Connection, log: Path, memory_bytes: int) -> None:
     """Do one job after the other: ``(case name, targets, folder, is_doubted)``; answer with results or what was raised."""
     with log.open("a") as stream:
         os.dup2(stream.fileno(), 2)
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     cases = all_cases()
     for number in range(1, _MOST_JOBS + 1):
         name, targets, folder, is_doubted = connection.recv()

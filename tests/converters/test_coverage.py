@@ -10,7 +10,7 @@ import pytest
 SLICE = (
     "Conv2D: same, stride 2",
     "SeparableConv1D: valid",
-    "Bidirectional: LSTM, masked",
+    "GRU: sequences",
     "MultiHeadAttention: causal",
     "GroupNormalization: image",
     "Resizing: bilinear",
@@ -77,7 +77,7 @@ def test_a_crash_and_a_hang_are_outcomes_and_the_next_job_is_done(job, tmp_path,
 
     (tmp_path / "made_serve.py").write_text(
         "import os, signal\n"
-        "def serve(connection, log):\n"
+        "def serve(connection, log, memory_bytes):\n"
         "    while True:\n"
         "        name, *_ = connection.recv()\n"
         "        if name == 'crash': os.kill(os.getpid(), signal.SIGSEGV)\n"
@@ -90,7 +90,7 @@ def test_a_crash_and_a_hang_are_outcomes_and_the_next_job_is_done(job, tmp_path,
 
     limits = {"hang": 0.1}
     jobs = deque(replace(job, case=name, limit_seconds=limits.get(name, 60.0)) for name in ("a", "crash", "b", "hang", "leave", "c"))
-    answers = {found.case: answer for found, answer in run(jobs, count=1, log=tmp_path / "log", serve=serve)}
+    answers = {found.case: answer for found, answer in run(jobs, count=1, log=tmp_path / "log", memory_bytes=2**30, serve=serve)}
     assert answers == {
         "a": "done: a",
         "crash": "crashes: SIGSEGV",
