@@ -148,7 +148,7 @@ def _text(value: Any, spec: TensorSpec, name: str) -> Array:
         raise InputError(f"{name} must hold samples that fit the model: {error}") from error
     if len(texts) != 1:
         raise InputError(f"{name} must hold samples of shape {spec.shape[1:]} for {spec.name!r}, found {np.shape(value)}")
-    first: Array = texts[0]
+    first: Array = np.asarray(texts[0])  # of a text without axes NumPy gives a string
     return first
 
 

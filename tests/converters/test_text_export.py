@@ -449,3 +449,11 @@ def test_preprocessing_of_pictures_is_refused_for_texts(classifier: Path, tmp_pa
         InputError, match=r"preprocessing 'scale' is for a picture or an array, .* encoded from review 1×1 string; leave it out"
     ):
         export(classifier, tmp_path / "b", preprocessing={"scale": "1/255"})
+
+
+def test_texts_without_axes_are_read_from_arrays(keras, tmp_path: Path) -> None:
+    inputs = keras.Input((), dtype="string", name="text")
+    vectorize = keras.layers.TextVectorization(vocabulary=["a", "b"], output_sequence_length=3)
+    np.savez(tmp_path / "texts.npz", text=np.array(["a b", "b", "c a", "a"] * 4))
+    result = export(keras.Model(inputs, vectorize(inputs)), tmp_path / "b", precisions=["fp32"], calib=str(tmp_path / "texts.npz"))
+    assert [record.verdict for record in result.verified] == ["same as Keras"] * 2
