@@ -2,8 +2,8 @@
 
 python benchmarks/coverage.py WORK [--only networks|layers] [--filter TEXT] [--redo NAME …] [--jobs N]
 
-Results are kept in ``WORK/results.jsonl``, one cell a line: a sweep that was stopped goes on where it was. The page is
-written when every cell of the table has an outcome.
+Results are kept in ``WORK/results.jsonl``, one cell a line: a sweep that was stopped goes on where it was. The page has
+the cases that have an outcome in every cell, and names the others.
 """
 
 from __future__ import annotations
@@ -115,11 +115,12 @@ def main(arguments: argparse.Namespace) -> None:
             left = (time.monotonic() - start) / done * (total - done) / 60
             counts = ", ".join(f"{count} {outcome}" for outcome, count in Counter(result.outcome for result in found).items())
             print(f"[{done}/{total}, {left:.0f} min left] {job.case}: {counts}", file=sys.stderr, flush=True)
-    missing = [case.name for case in cases.values() if set(TARGETS) - set(results.get(case.name, {}))]
-    if missing:
-        print(f"the page is not written: {len(missing)} cases lack an outcome, {missing[0]!r} among them", file=sys.stderr)
+    missing = [case for case in cases.values() if set(TARGETS) - set(results.get(case.name, {}))]
+    whole = [case for case in cases.values() if case not in missing]
+    if not whole:
+        print("the page is not written: no case has an outcome in every cell", file=sys.stderr)
         return
-    arguments.page.write_text(write_page(list(cases.values()), results, smallest_cosine=SMALLEST_COSINE))
+    arguments.page.write_text(write_page(whole, results, missing=missing, smallest_cosine=SMALLEST_COSINE))
     print(arguments.page)
 
 

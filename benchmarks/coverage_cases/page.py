@@ -27,18 +27,21 @@ use, as tiny models with seeded weights whose outputs depend on their inputs. Ea
 """
 
 
-def write_page(cases: Sequence[Case], results: Results, *, smallest_cosine: float) -> str:
+def write_page(cases: Sequence[Case], results: Results, *, missing: Sequence[Case], smallest_cosine: float) -> str:
     """The page's text.
 
     Args:
         cases: The rows.
         results: A result for every cell of theirs.
+        missing: Cases that have not been measured, which the page names.
         smallest_cosine: What 8-bit artifacts were held to.
     """
     rows = {group: [case for case in cases if group_of(case.name) == group] for group in GROUPS}
     found = [results[case.name][target] for case in cases for target in TARGETS]
     refusals = {reason: number for number, reason in enumerate(dict.fromkeys(_words(result) for result in found if _is_barred(result)), 1)}
     parts = [_INTRODUCTION.format(cosine=smallest_cosine, facts=_facts(found)), "## In short\n", *_summary(rows, results)]
+    if missing:
+        parts += ["\n**Not measured yet**: " + ", ".join(case.name for case in missing) + "."]
     parts += ["\n## Networks\n", *_table("network", rows["networks"], results, refusals, has_seconds=True)]
     parts += ["\n## Layers and operations\n", *_table("layer: variant", rows["layers"], results, refusals)]
     parts += ["\n## Refusals\n", *_refusals(found, refusals)]

@@ -259,7 +259,7 @@ def test_export_leaves_out_what_the_check_bars_before_it_starts(keras, tmp_path:
     }
     assert result.left_out[0].reason == "not converted: Permute 'turn' has no built-in TFLite operator; make ONNX only: --format onnx"
     with pytest.raises(UnsupportedError, match="tflite fp32 cannot be made: Permute 'turn' has no built-in TFLite operator"):
-        export(model, tmp_path / "c", precisions=[Precision.FP32])
+        export(model, tmp_path / "c", formats=[Format.TFLITE], precisions=[Precision.FP32])
     with pytest.raises(UnsupportedError, match="tflite: not converted: Permute"):
         export(model, tmp_path / "c", formats=[Format.TFLITE])
 
