@@ -169,6 +169,12 @@ RULES = (
         "use a CategoryEncoding layer, or make ONNX only: --format onnx",
         targets=TFLITE,
     ),
+    Rule(
+        frozenset({"Embedding", "LayerNormalization"}),
+        "has no TFLite form with 16-bit activations",
+        "make another precision",
+        targets=((Format.TFLITE, Precision.INT16X8),),
+    ),
     # What Keras 3 has no more, or runs in another framework.
     Rule(
         frozenset({"TensorFlowOpLayer", "ClassMethod", "InstanceMethod", "InstanceProperty"}),
