@@ -140,7 +140,7 @@ def test_text_layers_behind_an_input_are_moved_to_preprocessing(keras, tmp_path:
     outputs = layers.Concatenate()([layers.Flatten()(layers.Embedding(9, 2)(ids)), layers.Flatten()(layers.Embedding(9, 2)(hashed))])
     report = check_model(saved(keras.Model([words, number], outputs), tmp_path / "text.keras"))
     assert sorted(kinds(report, "preprocess")) == ["Hashing", "IntegerLookup", "TextVectorization"]
-    assert report.targets == EVERY
+    assert report.targets == EVERY[:-1]  # an Embedding has no 16-bit form
 
 
 def test_text_that_cannot_leave_the_graph_is_refused(keras) -> None:
