@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lepton_converters.keras_names import HARD_SIGMOID
 from lepton_converters.recurrent import Cell
 from lepton_runtime.tensors import Array
 
@@ -21,6 +22,7 @@ _ACTIVATIONS: dict[str, tuple[str, float | None, float | None]] = {
     "tanh": ("Tanh", None, None),
     "relu": ("Relu", None, None),
     "hard_sigmoid": ("HardSigmoid", 1 / 6, 0.5),
+    HARD_SIGMOID: ("HardSigmoid", 0.2, 0.5),
     "linear": ("Affine", 1.0, 0.0),
     "elu": ("Elu", 1.0, None),
     "softsign": ("Softsign", None, None),
