@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from coverage_cases.case import Case, Door, pixels
 
 SMALLEST = {
@@ -21,7 +23,13 @@ NETWORKS = (
     *("ResNet50", "ResNet101", "ResNet152", "ResNet50V2", "ResNet101V2", "ResNet152V2"),
     *("VGG16", "VGG19", "Xception"),
 )
+RAW = ("ConvNeXt", "EfficientNet", "MobileNetV3")  # they rescale pixels themselves
 SAMPLES, CALIBRATED, SETTLED = 20, 16, 24
+
+
+def centered(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Pixels from -1 to 1."""
+    return pixels(generator, shape) / np.float32(127.5) - 1
 
 
 def network(keras: Any, tensor: Any, name: str) -> Any:
@@ -33,5 +41,5 @@ def cases() -> Iterator[Case]:
     """All of them."""
     for name in NETWORKS:
         size = SMALLEST.get(name, 32)
-        door = Door((size, size, 3), pixels)
+        door = Door((size, size, 3), pixels if name.startswith(RAW) else centered)
         yield Case(name, (door,), lambda keras, x, n=name: network(keras, x, n), samples=SAMPLES, calib_samples=CALIBRATED, settle=SETTLED)
