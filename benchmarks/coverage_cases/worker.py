@@ -17,7 +17,7 @@ import numpy as np
 from coverage_cases.case import Case
 from coverage_cases.result import Outcome, Result, Target
 from coverage_cases.table import all_cases
-from lepton_converters.keras_source import import_keras
+from lepton_converters.keras_loading import import_keras
 from lepton_edge.device import read_device
 from lepton_runtime.bundle import Bundle
 from lepton_runtime.errors import UnsupportedError
@@ -95,7 +95,7 @@ def _save(case: Case, model_file: Path) -> None:
     samples_file, written = (place.with_stem(f"{place.stem}-{os.getpid()}") for place in places)
     try:
         case.save(import_keras(), written, samples_file)
-    except Exception as error:
+    except Exception as error:  # a case that cannot be built is an outcome, too
         raise RuntimeError(f"the case itself cannot be built: {type(error).__name__}: {error}") from error
     for path, place in zip((samples_file, written), places, strict=True):
         path.replace(place)

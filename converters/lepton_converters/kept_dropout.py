@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lepton_converters.keras_loading import import_keras
+from lepton_converters.replaced import replaced
 from lepton_runtime.errors import UnsupportedError
 
 Take = Callable[[str, tuple[int | None, ...]], Any]
@@ -77,14 +78,14 @@ def kept_dropout(take: Take, *, everywhere: bool) -> Iterator[None]:
 
         return call
 
-    replaced = [
+    functions = [
         (random, "dropout", dropout),
         (keras.layers.Dropout, "call", calling(keras.layers.Dropout.call, lambda layer: True)),
         (BaseSpatialDropout, "call", calling(BaseSpatialDropout.call, lambda layer: True)),
         (Attention, "call", calling(Attention.call, lambda layer: bool(layer.dropout))),
         (keras.layers.RNN, "call", calling(keras.layers.RNN.call, _drops, _draws)),
     ]
-    with _replaced(replaced):
+    with replaced(functions):
         yield
 
 
@@ -123,21 +124,8 @@ def explicit_training(layers: Sequence[Any]) -> Iterator[None]:
 
         return call
 
-    with _replaced([(functional, "operation_fn", operation_fn)]):
+    with replaced([(functional, "operation_fn", operation_fn)]):
         yield
-
-
-@contextmanager
-def _replaced(replaced: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
-    """Attributes of modules and classes, exchanged for a while."""
-    originals = [getattr(holder, name) for holder, name, _ in replaced]
-    for holder, name, function in replaced:
-        setattr(holder, name, function)
-    try:
-        yield
-    finally:
-        for (holder, name, _), original in zip(replaced, originals, strict=True):
-            setattr(holder, name, original)
 
 
 def record_masks(call: Callable[[], Any], *, everywhere: bool) -> list[Mask]:

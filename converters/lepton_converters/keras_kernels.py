@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lepton_converters.keras_loading import import_keras
+from lepton_converters.replaced import replaced
 
 
 @contextmanager
@@ -19,23 +20,21 @@ def plain_convolutions() -> Iterator[None]:
     import tensorflow as tf
     from keras.src.backend.tensorflow import nn
 
-    replaced = [(nn, "conv", _conv), (nn, "conv_transpose", _conv_transpose), (tf.nn, "bias_add", _bias_add)]
-    originals = [getattr(module, name) for module, name, _ in replaced]
-    for (module, name, make), original in zip(replaced, originals, strict=True):
-        setattr(module, name, make(original))
-    try:
+    functions = [
+        (nn, "conv", _conv(nn.conv)),
+        (nn, "conv_transpose", _conv_transpose(nn.conv_transpose)),
+        (tf.nn, "bias_add", _bias_add(tf.nn.bias_add)),
+    ]
+    with replaced(functions):
         yield
-    finally:
-        for (module, name, _), original in zip(replaced, originals, strict=True):
-            setattr(module, name, original)
 
 
 def _conv(original: Any) -> Any:  # Any: TensorFlow has no type hints
     def conv(inputs: Any, kernel: Any, strides: Any = 1, padding: str = "valid", data_format: Any = None, dilation_rate: Any = 1) -> Any:
-        is_first = _is_channels_first(data_format)
-        inputs = _channels_last(inputs) if is_first else inputs
+        is_first = is_channels_first(data_format)
+        inputs = channels_last(inputs) if is_first else inputs
         outputs = original(inputs, kernel, strides, padding, "channels_last", dilation_rate)
-        return _channels_first(outputs) if is_first else outputs
+        return channels_first(outputs) if is_first else outputs
 
     return conv
 
@@ -50,10 +49,10 @@ def _conv_transpose(original: Any) -> Any:
         data_format: Any = None,
         dilation_rate: Any = 1,
     ) -> Any:
-        is_first = _is_channels_first(data_format)
-        inputs = _channels_last(inputs) if is_first else inputs
+        is_first = is_channels_first(data_format)
+        inputs = channels_last(inputs) if is_first else inputs
         outputs = original(inputs, kernel, strides, padding, output_padding, "channels_last", dilation_rate)
-        return _channels_first(outputs) if is_first else outputs
+        return channels_first(outputs) if is_first else outputs
 
     return conv_transpose
 
@@ -70,18 +69,20 @@ def _bias_add(original: Any) -> Any:
     return bias_add
 
 
-def _is_channels_first(data_format: str | None) -> bool:
-    keras = import_keras()
-    return (data_format or keras.config.image_data_format()) == "channels_first"
+def is_channels_first(data_format: str | None) -> bool:
+    """Whether a layer's data format, or Keras' own where it has none, is channels first."""
+    return bool((data_format or import_keras().config.image_data_format()) == "channels_first")
 
 
-def _channels_last(tensor: Any) -> Any:
+def channels_last(tensor: Any) -> Any:
+    """``(batch, channels, …)`` as ``(batch, …, channels)``."""
     import tensorflow as tf
 
     return tf.transpose(tensor, [0, *range(2, len(tensor.shape)), 1])
 
 
-def _channels_first(tensor: Any) -> Any:
+def channels_first(tensor: Any) -> Any:
+    """``(batch, …, channels)`` as ``(batch, channels, …)``."""
     import tensorflow as tf
 
     rank = len(tensor.shape)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lepton_converters.kept_dropout import explicit_training
 from lepton_converters.keras_kernels import plain_convolutions
 from lepton_converters.keras_loading import import_keras
-from lepton_converters.keras_names import DROPOUT
+from lepton_converters.keras_names import DROPOUT, unique_names
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_runtime.errors import UnsupportedError
 
@@ -182,17 +182,6 @@ def named(model: "keras.Model", kind: str, *, taken: Sequence[str] = ()) -> list
     else:
         names = list(model.output_names)
     return list(zip(unique_names(names, taken=taken), tensors, strict=True))
-
-
-def unique_names(names: Sequence[str], *, taken: Sequence[str] = ()) -> list[str]:
-    """The names, the later ones of equals numbered: a layer that is called twice gives two outputs of one name."""
-    found: list[str] = []
-    for name in names:
-        number, candidate = 1, name
-        while candidate in found or candidate in taken:
-            candidate, number = f"{name}_{number}", number + 1
-        found.append(candidate)
-    return found
 
 
 def states_of(model: "keras.Model") -> list[tuple[str, Any]]:

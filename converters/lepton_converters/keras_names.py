@@ -1,4 +1,6 @@
-"""What Keras calls its own: layers and activations of every generation."""
+"""What Keras calls its own, layers and activations of every generation; and names that differ from each other."""
+
+from collections.abc import Sequence
 
 DROPOUT = ("Dropout", "SpatialDropout", "GaussianDropout", "AlphaDropout", "GaussianNoise")
 """How the names of layers begin that some networks keep on purpose when they are used."""
@@ -87,3 +89,14 @@ def is_mathematical(function: str) -> bool:
     if path[-1].startswith("_"):
         return False
     return (len(path) == 2 and path[0] in _MATHEMATICAL_MODULES) or (len(path) == 1 and path[0] in _MATHEMATICAL_FUNCTIONS)
+
+
+def unique_names(names: Sequence[str], *, taken: Sequence[str] = ()) -> list[str]:
+    """The names, the later ones of equals numbered: a layer that is called twice gives two outputs of one name."""
+    found: list[str] = []
+    for name in names:
+        number, candidate = 1, name
+        while candidate in found or candidate in taken:
+            candidate, number = f"{name}_{number}", number + 1
+        found.append(candidate)
+    return found

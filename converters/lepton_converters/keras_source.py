@@ -21,9 +21,8 @@ from lepton_converters.keras_model import (
     named,
     notes_on_types,
     states_of,
-    unique_names,
 )
-from lepton_converters.keras_names import is_training_only
+from lepton_converters.keras_names import is_training_only, unique_names
 from lepton_converters.keras_reader import load_model
 from lepton_converters.model_file import check_file
 from lepton_converters.quiet import quiet_tensorflow, reason_of

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lepton_converters.keras_names import unique_names
 from lepton_converters.layer_shape import Shape, output_shape
 from lepton_converters.model_file import serialized_objects
 from lepton_runtime.errors import InputError
@@ -239,13 +240,7 @@ def _read_places(value: Any, arguments: dict[str, Any] | None = None) -> Iterato
 def _door_names(structure: Any, layers: Sequence[str]) -> list[str]:
     """Names of a model's inputs or outputs: their layers', or their keys; one that comes again is numbered."""
     keyed = structure if isinstance(structure, dict) and len(structure) == len(layers) else None
-    names: list[str] = []
-    for name in map(str, keyed) if keyed else layers:
-        number, candidate = 1, name
-        while candidate in names:
-            candidate, number = f"{name}_{number}", number + 1
-        names.append(candidate)
-    return names
+    return unique_names([*map(str, keyed)] if keyed else layers)
 
 
 def _built_shape(entry: Mapping[str, Any]) -> Shape | None:

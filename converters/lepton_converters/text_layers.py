@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_converters.keras_loading import import_keras
-from lepton_converters.keras_model import inference, unique_names
-from lepton_converters.keras_names import TEXT_LAYERS
+from lepton_converters.keras_model import inference
+from lepton_converters.keras_names import TEXT_LAYERS, unique_names
 from lepton_converters.text_steps import make_step, refusal
 from lepton_runtime.encoders import TEXT, Encoder, encode
 from lepton_runtime.errors import ParityError, UnsupportedError

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton_converters.keras_loading import import_keras
+from lepton_converters.keras_kernels import channels_first, channels_last, is_channels_first
 from lepton_converters.replaced import replaced
 
 _SEPARABLE_METHODS = ("area", "bicubic", "lanczos3", "lanczos5")
@@ -100,8 +100,8 @@ def _pool(original: Callable[..., Any]) -> Callable[..., Any]:
 
         if len(inputs.shape) < 5:
             return original(inputs, pool_size, strides, padding, data_format)
-        if _is_channels_first(data_format):
-            return _first(pool(_last(inputs), pool_size, strides, padding, "channels_last"))
+        if is_channels_first(data_format):
+            return channels_first(pool(channels_last(inputs), pool_size, strides, padding, "channels_last"))
         size, steps = _tuple(pool_size, 3), _tuple(pool_size if strides is None else strides, 3)
         (depth, height, width), channels = _known(inputs), inputs.shape[-1]
         planes = original(tf.reshape(inputs, (-1, height, width, channels)), size[1:], steps[1:], padding, "channels_last")
@@ -117,8 +117,8 @@ def _adaptive_pool(plain: Callable[..., Any], pooled: Callable[[Any, int, int], 
     """Usual pooling where the windows are alike, else axis by axis; Keras pools with two window sizes and picks from both."""
 
     def adaptive_pool(inputs: Any, output_size: Any, data_format: str | None = None) -> Any:
-        if _is_channels_first(data_format):
-            return _first(adaptive_pool(_last(inputs), output_size, "channels_last"))
+        if is_channels_first(data_format):
+            return channels_first(adaptive_pool(channels_last(inputs), output_size, "channels_last"))
         sizes = _tuple(output_size, len(inputs.shape) - 2)
         lengths = _known(inputs)
         if all(length % size == 0 for length, size in zip(lengths, sizes, strict=True)):
@@ -191,24 +191,6 @@ def _along(values: Any, axis: int, matrix: Any) -> Any:
     order = [place for place in range(len(values.shape)) if place != axis] + [axis]
     product = tf.matmul(tf.transpose(values, order), matrix, transpose_b=True)
     return tf.transpose(product, np.argsort(order))
-
-
-def _is_channels_first(data_format: str | None) -> bool:
-    return bool((data_format or import_keras().config.image_data_format()) == "channels_first")
-
-
-def _last(values: Any) -> Any:
-    import tensorflow as tf
-
-    rank = len(values.shape)
-    return tf.transpose(values, (0, *range(2, rank), 1))
-
-
-def _first(values: Any) -> Any:
-    import tensorflow as tf
-
-    rank = len(values.shape)
-    return tf.transpose(values, (0, rank - 1, *range(1, rank - 1)))
 
 
 def _tuple(value: Any, length: int) -> Sequence[int]:
