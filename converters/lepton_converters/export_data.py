@@ -232,8 +232,10 @@ def _labels(
     """Class names that fit the model's outputs."""
     folders = next((dataset for dataset in (evaluated, calibrated) if dataset and dataset.class_names), None)
     names = tuple(labels) if labels is not None else folders.class_names if folders else None
+    if names is None:
+        return None
     output = class_output(source.outputs) if source.has_class_scores() else None
-    if names is None or (output is None and labels is None):
+    if output is None and labels is None:
         return None
     units = (output.shape[1] or 0) if output else 0
     classes = 2 if units == 1 else units

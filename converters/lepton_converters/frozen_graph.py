@@ -52,9 +52,9 @@ def freeze(
         if source.model is None and batch is not None:
             _fix_lists(graph_def, batch)
         if for_8_bits:
-            for node in softmax_masks(graph_def):
+            for node in _softmax_masks(graph_def):
                 _soften(node)
-            for node in truth_casts(graph_def):
+            for node in _truth_casts(graph_def):
                 _choose(node, graph_def)
         # Freezing calls the outputs Identity, Identity_1, …; behind each stands the one that was named.
         names = [output.op.inputs[0].name for output in frozen.outputs]
@@ -85,7 +85,13 @@ def _fix_lists(graph_def: Any, batch: int) -> None:
                 node.input[position] = made.name
 
 
-def softmax_masks(graph_def: Any) -> list[Any]:
+def needs_8_bit_form(graph: Any) -> bool:
+    """Whether freezing for 8 bits would give another graph than this one, which was frozen for floats."""
+    definition = graph.graph.as_graph_def()
+    return bool(_softmax_masks(definition) or _truth_casts(definition))
+
+
+def _softmax_masks(graph_def: Any) -> list[Any]:
     """The constants of a graph that mask a softmax: beside their values, 8 bits hold no others."""
     import tensorflow as tf
 
@@ -106,10 +112,11 @@ def softmax_masks(graph_def: Any) -> list[Any]:
         return False
 
     constants = [node for node in graph_def.node if node.op == "Const" and node.attr["dtype"].type == tf.float32.as_datatype_enum]
-    return [node for node in constants if np.abs(tf.make_ndarray(node.attr["value"].tensor)).max(initial=0) >= _MASK and masks(node)]
+    # The walk is cheap, the values are all of the network's weights.
+    return [node for node in constants if masks(node) and np.abs(tf.make_ndarray(node.attr["value"].tensor)).max(initial=0) >= _MASK]
 
 
-def truth_casts(graph_def: Any) -> list[Any]:
+def _truth_casts(graph_def: Any) -> list[Any]:
     """The operators of a graph that make float32 numbers of truth values."""
     import tensorflow as tf
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +144,7 @@ class KerasSource:
         position = next((number for number, spec in enumerate(self.outputs) if len(spec.shape) == 2), None)
         if position is None or self.outputs[position].shape[1] != 1:
             return position is not None
-        return self._last_operator(position) == "Sigmoid"
+        return self._last_operators[position] == "Sigmoid"
 
     def call(self, tensors: list[Any]) -> list[Any]:  # Any: TensorFlow has no type hints
         """The model's flat outputs for its flat inputs, in inference mode."""
@@ -195,15 +196,21 @@ class KerasSource:
             raise InputError(f"the Keras model must be able to run on the samples: {reason_of(error)}") from error
         return {spec.name: np.concatenate(arrays) for spec, *arrays in zip(self.outputs, *parts, strict=True)}
 
-    def _last_operator(self, position: int) -> str:
-        """The kind of TensorFlow operator that computes the values of an output."""
+    @cached_property
+    def _last_operators(self) -> list[str]:
+        """The kind of TensorFlow operator that computes the values of each output; it costs a trace."""
         from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
         with quiet_tensorflow():
-            operator = convert_variables_to_constants_v2(_trace(self)).outputs[position].op
-        while operator.type in _PASSING:
-            operator = operator.inputs[0].op
-        return str(operator.type)
+            operators = [output.op for output in convert_variables_to_constants_v2(_trace(self)).outputs]
+        return [str(_computing(operator).type) for operator in operators]
+
+
+def _computing(operator: Any) -> Any:
+    """The operator, or the one before it that computes what it only passes on."""
+    while operator.type in _PASSING:
+        operator = operator.inputs[0].op
+    return operator
 
 
 def _trace(source: KerasSource) -> Any:  # Any: TensorFlow has no type hints

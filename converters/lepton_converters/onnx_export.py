@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 
 import onnx
@@ -19,7 +18,7 @@ from lepton_converters.onnx_recurrent import OnnxRecurrence
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_converters.recipe import IntegerIo
 from lepton_converters.target_runtime import ONNXRUNTIME_OF_OPSET
-from lepton_converters.tflite_export import TfliteExporter, told_once
+from lepton_converters.tflite_export import TfliteExporter, remembered, told_once
 from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.formats import Format, Precision
 from lepton_runtime.tensors import TensorSpec
@@ -46,10 +45,9 @@ class OnnxExporter:
         self._source = source
         self._tflite = tflite
         self._accept = accept
-        self._fault: UnsupportedError | None = None
+        self._base = remembered(self._make_base)
 
-    @cached_property
-    def _base(self) -> tuple[onnx.ModelProto, str]:
+    def _make_base(self) -> tuple[onnx.ModelProto, str]:
         """The float32 graph, optimized and in canonical form, and its route."""
         faults = []
         for route, convert in (("graph", self._convert_graph), ("tflite", self._convert_tflite)):
@@ -73,13 +71,7 @@ class OnnxExporter:
         Raises:
             UnsupportedError: It cannot be made at this precision.
         """
-        if self._fault is not None:
-            raise self._fault  # the same for every precision, and not worth another minute each
-        try:
-            base, route = self._base
-        except UnsupportedError as error:
-            self._fault = error
-            raise
+        base, route = self._base()
         model, inputs, outputs = base, self._source.inputs, self._source.outputs
         if precision == Precision.FP16:
             model = canonicalize(store_weights_fp16(base))

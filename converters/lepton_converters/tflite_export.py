@@ -3,13 +3,13 @@
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lepton_converters.artifact import Artifact
 from lepton_converters.calibration import Calibration
-from lepton_converters.frozen_graph import freeze, graph_names, save_traced, softmax_masks, truth_casts
+from lepton_converters.frozen_graph import freeze, graph_names, needs_8_bit_form, save_traced
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.quiet import quiet_tensorflow
 from lepton_converters.recipe import IntegerIo
@@ -19,6 +19,7 @@ from lepton_runtime.formats import Format, Precision
 from lepton_runtime.tensors import Array, TensorSpec
 
 _LOOPS = {"While", "StatelessWhile", "Enter", "Exit", "LoopCond", "NextIteration", "TensorListReserve"}
+Made = TypeVar("Made")
 _FUSED_LSTM = "UNIDIRECTIONAL_SEQUENCE_LSTM"
 
 
@@ -39,7 +40,7 @@ class TfliteExporter:
         """
         self._source = source
         self._accept = accept
-        self._fault: UnsupportedError | None = None
+        self._float = remembered(lambda: self._make(Precision.FP32, None, "float"))
 
     @cached_property
     def _graph(self) -> Any:
@@ -48,14 +49,13 @@ class TfliteExporter:
     @cached_property
     def _calibrated(self) -> Any:
         """The graph for what is calibrated: without loops, and with what 8 bits can hold."""
-        definition = self._graph.graph.as_graph_def()
-        if not self._has_loops and not softmax_masks(definition) and not truth_casts(definition):
+        if not self._has_loops and not needs_8_bit_form(self._graph):
             return self._graph
         return freeze(self._source, Format.TFLITE, unrolls=True, for_8_bits=True)
 
     @cached_property
     def _has_loops(self) -> bool:
-        return bool({node.op for node in self._graph.graph.as_graph_def().node} & _LOOPS)
+        return _holds_loops(self._graph)
 
     def make(self, precision: Precision, *, calibration: Calibration | None, io: IntegerIo) -> Artifact:
         """One TFLite artifact.
@@ -70,20 +70,9 @@ class TfliteExporter:
         """
         if precision.needs_calibration and calibration is None:
             raise UnsupportedError(f"{precision} must be calibrated, found no samples; give --calib PATH")
-        if precision == Precision.FP32:
-            return self._float
-        self._float  # noqa: B018  # raises if the model has no TFLite file that gives its numbers: smaller ones would be wrong, too
-        return self._make(precision, calibration, io)
-
-    @cached_property
-    def _float(self) -> Artifact:
-        if self._fault is not None:
-            raise self._fault  # the same for every precision, and not worth another minute each
-        try:
-            return self._make(Precision.FP32, None, "float")
-        except UnsupportedError as error:
-            self._fault = error
-            raise
+        # It raises if the model has no TFLite file that gives its numbers: smaller ones would be wrong, too.
+        artifact = self._float()
+        return artifact if precision == Precision.FP32 else self._make(precision, calibration, io)
 
     def _make(self, precision: Precision, calibration: Calibration | None, io: IntegerIo) -> Artifact:
         routes = ["graph"] if not self._has_loops else ["unrolled", "fused"] if precision.needs_calibration else ["fused", "graph"]
@@ -109,7 +98,7 @@ class TfliteExporter:
 
         if route != "fused":
             graph = self._calibrated if precision.needs_calibration else self._graph
-            if precision.needs_calibration and {node.op for node in graph.graph.as_graph_def().node} & _LOOPS:
+            if precision.needs_calibration and _holds_loops(graph):
                 raise UnsupportedError(f"{precision} needs loops of a fixed number of steps, this one is free; give the sequence a length")
             # Without the model as second argument: with it the converter goes through a SavedModel, which renames the
             # inputs and outputs and does not keep their order.
@@ -138,6 +127,27 @@ class TfliteExporter:
                 yield dict(zip(names, values, strict=True)) if named else values
 
         return batches
+
+
+def remembered(make: Callable[[], Made]) -> Callable[[], Made]:
+    """What ``make`` gives, or refuses, is found out once: it is the same for every precision, and worth a minute each."""
+    results: list[Made | UnsupportedError] = []
+
+    def result() -> Made:
+        if not results:
+            try:
+                results.append(make())
+            except UnsupportedError as error:
+                results.append(error)
+        if isinstance(results[0], UnsupportedError):
+            raise results[0]
+        return results[0]
+
+    return result
+
+
+def _holds_loops(graph: Any) -> bool:
+    return not _LOOPS.isdisjoint(operation.type for operation in graph.graph.get_operations())
 
 
 def told_once(faults: Sequence[tuple[str, str]]) -> str:
