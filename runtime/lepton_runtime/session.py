@@ -129,15 +129,16 @@ class Session:
                 f"run takes a numpy array for a model with one input and one output, else a mapping from input names to arrays; "
                 f"found {type(inputs).__name__} for inputs {wanted} and outputs {outputs}"
             )
-        missing = [spec for spec in self._noise if spec.name not in inputs]
         if set(inputs) - {spec.name for spec in self._noise} != set(wanted):
             raise InputError(f"the model's inputs are {wanted}, found {list(inputs)}")
         for spec in self.artifact.inputs:
-            if spec not in missing:
+            if spec.name in inputs:
                 spec.check(inputs[spec.name])
-        drawn = dict(zip([spec.name for spec in missing], self._draw(missing, len(inputs[wanted[0]])), strict=True)) if missing else {}
-        arrays = [drawn[spec.name] if spec in missing else inputs[spec.name] for spec in self.artifact.inputs]
-        answers = engine.run(arrays)
+        missing = [spec for spec in self._noise if spec.name not in inputs]
+        if missing:
+            drawn = self._draw(missing, len(inputs[wanted[0]]))
+            inputs = {**inputs, **{spec.name: noise for spec, noise in zip(missing, drawn, strict=True)}}
+        answers = engine.run([inputs[spec.name] for spec in self.artifact.inputs])
         return {spec.name: answer for spec, answer in zip(self.artifact.outputs, answers, strict=True)}
 
     def _draw(self, specs: Sequence[TensorSpec], samples: int) -> list[Array]:
