@@ -1,7 +1,7 @@
 """The coverage table in words: docs/coverage.md."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from coverage_cases.case import Case
 from coverage_cases.result import FORMATS, PRECISIONS, TARGETS, Result, Results
@@ -17,8 +17,9 @@ use, as tiny models with seeded weights whose outputs depend on their inputs. Ea
 `lepton-edge check`, exported at batch 1 and verified on samples that it was not calibrated on.
 
 - **A figure** is the largest difference from Keras as a share of the output's largest value: the cell is *verified*. At fp32
-  it must be under 1e-4, at fp16 under 2e-2. 8-bit artifacts are measured; their outputs must point where Keras' do
-  (cosine similarity of at least {cosine}).
+  it must be under 1e-4, at fp16 under 2e-2. 8-bit artifacts are measured; their outputs must point where Keras' do: a cosine
+  similarity of at least {layers} of a layer and {networks} of a network, where the rounding of some hundred layers with weights
+  that nobody trained adds up. The lowest of each row is given.
 - **[n]** is a refusal: `check` says so, with the reason and the fix below, before TensorFlow starts. Each refused cell was
   converted all the same with the check switched off, to see that it is refused rightly.
 - **DEFECT** is anything else. There should be none.
@@ -27,19 +28,19 @@ use, as tiny models with seeded weights whose outputs depend on their inputs. Ea
 """
 
 
-def write_page(cases: Sequence[Case], results: Results, *, missing: Sequence[Case], smallest_cosine: float) -> str:
+def write_page(cases: Sequence[Case], results: Results, *, missing: Sequence[Case], smallest_cosine: Mapping[str, float]) -> str:
     """The page's text.
 
     Args:
         cases: The rows.
         results: A result for every cell of theirs.
         missing: Cases that have not been measured, which the page names.
-        smallest_cosine: What 8-bit artifacts were held to.
+        smallest_cosine: What 8-bit artifacts of a layer and of a network were held to.
     """
     rows = {group: [case for case in cases if group_of(case.name) == group] for group in GROUPS}
     found = [results[case.name][target] for case in cases for target in TARGETS]
     refusals = {reason: number for number, reason in enumerate(dict.fromkeys(_words(result) for result in found if _is_barred(result)), 1)}
-    parts = [_INTRODUCTION.format(cosine=smallest_cosine, facts=_facts(found)), "## In short\n", *_summary(rows, results)]
+    parts = [_INTRODUCTION.format(**smallest_cosine, facts=_facts(found)), "## In short\n", *_summary(rows, results)]
     if missing:
         parts += ["\n**Not measured yet**: " + ", ".join(case.name for case in missing) + "."]
     parts += ["\n## Networks\n", *_table("network", rows["networks"], results, refusals, has_seconds=True)]
@@ -67,16 +68,18 @@ def _facts(found: Sequence[Result]) -> str:
 
 
 def _summary(rows: dict[str, list[Case]], results: Results) -> Iterable[str]:
-    yield "| table | format | precision | cells | verified | refused | defects | share verified |"
-    yield "|---|---|---|--:|--:|--:|--:|--:|"
+    yield "| table | format | precision | cells | verified | refused | defects | share verified | lowest cosine |"
+    yield "|---|---|---|--:|--:|--:|--:|--:|--:|"
     for group, cases in rows.items():
         for format_ in FORMATS:
             for precision in PRECISIONS:
                 if not cases:
                     continue
-                counts = Counter(results[case.name][format_, precision].outcome for case in cases)
+                found = [results[case.name][format_, precision] for case in cases]
+                counts = Counter(result.outcome for result in found)
+                lowest = min((result.cosine for result in found if result.cosine is not None), default=0.0)
                 share = f"{100 * counts['verified'] / len(cases):.1f} %"
-                cells = f"{len(cases)} | {counts['verified']} | {counts['barred']} | {counts['DEFECT']} | {share}"
+                cells = f"{len(cases)} | {counts['verified']} | {counts['barred']} | {counts['DEFECT']} | {share} | {lowest:.4f}"
                 yield f"| {group} | {_NAMES[format_]} | {precision} | {cells} |"
 
 

@@ -3,11 +3,13 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lepton_converters.keras_source import KerasSource
+from lepton_converters.memory import release_memory
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_converters.random_operator import check_no_random
 from lepton_converters.recurrent import Operator, traced_recurrence
@@ -24,10 +26,30 @@ _SOFT_MASK = 32.0  # its exponential is 1e-14 of another's
 _VALID_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.-]*")
 
 
+@dataclass(frozen=True)
+class FrozenGraph:
+    """A model as one graph, with constants for weights.
+
+    Attributes:
+        definition: Its nodes, a ``GraphDef``.
+        inputs: The names of its tensors, such as ``image:0``, in Keras' order.
+        outputs: Likewise.
+    """
+
+    definition: Any  # Any: TensorFlow has no type hints
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def operators(self) -> set[str]:
+        """The kinds of operators in it."""
+        return {node.op for node in self.definition.node}
+
+
 def freeze(
     source: KerasSource, format_: Format, *, recurrence: Operator | None = None, unrolls: bool = False, for_8_bits: bool = False
-) -> Any:  # Any: TensorFlow has no type hints
-    """A concrete function with constants for weights, whose inputs and outputs have the Keras names and order.
+) -> FrozenGraph:
+    """The graph of a model, whose inputs and outputs have the Keras names and order.
 
     Weights are frozen because ``from_concrete_functions`` on a Keras 3 model loses them in silence.
 
@@ -42,25 +64,30 @@ def freeze(
     Raises:
         UnsupportedError: TensorFlow cannot trace the model.
     """
-    import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+    size = 4 * source.parameters
     with _refusing():
         frozen = convert_variables_to_constants_v2(_trace(source, format_, recurrence=recurrence, unrolls=unrolls))
+        release_memory(size)
         graph_def = frozen.graph.as_graph_def()
-        batch = source.inputs[0].shape[0]
-        if source.model is None and batch is not None:
-            _fix_lists(graph_def, batch)
-        if for_8_bits:
-            for node in _softmax_masks(graph_def):
-                _soften(node)
-            for node in _truth_casts(graph_def):
-                _choose(node, graph_def)
         # Freezing calls the outputs Identity, Identity_1, …; behind each stands the one that was named.
-        names = [output.op.inputs[0].name for output in frozen.outputs]
-        imported = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph_def, name=""), [])
-        tensor = imported.graph.get_tensor_by_name
-        return imported.prune([tensor(given.name) for given in frozen.inputs], [tensor(name) for name in names])
+        inputs = tuple(tensor.name for tensor in frozen.inputs)
+        outputs = tuple(tensor.op.inputs[0].name for tensor in frozen.outputs)
+        added = {tensor.op.name for tensor in frozen.outputs}
+    del frozen
+    for node in [node for node in graph_def.node if node.name in added]:
+        graph_def.node.remove(node)
+    batch = source.inputs[0].shape[0]
+    if source.model is None and batch is not None:
+        _fix_lists(graph_def, batch)
+    if for_8_bits:
+        for node in _softmax_masks(graph_def):
+            _soften(node)
+        for node in _truth_casts(graph_def):
+            _choose(node, graph_def)
+    release_memory(size)
+    return FrozenGraph(graph_def, inputs, outputs)
 
 
 def _fix_lists(graph_def: Any, batch: int) -> None:
@@ -85,10 +112,9 @@ def _fix_lists(graph_def: Any, batch: int) -> None:
                 node.input[position] = made.name
 
 
-def needs_8_bit_form(graph: Any) -> bool:
+def needs_8_bit_form(graph: FrozenGraph) -> bool:
     """Whether freezing for 8 bits would give another graph than this one, which was frozen for floats."""
-    definition = graph.graph.as_graph_def()
-    return bool(_softmax_masks(definition) or _truth_casts(definition))
+    return bool(_softmax_masks(graph.definition) or _truth_casts(graph.definition))
 
 
 def _softmax_masks(graph_def: Any) -> list[Any]:

@@ -11,11 +11,13 @@ from lepton_converters.artifact import Artifact
 from lepton_converters.calibration import Calibration
 from lepton_converters.frozen_graph import freeze
 from lepton_converters.keras_source import KerasSource
-from lepton_converters.onnx_operators import HANDLERS, repair_transposed_convolutions
+from lepton_converters.memory import release_memory
+from lepton_converters.onnx_graph import convert_definition, convert_tflite, fold_constants
+from lepton_converters.onnx_operators import repair_transposed_convolutions
 from lepton_converters.onnx_optimize import canonicalize, optimize, replace_erfc
 from lepton_converters.onnx_quantize import quantize_dynamic, quantize_static, store_weights_fp16
 from lepton_converters.onnx_recurrent import OnnxRecurrence
-from lepton_converters.quiet import quiet_tensorflow, reason_of
+from lepton_converters.quiet import reason_of
 from lepton_converters.recipe import IntegerIo
 from lepton_converters.target_runtime import ONNXRUNTIME_OF_OPSET
 from lepton_converters.tflite_export import TfliteExporter, remembered, told_once
@@ -87,36 +89,30 @@ class OnnxExporter:
         return artifact
 
     def _convert_graph(self) -> onnx.ModelProto:
-        import tf2onnx
-
-        graph = freeze(self._source, Format.ONNX, recurrence=OnnxRecurrence())
-        definition = graph.graph.as_graph_def()
-        names = {
-            "input_names": [tensor.name for tensor in graph.inputs],
-            "output_names": [tensor.name for tensor in graph.outputs],
-        }
-        return self._lowest(lambda opset: tf2onnx.convert.from_graph_def(definition, opset=opset, custom_op_handlers=HANDLERS, **names)[0])
+        frozen = freeze(self._source, Format.ONNX, recurrence=OnnxRecurrence())
+        inputs, outputs = list(frozen.inputs), list(frozen.outputs)
+        definition = fold_constants(frozen)
+        del frozen
+        return self._lowest(lambda opset: convert_definition(definition, opset, inputs=inputs, outputs=outputs))
 
     def _convert_tflite(self) -> onnx.ModelProto:
-        import tf2onnx
-
         artifact = self._tflite.make(Precision.FP32, calibration=None, io="float")
         with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
             path = Path(folder) / artifact.file
             path.write_bytes(artifact.model)
-            return self._lowest(lambda opset: tf2onnx.convert.from_tflite(str(path), opset=opset)[0])
+            return self._lowest(lambda opset: convert_tflite(str(path), opset))
 
     def _lowest(self, convert: Callable[[int], onnx.ModelProto]) -> onnx.ModelProto:
         """The graph at the lowest opset that holds it."""
         reason = ""
         for opset in _OPSETS:
             try:
-                with quiet_tensorflow():
-                    model = convert(opset)
+                model = convert(opset)
             except (ValueError, RuntimeError, KeyError, AssertionError, NotImplementedError, AttributeError, TypeError) as error:
                 # tf2onnx raises these for an operator that it cannot map, or not at this opset.
                 reason = reason_of(error)
                 continue
+            release_memory(model.ByteSize())
             repair_transposed_convolutions(model)
             model = replace_erfc(model)
             unknown = sorted({node.op_type for node in model.graph.node if not onnx.defs.has(node.op_type, opset, node.domain)})
@@ -128,6 +124,7 @@ class OnnxExporter:
             model = _rename_doors(model, self._source)
             model.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
             model = canonicalize(optimize(model))
+            release_memory(model.ByteSize())
             try:
                 onnxruntime.InferenceSession(model.SerializeToString(), _silent_options(), providers=["CPUExecutionProvider"])
             except Exception as error:  # noqa: BLE001  # its own exception classes share no base but this

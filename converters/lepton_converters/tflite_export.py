@@ -3,14 +3,16 @@
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from lepton_converters.artifact import Artifact
 from lepton_converters.calibration import Calibration
-from lepton_converters.frozen_graph import freeze, graph_names, needs_8_bit_form, save_traced
+from lepton_converters.frozen_graph import FrozenGraph, freeze, graph_names, needs_8_bit_form, save_traced
 from lepton_converters.keras_source import KerasSource
+from lepton_converters.memory import release_memory
 from lepton_converters.quiet import quiet_tensorflow
 from lepton_converters.recipe import IntegerIo
 from lepton_converters.tflite_recurrent import TfliteRecurrence
@@ -43,11 +45,11 @@ class TfliteExporter:
         self._float = remembered(lambda: self._make(Precision.FP32, None, "float"))
 
     @cached_property
-    def _graph(self) -> Any:
+    def _graph(self) -> FrozenGraph:
         return freeze(self._source, Format.TFLITE)
 
     @cached_property
-    def _calibrated(self) -> Any:
+    def _calibrated(self) -> FrozenGraph:
         """The graph for what is calibrated: without loops, and with what 8 bits can hold."""
         if not self._has_loops and not needs_8_bit_form(self._graph):
             return self._graph
@@ -100,11 +102,7 @@ class TfliteExporter:
             graph = self._calibrated if precision.needs_calibration else self._graph
             if precision.needs_calibration and _holds_loops(graph):
                 raise UnsupportedError(f"{precision} needs loops of a fixed number of steps, this one is free; give the sequence a length")
-            # Without the model as second argument: with it the converter goes through a SavedModel, which renames the
-            # inputs and outputs and does not keep their order.
-            with quiet_tensorflow():
-                converter = tf.lite.TFLiteConverter.from_concrete_functions([graph])
-            return _run_converter(converter, precision, self._batches(calibration, named=False), io)
+            return _run_converter(_converter_of(graph), precision, self._batches(calibration, named=False), io)
         operator = TfliteRecurrence()
         with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
             save_traced(self._source, folder, recurrence=operator, unrolls=precision.needs_calibration)
@@ -146,14 +144,40 @@ def remembered(make: Callable[[], Made]) -> Callable[[], Made]:
     return result
 
 
-def _holds_loops(graph: Any) -> bool:
-    return not _LOOPS.isdisjoint(operation.type for operation in graph.graph.get_operations())
+def _holds_loops(graph: FrozenGraph) -> bool:
+    return not _LOOPS.isdisjoint(graph.operators)
 
 
 def told_once(faults: Sequence[tuple[str, str]]) -> str:
     """Routes and what each failed by, in words; once if it is the same."""
     texts = {text for _, text in faults}
     return texts.pop() if len(texts) == 1 else "; ".join(f"{text} (route {route!r})" for route, text in faults)
+
+
+def _converter_of(graph: FrozenGraph) -> Any:
+    """TensorFlow's converter of concrete functions, given a graph that is frozen already.
+
+    With a function it would freeze it once more, and keep ten copies of the weights meanwhile.
+    """
+    import tensorflow as tf
+    from tensorflow.lite.python.conversion_metadata_schema_py_generated import ModelType
+    from tensorflow.lite.python.lite import TFLiteConverterBase, TFLiteFrozenGraphConverterV2
+
+    class Converter(TFLiteFrozenGraphConverterV2):  # type: ignore[misc]
+        def _freeze_concrete_function(self) -> tuple[Any, list[Any], list[Any], Any]:
+            return graph.definition, inputs, outputs, function
+
+        def _optimize_tf_model(self, *arguments: Any) -> Any:
+            optimized = super()._optimize_tf_model(*arguments)
+            release_memory(graph.definition.ByteSize())
+            return optimized
+
+    with tf.Graph().as_default() as imported:
+        tf.import_graph_def(graph.definition, name="")
+    inputs, outputs = ([imported.get_tensor_by_name(name) for name in names] for names in (graph.inputs, graph.outputs))
+    function = SimpleNamespace(graph=imported)
+    TFLiteConverterBase._set_original_model_type(ModelType.TF_CONCRETE_FUNCTIONS)
+    return Converter([function])
 
 
 def _run_converter(converter: Any, precision: Precision, batches: Callable[[], Iterator[Any]] | None, io: IntegerIo) -> bytes:

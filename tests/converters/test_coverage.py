@@ -151,7 +151,7 @@ def test_the_page_has_a_row_a_case_with_its_figures_and_refusals(cases, verified
 
     verified[3] = replace(verified[3], outcome="barred", reason="has no form", fix="use another")
     results = {"Dense: row": {result.target: result for result in verified}}
-    page = write_page([cases["Dense: row"]], results, missing=[], smallest_cosine=0.9)
+    page = write_page([cases["Dense: row"]], results, missing=[], smallest_cosine={"layers": 0.9, "networks": 0.9})
     assert "| Dense: row | 1e-07 | 1e-07 | 1e-07 | [1] | 1e-07 | 1e-07 | 1e-07 | 1e-07 |" in page
     assert "| [1] | 1 | has no form | use another |" in page
     assert "| layers | ONNX | static-int8 | 1 | 0 | 1 | 0 | 0.0 % |" in page

@@ -1,0 +1,97 @@
+"""tf2onnx on a frozen graph: with each weight in memory once, and with the same result each time."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+
+from lepton_converters.frozen_graph import FrozenGraph
+from lepton_converters.memory import release_memory
+from lepton_converters.onnx_operators import HANDLERS
+from lepton_converters.quiet import quiet_tensorflow, reason_of
+from lepton_converters.replaced import replaced
+from lepton_runtime.errors import UnsupportedError
+
+
+def fold_constants(graph: FrozenGraph) -> Any:  # Any: TensorFlow has no type hints
+    """The nodes of a graph as tf2onnx takes them, with what depends on constants alone computed.
+
+    Raises:
+        UnsupportedError: TensorFlow cannot optimize the graph.
+    """
+    import tensorflow as tf
+    import tf2onnx
+
+    try:
+        with quiet_tensorflow(), tf.Graph().as_default():
+            return tf2onnx.tf_loader.tf_optimize(list(graph.inputs), list(graph.outputs), graph.definition)
+    except (ValueError, RuntimeError, tf.errors.OpError) as error:
+        raise UnsupportedError(f"TensorFlow must be able to fold the graph's constants: {reason_of(error)}") from error
+    finally:
+        release_memory(graph.definition.ByteSize())
+
+
+def convert_definition(definition: Any, opset: int, *, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
+    """The ONNX graph of these nodes, between the named tensors; what tf2onnx cannot map, it leaves as it is, or raises."""
+    import tensorflow as tf
+    import tf2onnx
+
+    with quiet_tensorflow(), frugal_tf2onnx():
+        with tf.Graph().as_default() as graph:
+            tf.import_graph_def(definition, name="")
+            converted = tf2onnx.tfonnx.process_tf_graph(
+                graph, continue_on_error=True, opset=opset, custom_op_handlers=HANDLERS, input_names=inputs, output_names=outputs
+            )
+        del graph
+        model: onnx.ModelProto = tf2onnx.optimizer.optimize_graph(converted).make_model("model")
+    return model
+
+
+def convert_tflite(path: str, opset: int) -> onnx.ModelProto:
+    """The ONNX graph of a TFLite file; likewise."""
+    import tf2onnx
+
+    with quiet_tensorflow(), frugal_tf2onnx():
+        model: onnx.ModelProto = tf2onnx.convert.from_tflite(path, opset=opset)[0]
+    return model
+
+
+@contextmanager
+def frugal_tf2onnx() -> Iterator[None]:
+    """Mend what costs tf2onnx memory, and what it leaves to chance.
+
+    It copies the whole graph before each of its passes, and keeps the values of each constant twice. It takes the nodes
+    that are needed from a set, so that their order, on which later passes depend, changes from process to process.
+    """
+    import tf2onnx
+
+    update_proto, find_needed = tf2onnx.graph.Node.update_proto, tf2onnx.graph.Graph.extract_sub_graph_nodes
+
+    def update_unless_constant(node: Any, storage: Any = None) -> None:  # what writes the graph takes the values from elsewhere
+        if not node.is_const():
+            update_proto(node, storage)
+
+    def needed_in_order(graph: Any, *arguments: Any, **settings: Any) -> list[Any]:
+        needed = set(find_needed(graph, *arguments, **settings))
+        return [node for node in dict.fromkeys(graph.get_nodes()) if node in needed]
+
+    functions = [
+        (tf2onnx.optimizer, "copy", SimpleNamespace(deepcopy=_copy_but_constants)),
+        (tf2onnx.graph.Node, "update_proto", update_unless_constant),
+        (tf2onnx.graph.Graph, "extract_sub_graph_nodes", needed_in_order),
+    ]
+    with replaced(functions):
+        yield
+
+
+def _copy_but_constants(given: Any) -> Any:  # a graph, or a count of its nodes
+    """A copy in which constants are the same objects: a pass puts another in the place of one, and changes none."""
+    constants = [node for node in given.get_nodes() if node.is_const()] if hasattr(given, "get_nodes") else []
+    for node in constants:
+        del node._op.attribute[:]
+    values = [node.attr["value"] for node in constants]
+    release_memory(sum(value.ByteSize() for value in values))
+    return copy.deepcopy(given, {id(value): value for value in values})
