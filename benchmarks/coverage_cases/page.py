@@ -19,7 +19,7 @@ use, as tiny models with seeded weights whose outputs depend on their inputs. Ea
 - **A figure** is the largest difference from Keras as a share of the output's largest value: the cell is *verified*. At fp32
   it must be under 1e-4, at fp16 under 2e-2. 8-bit artifacts are measured; their outputs must point where Keras' do: a cosine
   similarity of at least {layers} of a layer and {networks} of a network, where the rounding of some hundred layers with weights
-  that nobody trained adds up. The lowest of each row is given.
+  that nobody trained adds up. The table says how near the farthest verified one is.
 - **[n]** is a refusal: `check` says so, with the reason and the fix below, before TensorFlow starts. Each refused cell was
   converted all the same with the check switched off, to see that it is refused rightly.
 - **DEFECT** is anything else. There should be none.
@@ -77,9 +77,10 @@ def _summary(rows: dict[str, list[Case]], results: Results) -> Iterable[str]:
                     continue
                 found = [results[case.name][format_, precision] for case in cases]
                 counts = Counter(result.outcome for result in found)
-                lowest = min((result.cosine for result in found if result.cosine is not None), default=0.0)
+                cosines = [result.cosine for result in found if result.outcome == "verified" and result.cosine is not None]
+                lowest = f"{min(cosines):.4f}" if cosines else "–"
                 share = f"{100 * counts['verified'] / len(cases):.1f} %"
-                cells = f"{len(cases)} | {counts['verified']} | {counts['barred']} | {counts['DEFECT']} | {share} | {lowest:.4f}"
+                cells = f"{len(cases)} | {counts['verified']} | {counts['barred']} | {counts['DEFECT']} | {share} | {lowest}"
                 yield f"| {group} | {_NAMES[format_]} | {precision} | {cells} |"
 
 

@@ -34,11 +34,26 @@ class FrozenGraph:
         definition: Its nodes, a ``GraphDef``.
         inputs: The names of its tensors, such as ``image:0``, in Keras' order.
         outputs: Likewise.
+        weights_bytes: About how large it is.
     """
 
     definition: Any  # Any: TensorFlow has no type hints
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    weights_bytes: int
+
+    def imported(self) -> tuple[Any, list[Any], list[Any]]:
+        """A TensorFlow graph, and its input and output tensors.
+
+        Raises:
+            UnsupportedError: TensorFlow takes the definition for wrong.
+        """
+        import tensorflow as tf
+
+        with _refusing(), tf.Graph().as_default() as graph:
+            tf.import_graph_def(self.definition, name="")
+            inputs, outputs = ([graph.get_tensor_by_name(name) for name in names] for names in (self.inputs, self.outputs))
+        return graph, inputs, outputs
 
     @property
     def operators(self) -> set[str]:
@@ -58,12 +73,14 @@ def freeze(
         format_: What it is converted to.
         recurrence: What stands for recurrent layers; ``None`` leaves Keras' loops.
         unrolls: Write the steps of the loops that are left one after the other.
-        for_8_bits: Mask a softmax by a number that 8 bits can hold beside others, instead of Keras' -1e9, and make numbers
-            of truth values by a choice: TFLite takes a cast 1 for its own smallest step.
+        for_8_bits: Mask a softmax by a number that 8 bits can hold beside others, instead of Keras' -1e9; make numbers of truth
+            values by a choice: TFLite takes a cast 1 for its own smallest step; and multiply by reciprocals instead of
+            dividing: TFLite's 8-bit quotients are wrong where a divisor is small beside the others.
 
     Raises:
         UnsupportedError: TensorFlow cannot trace the model.
     """
+    import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     size = 4 * source.parameters
@@ -74,20 +91,21 @@ def freeze(
         # Freezing calls the outputs Identity, Identity_1, …; behind each stands the one that was named.
         inputs = tuple(tensor.name for tensor in frozen.inputs)
         outputs = tuple(tensor.op.inputs[0].name for tensor in frozen.outputs)
-        added = {tensor.op.name for tensor in frozen.outputs}
-    del frozen
-    for node in [node for node in graph_def.node if node.name in added]:
-        graph_def.node.remove(node)
-    batch = source.inputs[0].shape[0]
-    if source.model is None and batch is not None:
-        _fix_lists(graph_def, batch)
-    if for_8_bits:
-        for node in _softmax_masks(graph_def):
-            _soften(node)
-        for node in _truth_casts(graph_def):
-            _choose(node, graph_def)
+        del frozen
+        needed = [name.partition(":")[0] for name in (*inputs, *outputs)]
+        graph_def = tf.compat.v1.graph_util.extract_sub_graph(graph_def, needed)
+        batch = source.inputs[0].shape[0]
+        if source.model is None and batch is not None:
+            _fix_lists(graph_def, batch)
+        if for_8_bits:
+            for node in _softmax_masks(graph_def):
+                _soften(node)
+            for node in _truth_casts(graph_def):
+                _choose(node, graph_def)
+            for node in _quotients(graph_def):
+                _multiply(node, graph_def)
     release_memory(size)
-    return FrozenGraph(graph_def, inputs, outputs)
+    return FrozenGraph(graph_def, inputs, outputs, size)
 
 
 def _fix_lists(graph_def: Any, batch: int) -> None:
@@ -114,7 +132,7 @@ def _fix_lists(graph_def: Any, batch: int) -> None:
 
 def needs_8_bit_form(graph: FrozenGraph) -> bool:
     """Whether freezing for 8 bits would give another graph than this one, which was frozen for floats."""
-    return bool(_softmax_masks(graph.definition) or _truth_casts(graph.definition))
+    return any(find(graph.definition) for find in (_softmax_masks, _truth_casts, _quotients))
 
 
 def _softmax_masks(graph_def: Any) -> list[Any]:
@@ -163,6 +181,23 @@ def _choose(node: Any, graph_def: Any) -> None:
     node.input.extend(names)
     node.attr.clear()
     node.attr["T"].type = tf.float32.as_datatype_enum
+
+
+def _quotients(graph_def: Any) -> list[Any]:
+    """The divisions of a graph by what is not constant, of float32 numbers."""
+    import tensorflow as tf
+
+    constants = {node.name for node in graph_def.node if node.op == "Const"}
+    divisions = [node for node in graph_def.node if node.op == "RealDiv" and node.attr["T"].type == tf.float32.as_datatype_enum]
+    return [node for node in divisions if node.input[1].partition(":")[0] not in constants]
+
+
+def _multiply(node: Any, graph_def: Any) -> None:
+    """Put a product with the reciprocal in the place of a division."""
+    reciprocal = graph_def.node.add(name=f"{node.name}/reciprocal", op="Reciprocal", input=[node.input[1]])
+    reciprocal.attr["T"].CopyFrom(node.attr["T"])
+    node.op = "Mul"
+    node.input[1] = reciprocal.name
 
 
 def _soften(node: Any) -> None:

@@ -158,7 +158,14 @@ RULES = (
         tuple(target for target in EVERY if target[1] not in (Precision.FP32, Precision.DYNAMIC_INT8)),
     ),
     Rule(
-        frozenset({"Cosh", "Tan", "Isfinite", "Isnan", "DivideNoNan", "TopK", "OneHot", "ContrastLimitedAdaptiveHistogramEqualization"}),
+        frozenset({"STFTSpectrogram"}),
+        "must not give logarithms, which show the rounding of 16-bit weights where a number is near zero",
+        "use mode='magnitude', or make another precision",
+        lambda layer: layer.settings.get("mode", "log") == "log",
+        tuple(target for target in EVERY if target[1] == Precision.FP16),
+    ),
+    Rule(
+        frozenset({"Isfinite", "Isnan", "DivideNoNan", "OneHot", "ContrastLimitedAdaptiveHistogramEqualization"}),
         "has no 8-bit TFLite form that gives its numbers",
         "make ONNX (--format onnx) or another precision",
         targets=tuple(target for target in TFLITE if target[1].needs_calibration),
@@ -170,7 +177,7 @@ RULES = (
         targets=TFLITE,
     ),
     Rule(
-        frozenset({"Embedding", "LayerNormalization"}),
+        frozenset({"Embedding", "LayerNormalization", "Cosh", "Sinh", "Tan", "TopK"}),
         "has no TFLite form with 16-bit activations",
         "make another precision",
         targets=((Format.TFLITE, Precision.INT16X8),),

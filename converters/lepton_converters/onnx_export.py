@@ -112,7 +112,7 @@ class OnnxExporter:
                 # tf2onnx raises these for an operator that it cannot map, or not at this opset.
                 reason = reason_of(error)
                 continue
-            release_memory(model.ByteSize())
+            release_memory(4 * self._source.parameters)
             repair_transposed_convolutions(model)
             model = replace_erfc(model)
             unknown = sorted({node.op_type for node in model.graph.node if not onnx.defs.has(node.op_type, opset, node.domain)})
@@ -124,7 +124,7 @@ class OnnxExporter:
             model = _rename_doors(model, self._source)
             model.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
             model = canonicalize(optimize(model))
-            release_memory(model.ByteSize())
+            release_memory(4 * self._source.parameters)
             try:
                 onnxruntime.InferenceSession(model.SerializeToString(), _silent_options(), providers=["CPUExecutionProvider"])
             except Exception as error:  # noqa: BLE001  # its own exception classes share no base but this

@@ -1,6 +1,8 @@
 """tf2onnx on a frozen graph: with each weight in memory once, and with the same result each time."""
 
 import copy
+import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -31,7 +33,7 @@ def fold_constants(graph: FrozenGraph) -> Any:  # Any: TensorFlow has no type hi
     except (ValueError, RuntimeError, tf.errors.OpError) as error:
         raise UnsupportedError(f"TensorFlow must be able to fold the graph's constants: {reason_of(error)}") from error
     finally:
-        release_memory(graph.definition.ByteSize())
+        release_memory(graph.weights_bytes)
 
 
 def convert_definition(definition: Any, opset: int, *, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
@@ -39,7 +41,7 @@ def convert_definition(definition: Any, opset: int, *, inputs: list[str], output
     import tensorflow as tf
     import tf2onnx
 
-    with quiet_tensorflow(), frugal_tf2onnx():
+    with quiet_tensorflow(), _frugal_tf2onnx():
         with tf.Graph().as_default() as graph:
             tf.import_graph_def(definition, name="")
             converted = tf2onnx.tfonnx.process_tf_graph(
@@ -54,21 +56,24 @@ def convert_tflite(path: str, opset: int) -> onnx.ModelProto:
     """The ONNX graph of a TFLite file; likewise."""
     import tf2onnx
 
-    with quiet_tensorflow(), frugal_tf2onnx():
+    with quiet_tensorflow(), _frugal_tf2onnx():
         model: onnx.ModelProto = tf2onnx.convert.from_tflite(path, opset=opset)[0]
     return model
 
 
 @contextmanager
-def frugal_tf2onnx() -> Iterator[None]:
+def _frugal_tf2onnx() -> Iterator[None]:
     """Mend what costs tf2onnx memory, and what it leaves to chance.
 
     It copies the whole graph before each of its passes, and keeps the values of each constant twice. It takes the nodes
-    that are needed from a set, so that their order, on which later passes depend, changes from process to process.
+    that are needed, and those that take a value, from sets, so that their order, on which later passes depend, changes from
+    process to process.
+    Source: tf2onnx 1.17, optimizer/__init__.py, graph.py.
     """
     import tf2onnx
 
-    update_proto, find_needed = tf2onnx.graph.Node.update_proto, tf2onnx.graph.Graph.extract_sub_graph_nodes
+    update_proto = tf2onnx.graph.Node.update_proto
+    find_needed, find_takers = tf2onnx.graph.Graph.extract_sub_graph_nodes, tf2onnx.graph.Graph.find_output_consumers
 
     def update_unless_constant(node: Any, storage: Any = None) -> None:  # what writes the graph takes the values from elsewhere
         if not node.is_const():
@@ -78,7 +83,11 @@ def frugal_tf2onnx() -> Iterator[None]:
         needed = set(find_needed(graph, *arguments, **settings))
         return [node for node in dict.fromkeys(graph.get_nodes()) if node in needed]
 
+    def takers_in_order(graph: Any, name: str) -> list[Any]:
+        return sorted(find_takers(graph, name), key=lambda node: _with_numbers(node.name))
+
     functions = [
+        (tf2onnx.graph.Graph, "find_output_consumers", takers_in_order),
         (tf2onnx.optimizer, "copy", SimpleNamespace(deepcopy=_copy_but_constants)),
         (tf2onnx.graph.Node, "update_proto", update_unless_constant),
         (tf2onnx.graph.Graph, "extract_sub_graph_nodes", needed_in_order),
@@ -87,11 +96,16 @@ def frugal_tf2onnx() -> Iterator[None]:
         yield
 
 
+def _with_numbers(name: str) -> list[str | int]:
+    """A name's parts, to sort ``x__9`` before ``x__10``."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
 def _copy_but_constants(given: Any) -> Any:  # a graph, or a count of its nodes
     """A copy in which constants are the same objects: a pass puts another in the place of one, and changes none."""
     constants = [node for node in given.get_nodes() if node.is_const()] if hasattr(given, "get_nodes") else []
     for node in constants:
         del node._op.attribute[:]
-    values = [node.attr["value"] for node in constants]
-    release_memory(sum(value.ByteSize() for value in values))
+    values = [node.attr["value"] for node in constants if "value" in node.attr]
+    release_memory(sum(4 * math.prod(value.t.dims) for value in values))
     return copy.deepcopy(given, {id(value): value for value in values})

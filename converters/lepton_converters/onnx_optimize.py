@@ -257,6 +257,9 @@ def _canonical_node(node: onnx.NodeProto, names: _Names) -> onnx.NodeProto:
         added.doc_string = ""
         if added.type == onnx.AttributeProto.GRAPH:
             added.g.CopyFrom(_canonical_graph(attribute.g, names.inner()))
+            for value in (*added.g.input, *added.g.output):
+                for axis in value.type.tensor_type.shape.dim:
+                    axis.ClearField("dim_param")  # tf2onnx numbers what is unknown, on and on
     return copy
 
 

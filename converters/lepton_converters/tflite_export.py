@@ -159,7 +159,6 @@ def _converter_of(graph: FrozenGraph) -> Any:
 
     With a function it would freeze it once more, and keep ten copies of the weights meanwhile.
     """
-    import tensorflow as tf
     from tensorflow.lite.python.conversion_metadata_schema_py_generated import ModelType
     from tensorflow.lite.python.lite import TFLiteConverterBase, TFLiteFrozenGraphConverterV2
 
@@ -169,12 +168,10 @@ def _converter_of(graph: FrozenGraph) -> Any:
 
         def _optimize_tf_model(self, *arguments: Any) -> Any:
             optimized = super()._optimize_tf_model(*arguments)
-            release_memory(graph.definition.ByteSize())
+            release_memory(graph.weights_bytes)
             return optimized
 
-    with tf.Graph().as_default() as imported:
-        tf.import_graph_def(graph.definition, name="")
-    inputs, outputs = ([imported.get_tensor_by_name(name) for name in names] for names in (graph.inputs, graph.outputs))
+    imported, inputs, outputs = graph.imported()
     function = SimpleNamespace(graph=imported)
     TFLiteConverterBase._set_original_model_type(ModelType.TF_CONCRETE_FUNCTIONS)
     return Converter([function])
