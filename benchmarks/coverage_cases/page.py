@@ -17,9 +17,9 @@ use, as tiny models with seeded weights whose outputs depend on their inputs. Ea
 `lepton-edge check`, exported at batch 1 and verified on samples that it was not calibrated on.
 
 - **A figure** is the largest difference from Keras as a share of the output's largest value: the cell is *verified*. At fp32
-  it must be under 1e-4, at fp16 under 2e-2. 8-bit artifacts are measured; their outputs must point where Keras' do: a cosine
-  similarity of at least {layers} of a layer and {networks} of a network, where the rounding of some hundred layers with weights
-  that nobody trained adds up. The table says how near the farthest verified one is.
+  it must be under 1e-4, at fp16 under 2e-2. 8-bit artifacts are measured; a layer's outputs must point where Keras' do (cosine
+  similarity of at least {layers}). In a network the rounding of some hundred layers adds up, whose weights nobody trained: there the
+  figures are for reading, and only what `export` itself refuses (a cosine below {networks}) is a defect.
 - **[n]** is a refusal: `check` says so, with the reason and the fix below, before TensorFlow starts. Each refused cell was
   converted all the same with the check switched off, to see that it is refused rightly.
 - **DEFECT** is anything else. There should be none.

@@ -27,7 +27,7 @@ from lepton_runtime.versions import installed_versions
 
 _MOST_JOBS, _MOST_KILOBYTES = 60, 5_000_000  # then a fresh process takes over: TensorFlow gives little memory back
 _SMALLEST_RANGE = 1e-3  # outputs below it are judged as if they reached it
-SMALLEST_COSINE = {"layers": 0.95, "networks": 0.8}  # of 8-bit artifacts; a wrong one is far below it
+SMALLEST_COSINE = {"layers": 0.95, "networks": 0.8}  # of 8-bit artifacts; of networks what the export itself accepts
 _TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
 _SAMPLES = "samples.npz"
 _TOOLCHAIN = ("tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "ai-edge-litert", "numpy")

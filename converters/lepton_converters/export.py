@@ -17,6 +17,7 @@ from lepton_converters.keras_source import KerasSource
 from lepton_converters.recipe import IntegerIo, Recipe, plan_recipe
 from lepton_runtime.errors import InputError, ParityError, UnsupportedError
 from lepton_runtime.formats import Format, Precision
+from lepton_runtime.labels import class_output
 from lepton_runtime.manifest import ArtifactRecord, Evaluation, Manifest
 from lepton_runtime.versions import installed_versions
 
@@ -204,7 +205,7 @@ def export(
         },
         versions=installed_versions(_TOOLCHAIN),
         removed_layers=source.removed_layers,
-        notes=source.notes,
+        notes=(*source.notes, *_doubts(source, evaluation)),
         noise_inputs=source.noise,
         encoders=encoders,
     )
@@ -216,6 +217,18 @@ def export(
     if any(record.passed for record in records):
         failed &= recipe.named
     return ExportResult(path, manifest, tuple(records), tuple(left_out), tuple(sorted(failed)))
+
+
+def _doubts(source: KerasSource, evaluation: Evaluation | None) -> list[str]:
+    """What looks as if the labels were not the model's."""
+    classes = class_output(source.outputs)
+    chance = 1 / max(2, (classes.shape[1] or 2) if classes else 2)
+    if evaluation is None or evaluation.accuracy > 1.5 * chance:
+        return []
+    return [
+        f"Keras itself is right on {100 * evaluation.accuracy:.1f} % of the labelled samples, little more than chance: check the "
+        "preprocessing and the order of the classes; folders count in the order of their names unless --labels gives the model's"
+    ]
 
 
 def _check(model: "str | Path | keras.Model", *, trust_code: bool, custom_objects: CustomObjects, keep_dropout: bool) -> CheckReport | None:

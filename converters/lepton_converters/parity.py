@@ -185,7 +185,7 @@ def verify(
         count += len(group)
         on_progress(count)
     if count == 0:
-        raise InputError("verification needs samples that were not calibrated on, found none; give other data with --eval")
+        raise InputError("verification needs samples that were not calibrated on, found none; give others, or a smaller --calib-samples")
     reports = tuple(tally.report(samples=count, labeled=labeled, has_classes=width > 1 or labeled > 0) for tally in tallies)
     return Verification(reports, right / labeled if labeled else None, count, golden)
 

@@ -129,6 +129,8 @@ def export(
             **options,
         )
     report_export(result, json_path=json_path, seconds=monotonic() - started)
+    if not options["calib"] and not options["precisions"]:
+        click.echo("Without --calib PATH there is no static-int8 and no int16x8: they need sample inputs.", err=True)
     if result.failed:
         raise ParityError(f"every precision asked for must keep to the budget, {', '.join(result.failed)} did not; the table says how far")
 

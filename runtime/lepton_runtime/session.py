@@ -130,7 +130,8 @@ class Session:
                 f"found {type(inputs).__name__} for inputs {wanted} and outputs {outputs}"
             )
         if set(inputs) - {spec.name for spec in self._noise} != set(wanted):
-            raise InputError(f"the model's inputs are {wanted}, found {list(inputs)}")
+            remedy = "; call run(encode(sample)) for raw values" if self.encoders else ""
+            raise InputError(f"the model's inputs are {wanted}, found {list(inputs)}{remedy}")
         for spec in self.artifact.inputs:
             if spec.name in inputs:
                 spec.check(inputs[spec.name])
@@ -221,7 +222,8 @@ class Session:
         if spec is None or (spec.shape[1] == 1 and not labels):
             raise UnsupportedError(
                 f"predict needs an output of (batch, classes), or one sigmoid unit with two labels, "
-                f"found {', '.join(map(str, self.artifact.outputs))}; call run"
+                f"found {', '.join(map(str, self.artifact.outputs))}; "
+                f"call run({'encode' if self.encoders else 'preprocess'}(sample))"
             )
         inputs = self.encode(sample) if self.encoders or isinstance(sample, Mapping) else {self._spec.name: self.preprocess(sample)}
         scores = spec.dequantize(self.run(inputs)[spec.name])

@@ -231,6 +231,17 @@ def test_arrays_and_functions_calibrate(models: Path, tmp_path: Path, monkeypatc
     assert result.verified[0].parity.samples == 4
 
 
+def test_labels_in_another_order_than_the_models_are_noted(keras, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    model = keras.Sequential([keras.Input((4,), name="row"), keras.layers.Dense(3, activation="softmax")])
+    answers = np.asarray(model(x)).argmax(axis=1)
+    np.savez(tmp_path / "eval.npz", x=x, y=(answers + 1) % 3)
+    result = export(model, tmp_path / "b", precisions=[Precision.FP32], evaluate=str(tmp_path / "eval.npz"))
+    (note,) = result.manifest.notes
+    assert "right on 0.0 % of the labelled samples" in note
+    assert "order of their names unless --labels" in note
+
+
 def test_several_inputs_calibrate_from_named_arrays(models: Path, tmp_path: Path) -> None:
     generator = np.random.default_rng(4)
     np.savez(tmp_path / "rows.npz", alpha=generator.normal(size=(12, 8)), beta=generator.normal(size=(12, 8)))
@@ -411,6 +422,7 @@ def test_a_single_unit_is_the_second_of_two_classes(keras, tmp_path: Path) -> No
     np.savez(tmp_path / "eval.npz", x=x, y=answers)
     result = export(model, tmp_path / "b", precisions=[Precision.FP32], evaluate=str(tmp_path / "eval.npz"), labels=["no", "yes"])
     assert result.manifest.evaluation.accuracy == 1
+    assert result.manifest.notes == ()
     assert {record.parity.top1_agreement for record in result.verified} == {1.0}
     with Session.open(result.path) as session:
         assert [session.predict(row)[0].label for row in x[:5]] == [["no", "yes"][answer] for answer in answers[:5]]

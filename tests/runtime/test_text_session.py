@@ -27,6 +27,8 @@ def test_encode_gives_what_run_takes(text_bundle: Path, table_bundle: Path) -> N
         encoded = session.encode({"age": [[3.0]], "color": np.array(["red"])})
         assert encoded["color_lookup"].tolist() == [[0, 1, 0]]
         assert session.run(encoded)["scores"].tolist() == [[3, 0]]
+        with pytest.raises(InputError, match=r"call run\(encode\(sample\)\) for raw values"):
+            session.run({"color": np.array(["red"]), "age": np.array([3.0])})
 
 
 @pytest.mark.parametrize(
