@@ -89,8 +89,7 @@ def open_dataset(
     location = Path(path)
     if location.is_dir():
         return _image_folder(location, inputs, preprocessing, labels)
-    if location.suffix in (".npz", ".npy", ".csv") and not location.exists():
-        raise InputError(f"{option} needs sample inputs, {path!r} does not exist")
+    check_exists(path, option=option)
     if location.suffix == ".npz":
         return _npz(location, inputs, preprocessing)
     if location.suffix == ".npy":
@@ -100,13 +99,26 @@ def open_dataset(
         )
     if location.suffix == ".csv":
         return _csv(location, inputs, preprocessing)
-    module, colon, function = path.partition(":")
-    if colon and all(part.isidentifier() for part in (*module.split("."), function)):
+    if not location.exists():
+        module, _, function = path.partition(":")
         return _function(path, module, function, inputs, preprocessing)
-    raise InputError(
-        f"{option} takes a folder of images, a .npz, .npy or .csv file, or module:function; {path!r} "
-        + ("is another kind of file" if location.exists() else "does not exist")
-    )
+    raise InputError(f"{option} takes a folder of images, a .npz, .npy or .csv file, or module:function; {path!r} is another kind of file")
+
+
+def check_exists(path: str, *, option: str) -> None:
+    """Refuse a place where nothing is, unless it reads as ``module:function``.
+
+    Args:
+        path: As :func:`open_dataset` takes it.
+        option: How the error calls it.
+
+    Raises:
+        InputError: It does not exist.
+    """
+    module, colon, function = path.partition(":")
+    is_function = colon and all(part.isidentifier() for part in (*module.split("."), function))
+    if not is_function and not Path(path).exists():
+        raise InputError(f"{option} takes a folder of images, a .npz, .npy or .csv file, or module:function; {path!r} does not exist")
 
 
 def _only(inputs: Sequence[TensorSpec], path: str) -> TensorSpec:

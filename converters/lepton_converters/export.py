@@ -10,7 +10,7 @@ from lepton_converters.artifact import Artifact
 from lepton_converters.bundle_writer import GOLDEN_FILE, check_output, file_record, pack_arrays, pack_encoders, write_bundle
 from lepton_converters.calibration import Calibration
 from lepton_converters.check import CheckReport, check_built, check_model
-from lepton_converters.dataset import Sample
+from lepton_converters.dataset import Sample, check_exists
 from lepton_converters.export_data import ExportData, plan_preprocessing
 from lepton_converters.keras_loading import CustomObjects, import_keras
 from lepton_converters.keras_source import KerasSource
@@ -268,6 +268,8 @@ def _location(name: str, samples: str | Path | None) -> str | None:
     """Where the samples are; arrays are not taken, since a bundle must be made the same way again."""
     if samples is not None and not isinstance(samples, str | Path):
         raise InputError(f"{name} is a path or module:function, found {type(samples).__name__}; save it with numpy.save")
+    if samples is not None:
+        check_exists(str(samples), option="--eval" if name == "evaluate" else f"--{name}")
     return None if samples is None else str(samples)
 
 

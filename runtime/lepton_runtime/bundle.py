@@ -136,6 +136,8 @@ def _read_zipped(path: Path, file: str, limit_bytes: int) -> bytes:
         with zipfile.ZipFile(path) as archive, archive.open(file) as member:
             return member.read(limit_bytes + 1)
     except damaged as error:
+        if path.suffix == ".keras":
+            raise BundleError(f"{str(path)!r} must be a bundle, it is a Keras model; export it first") from error
         raise _unreadable(path, file, str(error).strip("'\"")) from error
 
 

@@ -151,7 +151,7 @@ def test_files_that_are_not_for_the_model_are_refused(tmp_path: Path) -> None:
         text_samples(tmp_path / "other", labels=["bad", "good"])
     with pytest.raises(InputError, match=r"numbers\.npy'.* input 'review' takes text, found 0\.0"):
         text_samples(tmp_path / "numbers.npy")
-    with pytest.raises(InputError, match=r"--eval needs sample inputs, 'no\.csv' does not exist"):
+    with pytest.raises(InputError, match=r"--eval takes .*; 'no\.csv' does not exist"):
         text_samples("no.csv", option="--eval")
 
 

@@ -306,6 +306,7 @@ def test_a_precision_that_needs_data(lepton_edge, small_model: Path) -> None:
     ],
 )
 def test_integers_at_the_doors_of_nothing(lepton_edge, small_model: Path, options, advice: str) -> None:
+    Path("photos").mkdir()
     lepton_edge("export", small_model, "-o", "b", "--io", "uint8", *options).refused(1, because=f"fp32.*; {re.escape(advice)}$")
 
 
@@ -556,6 +557,10 @@ def test_run_with_an_array_of_objects(lepton_edge) -> None:
 def test_run_without_an_input(lepton_edge) -> None:
     lepton_edge("run", shipped_bundle(), "nothing.npy").refused(1, because="'nothing.npy' cannot be read")
     lepton_edge("run", shipped_bundle(), "nothing.png").refused(1, because="'nothing.png' does not exist")
+
+
+def test_a_model_in_the_place_of_a_bundle(lepton_edge, small_model: Path) -> None:
+    lepton_edge("inspect", small_model).refused(1, because="must be a bundle, it is a Keras model; export it first")
 
 
 @pytest.mark.parametrize("file", FILES)
