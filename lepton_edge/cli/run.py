@@ -40,7 +40,7 @@ def run(
     For a model of texts, INPUT is a .txt file with one text a line. For one of tables it is a .csv file whose header
     names the inputs, or a .json file with one object, or a list of them.
 
-    Several samples at once are answered one by one; --json then has `tops`, one list a sample, and `top` is the
+    Several texts or rows at once are answered one by one; --json then has `tops`, one list a sample, and `top` is the
     first sample's.
     """
     from lepton_edge.cli.sample import run_on_file, run_on_text
