@@ -184,12 +184,12 @@ def _choose(node: Any, graph_def: Any) -> None:
 
 
 def _quotients(graph_def: Any) -> list[Any]:
-    """The divisions of a graph by what is not constant, of float32 numbers."""
+    """The divisions of a graph of which neither operand is constant, of float32 numbers."""
     import tensorflow as tf
 
     constants = {node.name for node in graph_def.node if node.op == "Const"}
     divisions = [node for node in graph_def.node if node.op == "RealDiv" and node.attr["T"].type == tf.float32.as_datatype_enum]
-    return [node for node in divisions if node.input[1].partition(":")[0] not in constants]
+    return [node for node in divisions if not {name.partition(":")[0] for name in node.input} & constants]
 
 
 def _multiply(node: Any, graph_def: Any) -> None:
