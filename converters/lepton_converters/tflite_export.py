@@ -166,8 +166,8 @@ def _converter_of(graph: FrozenGraph) -> Any:
         def _freeze_concrete_function(self) -> tuple[Any, list[Any], list[Any], Any]:
             return graph.definition, inputs, outputs, function
 
-        def _optimize_tf_model(self, *arguments: Any) -> Any:
-            optimized = super()._optimize_tf_model(*arguments)
+        def _optimize_tf_model(self, graph_def: Any, input_tensors: Any, output_tensors: Any, frozen_func: Any) -> Any:
+            optimized = super()._optimize_tf_model(graph_def, input_tensors, output_tensors, frozen_func)
             release_memory(graph.weights_bytes)
             return optimized
 
