@@ -99,9 +99,9 @@ def open_dataset(
         )
     if location.suffix == ".csv":
         return _csv(location, inputs, preprocessing)
-    if not location.exists():
-        module, _, function = path.partition(":")
-        return _function(path, module, function, inputs, preprocessing)
+    function = _function_in(path)
+    if function:
+        return _function(path, *function, inputs, preprocessing)
     raise InputError(f"{option} takes a folder of images, a .npz, .npy or .csv file, or module:function; {path!r} is another kind of file")
 
 
@@ -115,10 +115,14 @@ def check_exists(path: str, *, option: str) -> None:
     Raises:
         InputError: It does not exist.
     """
-    module, colon, function = path.partition(":")
-    is_function = colon and all(part.isidentifier() for part in (*module.split("."), function))
-    if not is_function and not Path(path).exists():
+    if not _function_in(path) and not Path(path).exists():
         raise InputError(f"{option} takes a folder of images, a .npz, .npy or .csv file, or module:function; {path!r} does not exist")
+
+
+def _function_in(path: str) -> tuple[str, str] | None:
+    """The module and the function of ``module:function``."""
+    module, colon, function = path.partition(":")
+    return (module, function) if colon and all(part.isidentifier() for part in (*module.split("."), function)) else None
 
 
 def _only(inputs: Sequence[TensorSpec], path: str) -> TensorSpec:

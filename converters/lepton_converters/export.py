@@ -266,11 +266,12 @@ def _check_named(recipe: Recipe, made: set[Precision], left_out: Sequence[LeftOu
 
 def _location(name: str, samples: str | Path | None) -> str | None:
     """Where the samples are; arrays are not taken, since a bundle must be made the same way again."""
-    if samples is not None and not isinstance(samples, str | Path):
+    if samples is None:
+        return None
+    if not isinstance(samples, str | Path):
         raise InputError(f"{name} is a path or module:function, found {type(samples).__name__}; save it with numpy.save")
-    if samples is not None:
-        check_exists(str(samples), option="--eval" if name == "evaluate" else f"--{name}")
-    return None if samples is None else str(samples)
+    check_exists(str(samples), option="--eval" if name == "evaluate" else f"--{name}")
+    return str(samples)
 
 
 def _convert(

@@ -98,12 +98,9 @@ def freeze(
         if source.model is None and batch is not None:
             _fix_lists(graph_def, batch)
         if for_8_bits:
-            for node in _softmax_masks(graph_def):
-                _soften(node)
-            for node in _truth_casts(graph_def):
-                _choose(node, graph_def)
-            for node in _quotients(graph_def):
-                _multiply(node, graph_def)
+            for find, mend in _BEYOND_8_BITS:
+                for node in find(graph_def):
+                    mend(node, graph_def)
     release_memory(size)
     return FrozenGraph(graph_def, inputs, outputs, size)
 
@@ -132,7 +129,7 @@ def _fix_lists(graph_def: Any, batch: int) -> None:
 
 def needs_8_bit_form(graph: FrozenGraph) -> bool:
     """Whether freezing for 8 bits would give another graph than this one, which was frozen for floats."""
-    return any(find(graph.definition) for find in (_softmax_masks, _truth_casts, _quotients))
+    return any(find(graph.definition) for find, _ in _BEYOND_8_BITS)
 
 
 def _softmax_masks(graph_def: Any) -> list[Any]:
@@ -200,12 +197,17 @@ def _multiply(node: Any, graph_def: Any) -> None:
     node.input[1] = reciprocal.name
 
 
-def _soften(node: Any) -> None:
+def _soften(node: Any, graph_def: Any) -> None:
+    """Mask by a number that 8 bits can hold beside others."""
     import tensorflow as tf
 
     values = tf.make_ndarray(node.attr["value"].tensor)
     softened = np.where(np.abs(values) >= _MASK, np.sign(values) * _SOFT_MASK, values)
     node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(softened.astype(np.float32)))
+
+
+_BEYOND_8_BITS = ((_softmax_masks, _soften), (_truth_casts, _choose), (_quotients, _multiply))
+"""What finds the nodes that TFLite gets wrong in 8 bits, and what mends one."""
 
 
 def save_traced(source: KerasSource, folder: str, *, recurrence: Operator, unrolls: bool) -> None:

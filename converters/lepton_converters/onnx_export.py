@@ -12,7 +12,7 @@ from lepton_converters.calibration import Calibration
 from lepton_converters.frozen_graph import freeze
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.memory import release_memory
-from lepton_converters.onnx_graph import convert_definition, convert_tflite, fold_constants
+from lepton_converters.onnx_graph import convert_graph, convert_tflite, fold_constants
 from lepton_converters.onnx_operators import repair_transposed_convolutions
 from lepton_converters.onnx_optimize import canonicalize, optimize, replace_erfc
 from lepton_converters.onnx_quantize import quantize_dynamic, quantize_static, store_weights_fp16
@@ -89,11 +89,8 @@ class OnnxExporter:
         return artifact
 
     def _convert_graph(self) -> onnx.ModelProto:
-        frozen = freeze(self._source, Format.ONNX, recurrence=OnnxRecurrence())
-        inputs, outputs = list(frozen.inputs), list(frozen.outputs)
-        definition = fold_constants(frozen)
-        del frozen
-        return self._lowest(lambda opset: convert_definition(definition, opset, inputs=inputs, outputs=outputs))
+        graph = fold_constants(freeze(self._source, Format.ONNX, recurrence=OnnxRecurrence()))
+        return self._lowest(lambda opset: convert_graph(graph, opset))
 
     def _convert_tflite(self) -> onnx.ModelProto:
         artifact = self._tflite.make(Precision.FP32, calibration=None, io="float")

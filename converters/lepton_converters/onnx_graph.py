@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,8 +19,8 @@ from lepton_converters.replaced import replaced
 from lepton_runtime.errors import UnsupportedError
 
 
-def fold_constants(graph: FrozenGraph) -> Any:  # Any: TensorFlow has no type hints
-    """The nodes of a graph as tf2onnx takes them, with what depends on constants alone computed.
+def fold_constants(graph: FrozenGraph) -> FrozenGraph:
+    """The graph as tf2onnx takes it, with what depends on constants alone computed.
 
     Raises:
         UnsupportedError: TensorFlow cannot optimize the graph.
@@ -29,25 +30,23 @@ def fold_constants(graph: FrozenGraph) -> Any:  # Any: TensorFlow has no type hi
 
     try:
         with quiet_tensorflow(), tf.Graph().as_default():
-            return tf2onnx.tf_loader.tf_optimize(list(graph.inputs), list(graph.outputs), graph.definition)
+            definition = tf2onnx.tf_loader.tf_optimize(list(graph.inputs), list(graph.outputs), graph.definition)
     except (ValueError, RuntimeError, tf.errors.OpError) as error:
         raise UnsupportedError(f"TensorFlow must be able to fold the graph's constants: {reason_of(error)}") from error
-    finally:
-        release_memory(graph.weights_bytes)
+    release_memory(graph.weights_bytes)
+    return replace(graph, definition=definition)
 
 
-def convert_definition(definition: Any, opset: int, *, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
-    """The ONNX graph of these nodes, between the named tensors; what tf2onnx cannot map, it leaves as it is, or raises."""
-    import tensorflow as tf
+def convert_graph(graph: FrozenGraph, opset: int) -> onnx.ModelProto:
+    """The ONNX graph of a folded one; what tf2onnx cannot map, it leaves as it is, or raises."""
     import tf2onnx
 
+    names = {"input_names": list(graph.inputs), "output_names": list(graph.outputs)}
     with quiet_tensorflow(), _frugal_tf2onnx():
-        with tf.Graph().as_default() as graph:
-            tf.import_graph_def(definition, name="")
-            converted = tf2onnx.tfonnx.process_tf_graph(
-                graph, continue_on_error=True, opset=opset, custom_op_handlers=HANDLERS, input_names=inputs, output_names=outputs
-            )
-        del graph
+        imported, _, _ = graph.imported()
+        with imported.as_default():
+            converted = tf2onnx.tfonnx.process_tf_graph(imported, continue_on_error=True, opset=opset, custom_op_handlers=HANDLERS, **names)
+        del imported
         model: onnx.ModelProto = tf2onnx.optimizer.optimize_graph(converted).make_model("model")
     return model
 

@@ -162,7 +162,7 @@ def _converter_of(graph: FrozenGraph) -> Any:
     from tensorflow.lite.python.conversion_metadata_schema_py_generated import ModelType
     from tensorflow.lite.python.lite import TFLiteConverterBase, TFLiteFrozenGraphConverterV2
 
-    class Converter(TFLiteFrozenGraphConverterV2):  # type: ignore[misc]
+    class Converter(TFLiteFrozenGraphConverterV2):  # type: ignore[misc]  # TensorFlow has no type hints
         def _freeze_concrete_function(self) -> tuple[Any, list[Any], list[Any], Any]:
             return graph.definition, inputs, outputs, function
 

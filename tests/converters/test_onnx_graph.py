@@ -8,7 +8,7 @@ import pytest
 from lepton_converters import export
 from lepton_converters.frozen_graph import freeze
 from lepton_converters.keras_source import KerasSource
-from lepton_converters.onnx_graph import _copy_but_constants, _frugal_tf2onnx, convert_definition, fold_constants
+from lepton_converters.onnx_graph import _copy_but_constants, _frugal_tf2onnx, convert_graph, fold_constants
 from lepton_runtime.formats import Format
 
 
@@ -22,7 +22,7 @@ def graph(keras):
     y = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(x))
     frozen = freeze(KerasSource.open(keras.Model(x, keras.layers.Dense(2)(keras.layers.Flatten()(y)))), Format.ONNX)
     with tf.Graph().as_default() as given:
-        tf.import_graph_def(fold_constants(frozen), name="")
+        tf.import_graph_def(fold_constants(frozen).definition, name="")
         return tf2onnx.tfonnx.process_tf_graph(given, opset=13, input_names=list(frozen.inputs), output_names=list(frozen.outputs))
 
 
@@ -53,8 +53,7 @@ def test_constants_keep_their_values_through_the_passes(keras) -> None:
     x = keras.Input((8, 8, 3), name="x")
     y = keras.layers.Conv2D(4, 3, name="c")(keras.layers.Conv2D(3, 1, activation="relu", name="d")(x))
     frozen = freeze(KerasSource.open(keras.Model(x, y)), Format.ONNX)
-    names = {"inputs": list(frozen.inputs), "outputs": list(frozen.outputs)}
-    found = convert_definition(fold_constants(frozen), 13, **names)
+    found = convert_graph(fold_constants(frozen), 13)
     plain, _ = tf2onnx.convert.from_graph_def(
         frozen.definition, opset=13, input_names=list(frozen.inputs), output_names=list(frozen.outputs)
     )
