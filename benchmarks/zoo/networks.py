@@ -161,9 +161,9 @@ NETWORKS = {
     "resnet8": Network(resnet8, 24),
     "mobilenetv2": Network(mobilenetv2, 24),
     "mobilenetv3": Network(mobilenetv3, 24),
-    "efficientnet": Network(efficientnet, 24),
-    "densenet": Network(densenet, 20),
-    "vgg": Network(vgg, 24, 1e-3),
-    "vit": Network(vit, 30, 1e-3),
+    "efficientnet": Network(efficientnet, 12),
+    "densenet": Network(densenet, 10),
+    "vgg": Network(vgg, 12, 1e-3),
+    "vit": Network(vit, 15, 1e-3),
     "lstm": Network(lstm, 10, 3e-3, of_digits=True),
 }

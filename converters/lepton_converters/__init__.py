@@ -8,6 +8,7 @@
 Read :func:`export` for the pipeline; each room it calls has one job.
 """
 
-from lepton_converters.export import ExportResult, LeftOut, Step, export
+from lepton_converters.conversion import LeftOut, Step
+from lepton_converters.export import ExportResult, export
 
 __all__ = ["ExportResult", "LeftOut", "Step", "export"]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lepton_runtime.formats import Format, Precision
+from lepton_runtime.manifest import Quantization
 from lepton_runtime.tensors import TensorSpec
 
 
@@ -19,6 +20,7 @@ class Artifact:
         outputs: What it gives, in the source model's order.
         requires: The oldest versions that can run it.
         route: The way from Keras to the file that was taken.
+        quantization: How it was quantized, where that was chosen.
     """
 
     format: Format
@@ -28,6 +30,7 @@ class Artifact:
     outputs: tuple[TensorSpec, ...]
     requires: Mapping[str, str | int]
     route: str
+    quantization: Quantization | None = None
 
     @property
     def file(self) -> str:

@@ -31,12 +31,22 @@ class Calibration:
 
     def batches(self) -> Iterator[dict[str, Array]]:
         """Model inputs, batch axis included; a last batch that is not full repeats its last sample."""
-        for samples in grouped(self.dataset.samples(self.indices), self.batch):
-            self._digests.update(map(_digest, samples))
+        for samples in grouped(self.samples(), self.batch):
             yield stack(samples, self.batch)
 
+    def samples(self) -> Iterator[Sample]:
+        """One by one."""
+        for sample in self.dataset.samples(self.indices):
+            self._digests.add(_digest(sample))
+            yield sample
+
+    @property
+    def distinct(self) -> int:
+        """How many of the samples that were read so far differ from all others."""
+        return len(self._digests)
+
     def holds(self, sample: Sample) -> bool:
-        """Whether a sample's very values were calibrated on, wherever it was read from."""
+        """Whether a sample's very values were used, wherever it was read from."""
         return _digest(sample) in self._digests
 
 

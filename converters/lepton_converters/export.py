@@ -7,56 +7,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_converters.artifact import Artifact
+from lepton_converters.budget import Budget
 from lepton_converters.bundle_writer import GOLDEN_FILE, check_output, file_record, pack_arrays, pack_encoders, write_bundle
 from lepton_converters.calibration import Calibration
 from lepton_converters.check import CheckReport, check_built, check_model
-from lepton_converters.dataset import Sample, check_exists
+from lepton_converters.conversion import LeftOut, Step, check_named, convert
+from lepton_converters.dataset import check_exists
 from lepton_converters.export_data import ExportData, plan_preprocessing
 from lepton_converters.keras_loading import CustomObjects, import_keras
 from lepton_converters.keras_source import KerasSource
-from lepton_converters.recipe import IntegerIo, Recipe, plan_recipe
+from lepton_converters.recipe import IntegerIo, Recipe, plan_recipe, read_quantization
 from lepton_runtime.errors import InputError, ParityError, UnsupportedError
-from lepton_runtime.formats import Format, Precision
+from lepton_runtime.formats import Format, Precision, Target
 from lepton_runtime.labels import class_output
-from lepton_runtime.manifest import ArtifactRecord, Evaluation, Manifest
+from lepton_runtime.manifest import ArtifactRecord, Evaluation, Manifest, Quantization
 from lepton_runtime.versions import installed_versions
 
 if TYPE_CHECKING:
     import keras
 
 _TOOLCHAIN = ("lepton-edge", "tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "ai-edge-litert", "numpy")
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of an export, told to whoever shows progress.
-
-    Attributes:
-        name: ``read``, ``convert``, ``verify`` or ``write``.
-        subject: The file it works on.
-        detail: What came out, in words; empty while it is under way.
-        fraction: How much of it is done, 0 to 1.
-    """
-
-    name: str
-    subject: str
-    detail: str = ""
-    fraction: float = 0.0
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A target that is not in the bundle.
-
-    Attributes:
-        format: The file format.
-        precision: The numeric precision.
-        reason: Why, in words.
-    """
-
-    format: Format
-    precision: Precision
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -91,6 +61,8 @@ def export(
     custom_objects: CustomObjects = (),
     calib: str | Path | None = None,
     calib_samples: int = 200,
+    target: str = "any",
+    repeat: str | Path | None = None,
     seed: int = 0,
     evaluate: str | Path | None = None,
     max_drop: str | None = None,
@@ -119,9 +91,12 @@ def export(
             :func:`lepton_converters.dataset.open_dataset`, and for texts and tables
             :func:`lepton_converters.raw_dataset.open_raw_dataset`.
         calib_samples: How many of them to calibrate on, at most.
+        target: Name of the :class:`lepton_runtime.formats.Target` that ``static-int8`` ONNX artifacts are for.
+        repeat: A bundle, or a result of ``--json``, whose ``static-int8`` artifacts are made again, without choosing or searching anew.
         seed: Of everything that is chosen at random, from 0.
         evaluate: Labelled samples to measure the task's accuracy on, raw as well.
-        max_drop: How much accuracy may be lost, ``0.5pp`` or ``1%``; 1pp by default.
+        max_drop: How much accuracy may be lost, ``0.5pp`` or ``1%``; 1pp by default. Where it is given, ``static-int8`` artifacts
+            that would lose more keep blocks in float, found by a search on samples that neither calibrate nor verify.
         keep_failed: Keep artifacts that break the budget, marked.
         preprocessing: Settings of :class:`lepton_runtime.Preprocessing`; size, channels and number type
             come from the model.
@@ -139,8 +114,6 @@ def export(
         ParityError: Nothing that was made keeps to the budget.
         MissingExtraError: TensorFlow is not installed.
     """
-    from lepton_converters.parity import Budget
-
     path = Path(output)
     calib, evaluate = _location("calib", calib), _location("evaluate", evaluate)
     recipe = plan_recipe(formats=formats, precisions=precisions, io=io, has_calibration=calib is not None)
@@ -153,6 +126,7 @@ def export(
         recipe, _check(model, trust_code=trust_code, custom_objects=custom_objects, keep_dropout=keep_dropout)
     )
     check_output(path, force=force)
+    cpu, repeated = Target.parse(target), read_quantization(repeat) if repeat is not None else {}
     on_step(Step("read", "TensorFlow"))
     import_keras()
     source = KerasSource.open(
@@ -167,10 +141,24 @@ def export(
     on_step(Step("read", source.file or "model", f"{source.name}, {source.parameters:,} parameters", 1))
 
     steps = plan_preprocessing(source, preprocessing or {})
-    data = ExportData.open(source, steps, calib=calib, calib_samples=calib_samples, evaluate=evaluate, seed=seed, labels=labels)
+    data = ExportData.open(
+        source,
+        steps,
+        calib=calib,
+        calib_samples=calib_samples,
+        evaluate=evaluate,
+        seed=seed,
+        labels=labels,
+        searches=max_drop is not None and not repeated,
+    )
+    quantizer = doubts = None
     if data.calibration and recipe.needs_calibration:
+        from lepton_converters.calibration_review import CalibrationReview
+
         _check_calibration(source, data.calibration)
-    artifacts, not_converted = _convert(source, recipe, data.calibration, data.probes, on_step)
+        doubts = CalibrationReview(source, data.calibration, steps)
+        quantizer = _quantizer(data, recipe.io, cpu, seed, budget, repeated, doubts, on_step)
+    artifacts, not_converted = convert(source, recipe, quantizer, data.probes, on_step)
     records, golden, evaluation = _verify(source, artifacts, data, budget, on_step)
     kept = [record for record in records if record.passed or keep_failed]
     failed = {record.precision for record in records if not record.passed}
@@ -202,10 +190,11 @@ def export(
             "calib_samples": len(data.calibration.indices) if data.calibration and recipe.needs_calibration else None,
             "seed": seed,
             "io": io,
+            "target": target,
         },
         versions=installed_versions(_TOOLCHAIN),
         removed_layers=source.removed_layers,
-        notes=(*source.notes, *_doubts(source, evaluation)),
+        notes=(*source.notes, *_doubts(source, evaluation), *(doubts.found if doubts else ())),
         noise_inputs=source.noise,
         encoders=encoders,
     )
@@ -252,16 +241,8 @@ def _without_barred(recipe: Recipe, report: CheckReport | None) -> tuple[Recipe,
             left_out.append(LeftOut(format_, precision, f"not converted: {refusal}"))
     barred = {(entry.format, entry.precision) for entry in left_out}
     targets = tuple(target for target in recipe.targets if target not in barred)
-    _check_named(recipe, {precision for _, precision in targets}, left_out)
+    check_named(recipe, {precision for _, precision in targets}, left_out)
     return replace(recipe, targets=targets), left_out
-
-
-def _check_named(recipe: Recipe, made: set[Precision], left_out: Sequence[LeftOut]) -> None:
-    """Refuse to go on where nothing can be made, or a precision that was asked for by name in no format."""
-    missing = recipe.named - made
-    if missing or not made:
-        reasons = [f"{entry.format}: {entry.reason}" for entry in left_out if not made or entry.precision in missing]
-        raise UnsupportedError("; ".join(dict.fromkeys(reasons)))
 
 
 def _location(name: str, samples: str | Path | None) -> str | None:
@@ -274,40 +255,37 @@ def _location(name: str, samples: str | Path | None) -> str | None:
     return str(samples)
 
 
-def _convert(
-    source: KerasSource,
-    recipe: Recipe,
-    calibration: Calibration | None,
-    samples: Sequence[Sample],
+def _quantizer(
+    data: ExportData,
+    io: IntegerIo,
+    target: Target,
+    seed: int,
+    budget: Budget | None,
+    repeated: Mapping[Format, Quantization],
+    review: Any,
     on_step: Callable[[Step], None],
-) -> tuple[list[Artifact], list[LeftOut]]:
-    """One artifact a target; a target that cannot be made is left out, unless it was asked for by name."""
-    from lepton_converters.onnx_export import OnnxExporter
-    from lepton_converters.parity import Probe
-    from lepton_converters.tflite_export import TfliteExporter
+) -> Any:
+    """What makes the calibrated artifacts."""
+    from lepton_converters.mixed_precision import Search
+    from lepton_converters.quantizer import Quantizer
 
-    on_step(Step("convert", "graph"))
-    accept = Probe(source, samples).check
-    tflite = TfliteExporter(source, accept=accept)
-    exporters: dict[Format, TfliteExporter | OnnxExporter] = {
-        Format.ONNX: OnnxExporter(source, tflite=tflite, accept=accept),
-        Format.TFLITE: tflite,
-    }
-    artifacts: list[Artifact] = []
-    left_out: list[LeftOut] = []
-    for position, (format_, precision) in enumerate(recipe.targets):
-        on_step(Step("convert", f"model.{precision}.{format_}", fraction=position / len(recipe.targets)))
-        try:
-            artifact = exporters[format_].make(precision, calibration=calibration, io=recipe.io)
-        except UnsupportedError as error:
-            if recipe.must_make(format_, precision):
-                raise
-            left_out.append(LeftOut(format_, precision, f"not converted: {error}"))
-            continue
-        artifacts.append(artifact)
-        on_step(Step("convert", artifact.file, f"{len(artifact.model) / 1000:,.0f} kB", (position + 1) / len(recipe.targets)))
-    _check_named(recipe, {artifact.precision for artifact in artifacts}, left_out)
-    return artifacts, left_out
+    assert data.calibration is not None
+
+    def tell(text: str) -> None:
+        on_step(Step("quantize", "static-int8", doing=text))
+
+    search = Search(data.search, budget, batch=data.calibration.batch, on_progress=tell) if budget and data.search else None
+    return Quantizer(
+        data.calibration,
+        spare=data.spare,
+        io=io,
+        target=target,
+        seed=seed,
+        search=search,
+        recipe=repeated,
+        on_measured=review.look_at,
+        on_progress=tell,
+    )
 
 
 def _check_calibration(source: KerasSource, calibration: Calibration) -> None:
@@ -343,6 +321,7 @@ def _verify(
                 outputs=artifact.outputs,
                 requires=artifact.requires,
                 route=artifact.route,
+                quantization=artifact.quantization,
                 parity=report.parity,
                 accuracy=report.accuracy,
                 verdict=verdict.text,

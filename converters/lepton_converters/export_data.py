@@ -21,6 +21,8 @@ from lepton_runtime.tensors import Array, TensorSpec
 
 _VERIFICATION_SAMPLES = 200  # without --eval
 _PROBES = 2
+_COMPARED = 200  # of a calibration's other samples, to choose how to quantize
+_SEARCHED = 2_000  # at the most, to find blocks that must stay in float
 _RANDOM_SAMPLES = 32  # without any data
 
 
@@ -31,12 +33,16 @@ class ExportData:
     Attributes:
         calibration: What ranges are measured on, or ``None``.
         labels: The names of the classes, or ``None``.
+        spare: Which others of the calibration's data set neither calibrate nor verify.
+        search: Gives labelled samples that neither calibrate nor verify, to find blocks that must stay in float, if they are wanted.
         probes: The few samples that tell whether a route's result is right; any will do.
         verification: Gives how many samples there are at the most, and the samples. To be called when the
             calibration is over: only then is it known which samples were calibrated on.
     """
 
     calibration: Calibration | None
+    spare: tuple[int, ...]
+    search: Callable[[], Iterator[Sample]] | None
     labels: tuple[str, ...] | None
     probes: tuple[Sample, ...]
     verification: Callable[[], tuple[int, Iterator[Sample]]]
@@ -52,6 +58,7 @@ class ExportData:
         evaluate: str | None,
         seed: int,
         labels: Sequence[str] | None,
+        searches: bool = False,
     ) -> "ExportData":
         """The samples that the options of an export name; see :func:`lepton_converters.export`.
 
@@ -79,9 +86,12 @@ class ExportData:
             calibration, held_back = split_samples(calibrated, samples=calib_samples, seed=seed, batch=batch, hold_back=evaluated is None)
         names = _labels(source, labels, evaluated, calibrated)
 
+        spare = held_back if evaluated is not None else held_back[_VERIFICATION_SAMPLES:]
+        search, judged = _search(calibration if searches else None, spare[_COMPARED:], evaluated, seed)
+
         def verification() -> tuple[int, Iterator[Sample]]:
             if evaluated is not None:
-                return evaluated.count, _unseen(evaluated.samples(range(evaluated.count)), calibration)
+                return len(judged), _unseen(evaluated.samples(judged), calibration)
             if calibrated is not None:
                 indices = held_back[:_VERIFICATION_SAMPLES]
                 # Accuracy is measured on what --eval names, and on nothing else.
@@ -89,7 +99,26 @@ class ExportData:
                 return len(indices), _unseen(unlabeled, calibration)
             return _RANDOM_SAMPLES, _random(source, steps, count=_RANDOM_SAMPLES, seed=seed)
 
-        return cls(calibration, names, _probes(source, steps, calibrated or evaluated, seed), verification)
+        return cls(calibration, spare[:_COMPARED], search, names, _probes(source, steps, calibrated or evaluated, seed), verification)
+
+
+def _search(
+    calibration: Calibration | None, spare: tuple[int, ...], evaluated: Dataset | None, seed: int
+) -> tuple[Callable[[], Iterator[Sample]] | None, Sequence[int]]:
+    """The samples that a search looks at, and which of the labelled ones are left to verify on.
+
+    They are of the calibration's data where that has the same classes and enough others, else half of those to verify on.
+    """
+    if evaluated is None or calibration is None:
+        return None, range(evaluated.count if evaluated else 0)
+    dataset = calibration.dataset
+    if dataset.is_labeled and dataset.class_names == evaluated.class_names and len(spare) >= min(_SEARCHED, evaluated.count):
+        return replace(calibration, indices=spare[:_SEARCHED]).samples, range(evaluated.count)
+    order = np.random.default_rng(seed).permutation(evaluated.count).tolist()
+    half = len(order) // 2
+    if half < 1:
+        return None, range(evaluated.count)
+    return replace(calibration, dataset=evaluated, indices=tuple(order[:half][:_SEARCHED])).samples, sorted(order[half:])
 
 
 def _open(

@@ -8,18 +8,19 @@ import onnx
 import onnxruntime
 
 from lepton_converters.artifact import Artifact
-from lepton_converters.calibration import Calibration
 from lepton_converters.frozen_graph import freeze
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.memory import release_memory
+from lepton_converters.onnx_artifact import make_artifact, silent_options
+from lepton_converters.onnx_float_graph import OnnxFloatGraph
 from lepton_converters.onnx_graph import convert_graph, convert_tflite, fold_constants
 from lepton_converters.onnx_operators import repair_transposed_convolutions
 from lepton_converters.onnx_optimize import canonicalize, optimize, replace_erfc
-from lepton_converters.onnx_quantize import quantize_dynamic, quantize_static, store_weights_fp16
+from lepton_converters.onnx_quantize import quantize_dynamic
 from lepton_converters.onnx_recurrent import OnnxRecurrence
+from lepton_converters.onnx_weights import store_weights_fp16
+from lepton_converters.quantizer import Quantizer
 from lepton_converters.quiet import reason_of
-from lepton_converters.recipe import IntegerIo
-from lepton_converters.target_runtime import ONNXRUNTIME_OF_OPSET
 from lepton_converters.tflite_export import TfliteExporter, remembered, told_once
 from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.formats import Format, Precision
@@ -55,36 +56,32 @@ class OnnxExporter:
         for route, convert in (("graph", self._convert_graph), ("tflite", self._convert_tflite)):
             try:
                 model = convert()
-                self._accept(_artifact(model, Precision.FP32, self._source.inputs, self._source.outputs, route))
+                self._accept(make_artifact(model, Precision.FP32, self._source.inputs, self._source.outputs, route))
             except UnsupportedError as error:
                 faults.append((route, str(error)))
                 continue
             return model, route
         raise UnsupportedError(told_once(faults))
 
-    def make(self, precision: Precision, *, calibration: Calibration | None, io: IntegerIo) -> Artifact:
+    def make(self, precision: Precision, *, quantizer: Quantizer | None) -> Artifact:
         """One ONNX artifact.
 
         Args:
             precision: Which.
-            calibration: For ``static-int8``.
-            io: The number type at the doors of ``static-int8``.
+            quantizer: For ``static-int8``.
 
         Raises:
             UnsupportedError: It cannot be made at this precision.
         """
         base, route = self._base()
-        model, inputs, outputs = base, self._source.inputs, self._source.outputs
-        if precision == Precision.FP16:
-            model = canonicalize(store_weights_fp16(base))
-        elif precision == Precision.DYNAMIC_INT8:
-            model = canonicalize(quantize_dynamic(base))
-        elif precision == Precision.STATIC_INT8:
-            if calibration is None:
+        doors = self._source.inputs, self._source.outputs
+        if precision == Precision.STATIC_INT8:
+            if quantizer is None:
                 raise UnsupportedError("static-int8 must be calibrated, found no samples; give --calib PATH")
-            quantized, inputs, outputs = quantize_static(base, calibration, inputs=inputs, outputs=outputs, io=io)
-            model = canonicalize(quantized)
-        artifact = _artifact(model, precision, inputs, outputs, route)
+            artifact = quantizer.quantize(OnnxFloatGraph(base, inputs=doors[0], outputs=doors[1], route=route))
+        else:
+            change = {Precision.FP16: store_weights_fp16, Precision.DYNAMIC_INT8: quantize_dynamic}.get(precision)
+            artifact = make_artifact(canonicalize(change(base)) if change else base, precision, *doors, route)
         self._accept(artifact)
         return artifact
 
@@ -93,7 +90,7 @@ class OnnxExporter:
         return self._lowest(lambda opset: convert_graph(graph, opset))
 
     def _convert_tflite(self) -> onnx.ModelProto:
-        artifact = self._tflite.make(Precision.FP32, calibration=None, io="float")
+        artifact = self._tflite.make(Precision.FP32, quantizer=None)
         with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
             path = Path(folder) / artifact.file
             path.write_bytes(artifact.model)
@@ -123,26 +120,12 @@ class OnnxExporter:
             model = canonicalize(optimize(model))
             release_memory(4 * self._source.parameters)
             try:
-                onnxruntime.InferenceSession(model.SerializeToString(), _silent_options(), providers=["CPUExecutionProvider"])
+                onnxruntime.InferenceSession(model.SerializeToString(), silent_options(), providers=["CPUExecutionProvider"])
             except Exception as error:  # noqa: BLE001  # its own exception classes share no base but this
                 reason = f"onnxruntime cannot load the result: {reason_of(error)}"
                 continue
             return model
         raise UnsupportedError(f"every operator must have an ONNX form up to opset {_OPSETS[-1]}, tf2onnx says: {reason}")
-
-
-def _artifact(
-    model: onnx.ModelProto, precision: Precision, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], route: str
-) -> Artifact:
-    opset = next(entry.version for entry in model.opset_import if entry.domain == "")
-    requires = {"onnxruntime": ONNXRUNTIME_OF_OPSET[opset], "opset": opset, "ir_version": model.ir_version}
-    return Artifact(Format.ONNX, precision, model.SerializeToString(deterministic=True), inputs, outputs, requires, route)
-
-
-def _silent_options() -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    return options
 
 
 def _check_doors(model: onnx.ModelProto, source: KerasSource) -> None:

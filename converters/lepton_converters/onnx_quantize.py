@@ -3,31 +3,22 @@
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType
+from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization import quantize_dynamic as ort_quantize_dynamic
-from onnxruntime.quantization import quantize_static as ort_quantize_static
+from onnxruntime.quantization.calibrate import TensorData, TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from lepton_converters.calibration import Calibration
-from lepton_converters.recipe import IntegerIo
-from lepton_runtime.errors import OutputError, UnsupportedError
-from lepton_runtime.tensors import Array, TensorSpec
+from lepton_converters.float_graph import Ranges
+from lepton_converters.onnx_weights import stored_smaller
+from lepton_runtime.errors import OutputError
+from lepton_runtime.tensors import Array
 
-# Operators that onnxruntime has 8-bit kernels for, or that only move 8-bit values. Softmax and sigmoid are not
-# among them: 256 steps cut their tails off, and they cost next to nothing in float.
-_STATIC_OPS = (
-    *("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "Relu", "Clip", "LeakyRelu", "Concat", "MaxPool"),
-    *("AveragePool", "GlobalAveragePool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Pad", "Resize", "Split"),
-)
-# 7-bit weights: on a CPU without VNNI or dot product the 16-bit sums of 8-bit products saturate, and a network
-# that was right on this machine is wrong on that one. Source: onnxruntime's quantization guide, "reduce_range".
-_REDUCE_RANGE = True
-_LARGEST = 1e4
 # Weights that dynamic-int8 only stores in 8 bits: their place among an operator's inputs, and the axis of a scale each.
 _STORED = {
     "Conv": [(1, 0)],
@@ -50,161 +41,75 @@ _STATIC_OPTIONS = {
     "QDQKeepRemovableActivations": False,
     "QuantizeBias": True,
     "UseQDQContribOps": False,
-    # Ranges are the extremes over all samples. CalibMaxIntermediateOutputs stays unset: onnxruntime 1.32 drops
-    # what it had collected each time that limit is reached. Only two numbers a tensor and sample are kept.
-    "CalibMovingAverage": False,
-    "CalibTensorRangeSymmetric": False,
 }
-_MOVING_OPS = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
-_PASSING_ON = (*_MOVING_OPS, "Add", "Sub", "Mul", "Neg", "Where", "Cast", "Expand", "Concat", "Min", "Max")
-_INTEGER_TYPES = {"int8": onnx.TensorProto.INT8, "uint8": onnx.TensorProto.UINT8}
-_SMALLEST_STORED = 32  # values; below that a cast node is larger than what it saves
 
 
 def quantize_static(
-    model: onnx.ModelProto, calibration: Calibration, *, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], io: IntegerIo
-) -> tuple[onnx.ModelProto, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    model: onnx.ModelProto,
+    ranges: Ranges,
+    *,
+    nodes: Sequence[str],
+    keeps_float: Collection[str],
+    scales: Mapping[str, tuple[Array, int]],
+    has_signed_activations: bool,
+) -> onnx.ModelProto:
     """The graph with 8-bit weights and activations, as QuantizeLinear and DequantizeLinear pairs (QDQ).
 
-    Activations are unsigned, weights signed with a scale a channel: on x86 that runs 2 to 18 times faster than
-    the quantizer's defaults.
+    Weights are signed, with a scale a channel. Unsigned activations run 2 to 18 times faster on x86 than signed ones, the
+    quantizer's default.
 
     Args:
         model: The float graph with batch normalization folded.
-        calibration: Samples to measure the ranges on.
-        inputs: The float model's inputs.
-        outputs: The float model's outputs.
-        io: ``float`` keeps float32 at the doors, ``int8`` and ``uint8`` take and give integers.
-
-    Returns:
-        The graph, and its inputs and outputs with their scales.
-
-    Raises:
-        UnsupportedError: Integers are asked for at a door that is not quantized.
+        ranges: Of the activations that these nodes take and give.
+        nodes: What is to compute in 8 bits, or only moves 8-bit values.
+        keeps_float: Tensors that stay float32 although 8-bit nodes make them: only float operators take them.
+        scales: For each weight, the value of the integer 1 in each channel, and the axis of channels.
+        has_signed_activations: Whether activations are signed.
     """
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """Hands the samples on one by one."""
-
-        def __init__(self) -> None:
-            self._batches = calibration.batches()
-
-        def get_next(self) -> dict[str, Array] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-            return next(self._batches, None)
-
-    with _quiet_quantizer(model) as folder:
-        ort_quantize_static(
-            model,
-            folder / "quantized.onnx",
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=[*_STATIC_OPS, *(["Softmax", "Sigmoid"] if io != "float" else [])],
+    if not nodes:
+        return model
+    data = {name: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32)) for name, (low, high) in ranges.items()}
+    with _quiet_quantizer():
+        quantizer = QDQQuantizer(
+            onnx.shape_inference.infer_shapes(model),
             per_channel=True,
-            reduce_range=_REDUCE_RANGE,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_quantize=None,
-            nodes_to_exclude=_beyond_8_bits(model),
-            use_external_data_format=False,
-            calibrate_method=CalibrationMethod.MinMax,
-            calibration_providers=["CPUExecutionProvider"],
-            extra_options=_STATIC_OPTIONS,
+            reduce_range=False,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QInt8 if has_signed_activations else QuantType.QUInt8,
+            tensors_range=TensorsData(CalibrationMethod.MinMax, data),
+            nodes_to_quantize=list(nodes),
+            nodes_to_exclude=[],
+            op_types_to_quantize=sorted({node.op_type for node in model.graph.node if node.name in set(nodes)}),
+            extra_options={**_STATIC_OPTIONS, "TensorQuantOverrides": {name: _channels(*found) for name, found in scales.items()}},
         )
-        quantized = onnx.load(folder / "quantized.onnx")
+        quantized: onnx.ModelProto = quantizer.quantize_model()
     quantized.ir_version = model.ir_version
-    if io == "float":
-        return quantized, inputs, outputs
-    input_specs = tuple(_integer_input(quantized.graph, spec, io) for spec in inputs)
-    output_specs = tuple(_integer_output(quantized.graph, spec, io) for spec in outputs)
-    return quantized, input_specs, output_specs
+    del quantized.graph.value_info[:]
+    _take_out_pairs(quantized.graph, keeps_float)
+    return quantized
 
 
-def _beyond_8_bits(model: onnx.ModelProto) -> list[str]:
-    """Nodes of so large values that 256 steps would hold nothing else: from a large constant on, to what squashes them.
-
-    Keras masks a softmax by adding -1e9 where it must not look.
-    """
-    large = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT and _is_large(tensor)}
-    found = []
-    for node in model.graph.node:  # in the order in which they run
-        if large & set(node.input):
-            found.append(node.name)
-            if node.op_type in _PASSING_ON:
-                large.update(node.output)
-    return found
+def _channels(scales: Array, axis: int) -> list[dict[str, object]]:
+    """The scales of a weight as the quantizer takes them."""
+    return [{"axis": axis, "scale": np.array(scale, np.float32), "zero_point": np.array(0, np.int8)} for scale in scales]
 
 
-def _is_large(tensor: onnx.TensorProto) -> bool:
-    return bool(np.abs(onnx.numpy_helper.to_array(tensor)).max(initial=0) > _LARGEST)
-
-
-def _integer_input(graph: onnx.GraphProto, spec: TensorSpec, io: IntegerIo) -> TensorSpec:
-    """Let a graph input be what its QuantizeLinear makes of it; operators between that only move values stay."""
-    if np.dtype(spec.dtype).kind != "f":
-        return spec
-    name = spec.name
-    while True:
-        readers = [node for node in graph.node if name in node.input]
-        if len(readers) != 1 or readers[0].op_type not in _MOVING_OPS:
-            break
-        name = readers[0].output[0]
-    if len(readers) != 1 or readers[0].op_type != "QuantizeLinear":
-        raise UnsupportedError(
-            f"--io {io} needs an input that is quantized first, {spec.name!r} goes into {', '.join(node.op_type for node in readers)}; "
-            "move rescaling and normalization out of the model into --scale, --mean and --std"
-        )
-    quantize = readers[0]
-    scale, zero_point = _quantization(graph, quantize)
-    value = next(value for value in graph.input if value.name == spec.name)
-    value.type.tensor_type.elem_type = _INTEGER_TYPES[io]
-    if io == "uint8":
+def _take_out_pairs(graph: onnx.GraphProto, tensors: Collection[str]) -> None:
+    """Let those tensors go on as they are, without being rounded to 8 bits."""
+    quantizes = {node.input[0]: node for node in graph.node if node.op_type == "QuantizeLinear"}
+    dequantizes = {node.input[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    names = {value.name for value in graph.output}
+    for name in tensors:
+        first = quantizes.get(name)
+        second = first and dequantizes.get(first.output[0])
+        if first is None or second is None:
+            continue
+        graph.node.remove(first)
+        graph.node.remove(second)
+        old, new = (name, second.output[0]) if second.output[0] in names else (second.output[0], name)
         for node in graph.node:
-            node.input[:] = [name if given == quantize.output[0] else given for given in node.input]
-        graph.node.remove(quantize)
-        return TensorSpec(spec.name, spec.shape, io, scale, zero_point)
-    real = f"{spec.name}/real"
-    graph.node.append(_scale_node(graph, "DequantizeLinear", name, real, scale, np.int8(zero_point - 128)))
-    quantize.input[0] = real
-    return TensorSpec(spec.name, spec.shape, io, scale, zero_point - 128)
-
-
-def _integer_output(graph: onnx.GraphProto, spec: TensorSpec, io: IntegerIo) -> TensorSpec:
-    """Let a graph output be what its DequantizeLinear was made of."""
-    if np.dtype(spec.dtype).kind != "f":
-        return spec
-    producer = next((node for node in graph.node if spec.name in node.output), None)
-    if producer is None or producer.op_type != "DequantizeLinear":
-        raise UnsupportedError(
-            f"--io {io} needs outputs that can be quantized, {spec.name!r} comes from {producer.op_type if producer else 'an input'}; "
-            "leave --io out"
-        )
-    scale, zero_point = _quantization(graph, producer)
-    value = next(value for value in graph.output if value.name == spec.name)
-    value.type.tensor_type.elem_type = _INTEGER_TYPES[io]
-    # The real numbers move to a name of their own, with whoever reads them.
-    inner, real = producer.input[0], f"{spec.name}/real"
-    for node in graph.node:
-        node.input[:] = [real if name == spec.name else name for name in node.input]
-    producer.output[0] = real
-    if io == "uint8":
-        for node in graph.node:
-            node.input[:] = [spec.name if name == inner else name for name in node.input]
-            node.output[:] = [spec.name if name == inner else name for name in node.output]
-        return TensorSpec(spec.name, spec.shape, io, scale, zero_point)
-    graph.node.append(_scale_node(graph, "QuantizeLinear", real, spec.name, scale, np.int8(zero_point - 128)))
-    return TensorSpec(spec.name, spec.shape, io, scale, zero_point - 128)
-
-
-def _quantization(graph: onnx.GraphProto, node: onnx.NodeProto) -> tuple[float, int]:
-    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name in node.input}
-    return float(values[node.input[1]]), int(values[node.input[2]])
-
-
-def _scale_node(graph: onnx.GraphProto, op_type: str, given: str, made: str, scale: float, zero_point: np.int8) -> onnx.NodeProto:
-    names = [f"{made}/scale", f"{made}/zero_point"]
-    values: list[Array] = [np.array(scale, np.float32), np.array(zero_point, np.int8)]
-    graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for value, name in zip(values, names, strict=True))
-    return onnx.helper.make_node(op_type, [given, *names], [made])
+            node.input[:] = [new if given == old else given for given in node.input]
+            node.output[:] = [new if made == old else made for made in node.output]
 
 
 def quantize_dynamic(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -215,13 +120,13 @@ def quantize_dynamic(model: onnx.ModelProto) -> onnx.ModelProto:
     3.6 times as long as its float convolution on the four networks of ``benchmarks/dynamic_convolution.py`` (onnxruntime
     1.32, x86-64 with VNNI).
     """
-    with _quiet_quantizer(model) as folder:
+    with _quiet_quantizer(), _folder_for(model) as folder:
         ort_quantize_dynamic(
             model,
             folder / "quantized.onnx",
             op_types_to_quantize=["MatMul", "Gemm"],
             per_channel=True,
-            reduce_range=_REDUCE_RANGE,
+            reduce_range=True,  # 7 bits: 16-bit sums of two products of 8 bits may saturate. Source: onnxruntime's quantization guide
             weight_type=QuantType.QInt8,
             nodes_to_quantize=None,
             nodes_to_exclude=None,
@@ -245,71 +150,31 @@ def quantize_dynamic(model: onnx.ModelProto) -> onnx.ModelProto:
         scale[scale == 0] = 1
         return np.rint(values / scale).astype(np.int8), scale
 
-    return _stored_smaller(quantized, store)
-
-
-def store_weights_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with its weights in float16, computing in float32.
-
-    Half the size at the speed of float32: onnxruntime turns the weights back when it loads them. It has next to
-    no float16 kernels for CPUs; a graph of float16 operators runs slower there, between casts.
-    Source: onnxruntime issue 25824.
-    """
-    limit = np.finfo(np.float16).max
-
-    def store(_: str, values: Array) -> tuple[Array, Array | None] | None:
-        return (values.astype(np.float16), None) if np.abs(values).max() <= limit else None
-
-    return _stored_smaller(model, store)
-
-
-def _stored_smaller(model: onnx.ModelProto, store: Callable[[str, Array], tuple[Array, Array | None] | None]) -> onnx.ModelProto:
-    """The graph with float32 initializers kept in a smaller type, cast (and scaled) back by constant nodes."""
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph = result.graph
-    nodes: list[onnx.NodeProto] = []
-    tensors: list[onnx.TensorProto] = []
-    for tensor in graph.initializer:
-        values = onnx.numpy_helper.to_array(tensor)
-        is_weight = values.dtype == np.float32 and values.size >= _SMALLEST_STORED
-        stored = store(tensor.name, values) if is_weight else None
-        if stored is None:
-            tensors.append(tensor)
-            continue
-        small, scale = stored
-        name = tensor.name
-        tensors.append(onnx.numpy_helper.from_array(small, f"{name}/stored"))
-        cast = name if scale is None else f"{name}/cast"
-        nodes.append(onnx.helper.make_node("Cast", [f"{name}/stored"], [cast], to=onnx.TensorProto.FLOAT))
-        if scale is not None:
-            tensors.append(onnx.numpy_helper.from_array(scale, f"{name}/scale"))
-            nodes.append(onnx.helper.make_node("Mul", [cast, f"{name}/scale"], [name]))
-    nodes.extend(graph.node)
-    kept = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in tensors]
-    ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.initializer[:], graph.node[:]
-    graph.initializer.extend(kept)
-    graph.node.extend(ordered)
-    return result
+    return stored_smaller(quantized, store)
 
 
 @contextmanager
-def _quiet_quantizer(model: onnx.ModelProto) -> Iterator[Path]:
-    """A folder for the quantizer's files, and its advice to run steps that have been run kept silent.
-
-    Raises:
-        OutputError: The folder has no room; the quantizer itself would write half a file and say nothing.
-    """
+def _quiet_quantizer() -> Iterator[None]:
+    """Its advice to run steps that have been run kept silent."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
     try:
-        with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
-            _check_room(Path(folder) / "room", size_bytes=4 * model.ByteSize())
-            yield Path(folder)
+        yield
     finally:
         root.setLevel(level)
+
+
+@contextmanager
+def _folder_for(model: onnx.ModelProto) -> Iterator[Path]:
+    """A folder for the quantizer's files.
+
+    Raises:
+        OutputError: It has no room; the quantizer itself would write half a file and say nothing.
+    """
+    with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
+        _check_room(Path(folder) / "room", size_bytes=4 * model.ByteSize())
+        yield Path(folder)
 
 
 def _check_room(path: Path, *, size_bytes: int) -> None:

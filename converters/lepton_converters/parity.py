@@ -1,23 +1,21 @@
 """How far artifacts are from the Keras model: numerically, and on the task."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from lepton_converters.artifact import Artifact
+from lepton_converters.artifact_runner import ArtifactRunner, best_classes
+from lepton_converters.budget import Budget
 from lepton_converters.calibration import grouped, stack, stack_raw
 from lepton_converters.dataset import Sample
 from lepton_converters.keras_source import KerasSource
-from lepton_converters.quiet import quiet_tensorflow
-from lepton_runtime.engines import ENGINE_OF_FORMAT, Engine, open_engine
 from lepton_runtime.errors import BundleError, InputError, UnsupportedError
 from lepton_runtime.formats import Precision
-from lepton_runtime.labels import class_output, class_scores
+from lepton_runtime.labels import class_output
 from lepton_runtime.manifest import Parity
-from lepton_runtime.tensors import Array, TensorSpec
+from lepton_runtime.tensors import Array
 
 GOLDEN_SAMPLES = 4
 _ROWS = 3  # of a free batch: whoever fixed it to 1 would be found out
@@ -25,45 +23,6 @@ _GROUP = 32  # samples that Keras answers at once
 _FLOAT_TOLERANCE = {Precision.FP32: 1e-4, Precision.FP16: 2e-2}  # of an output's largest value
 _LOWEST_COSINE = 0.8  # with nothing else to judge by
 _SMALLEST_RANGE = 1e-3  # outputs below it are judged as if they reached it
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much accuracy an artifact may lose.
-
-    Attributes:
-        text: As it was given: ``0.5pp`` (percentage points) or ``1%`` (of the source model's accuracy).
-        value: The number in it, as a share.
-        is_relative: Whether it is of the source model's accuracy.
-    """
-
-    text: str
-    value: float
-    is_relative: bool
-
-    @classmethod
-    def parse(cls, text: str) -> "Budget":
-        """The budget that ``text`` says.
-
-        Raises:
-            InputError: It is neither a percentage nor percentage points.
-
-        >>> Budget.parse("0.5pp")
-        Budget(text='0.5pp', value=0.005, is_relative=False)
-        """
-        number, is_relative = (text.removesuffix("%"), True) if text.endswith("%") else (text.removesuffix("pp"), False)
-        try:
-            value = float(number) / 100
-        except ValueError:
-            value = -1.0
-        if number == text or not 0 <= value <= 1:
-            raise InputError(f"a budget is in percentage points such as 0.5pp, or relative such as 1%, found {text!r}")
-        return cls(text, value, is_relative)
-
-    def allows(self, accuracy: float, *, source_accuracy: float) -> bool:
-        """Whether that accuracy is near enough to the source model's."""
-        limit = self.value * (source_accuracy if self.is_relative else 1)
-        return source_accuracy - accuracy <= limit + 1e-12  # so that 1pp allows 0.80 against 0.81
 
 
 @dataclass(frozen=True)
@@ -155,7 +114,7 @@ def verify(
         ParityError: An encoder gives something else than the Keras layer it stands for.
         BundleError: An engine cannot load what was made for it.
     """
-    runners = [_Runner(artifact) for artifact in artifacts]
+    runners = [ArtifactRunner(artifact) for artifact in artifacts]
     tallies = [_Tally() for _ in artifacts]
     batch = source.inputs[0].shape[0] or _ROWS
     classes = class_output(source.outputs)
@@ -171,13 +130,13 @@ def verify(
         labels = np.array([-1 if sample.label is None else sample.label for sample in group])
         if labels.max() >= max(width, 2):
             raise InputError(f"labels must be class numbers below {max(width, 2)}, as the model's outputs, found {labels.max()}")
-        expected = _best(reference, classes)
+        expected = best_classes(reference, classes)
         right += int((expected == labels).sum())
         labeled += int((labels >= 0).sum())
         for runner, tally in zip(runners, tallies, strict=True):
             outputs = runner.answers(group, batch)
             tally.add(outputs, reference)
-            found = _best(outputs, classes)
+            found = best_classes(outputs, classes)
             tally.agreeing += int((found == expected).sum())
             tally.right += int((found == labels).sum())
         if not golden:
@@ -190,52 +149,7 @@ def verify(
     return Verification(reports, right / labeled if labeled else None, count, golden)
 
 
-class _Runner:
-    """An artifact on its own engine, from samples to real numbers."""
-
-    def __init__(self, artifact: Artifact) -> None:
-        self.artifact = artifact
-        self._has_free_batch = artifact.inputs[0].shape[0] is None
-        self._is_free = any(None in spec.shape[1:] for spec in artifact.inputs)
-        with quiet_tensorflow():  # LiteRT announces its delegate
-            self.engine: Engine = open_engine(
-                ENGINE_OF_FORMAT[artifact.format],
-                artifact.model,
-                inputs=artifact.inputs,
-                outputs=artifact.outputs,
-                threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-            )
-
-    def raw(self, samples: Sequence[Sample], batch: int) -> dict[str, Array]:
-        """Outputs as the file gives them, one row a sample."""
-        rows: list[list[Array]] = []
-        for group in grouped(iter(samples), batch):
-            inputs = stack(group, len(group) if self._has_free_batch else batch)
-            arrays = [spec.quantize(inputs[spec.name]) for spec in self.artifact.inputs]
-            with quiet_tensorflow() if self._is_free else nullcontext():  # LiteRT waits for the size, and announces itself now
-                outputs = self.engine.run(arrays)
-            for spec, output in zip(self.artifact.outputs, outputs, strict=True):
-                if len(output) != len(next(iter(inputs.values()))):
-                    raise InputError(f"{self.artifact.file} must answer each of {len(group)} samples, {spec.name!r} has {len(output)} rows")
-            rows.append([output[: len(group)] for output in outputs])
-        columns = zip(*rows, strict=True)
-        return {spec.name: np.concatenate(parts) for spec, parts in zip(self.artifact.outputs, columns, strict=True)}
-
-    def answers(self, samples: Sequence[Sample], batch: int) -> dict[str, Array]:
-        """Outputs as real numbers, one row a sample."""
-        raw = self.raw(samples, batch)
-        return {spec.name: spec.dequantize(raw[spec.name]) for spec in self.artifact.outputs}
-
-
-def _best(outputs: Mapping[str, Array], classes: TensorSpec | None) -> Array:
-    """The number of the best class of each sample; -2 where no output holds class scores."""
-    if classes is None:
-        return np.full(len(next(iter(outputs.values()))), -2)
-    best: Array = class_scores(outputs[classes.name]).argmax(axis=1)
-    return best
-
-
-def _golden(source: KerasSource, runners: Sequence[_Runner], samples: Sequence[Sample], batch: int) -> dict[str, Array]:
+def _golden(source: KerasSource, runners: Sequence[ArtifactRunner], samples: Sequence[Sample], batch: int) -> dict[str, Array]:
     """A few inputs, the Keras model's outputs, and each artifact's as its file gives them."""
     rows = -(-len(samples) // batch) * batch
     inputs, raw = stack(samples, rows), stack_raw(samples, rows)
@@ -268,7 +182,7 @@ class Probe:
             UnsupportedError: The text says what was found.
         """
         try:
-            runner = _Runner(artifact)
+            runner = ArtifactRunner(artifact)
             answers = [runner.answers(group, self._batch) for group, _ in self._groups]
         except (BundleError, InputError) as error:
             raise UnsupportedError(str(error)) from error

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from lepton_runtime.bundle import Bundle
 from lepton_runtime.errors import InputError
 from lepton_runtime.formats import PRECISIONS, Format, Precision
+from lepton_runtime.manifest import Quantization
 
 IntegerIo = Literal["float", "int8", "uint8"]
 
@@ -63,3 +66,17 @@ def plan_recipe(
         raise InputError(f"--io {io} is for static-int8, which is not among what is made: {', '.join(wanted)}; {advice}")
     targets = [(format_, precision) for format_ in kinds for precision in wanted if precision in PRECISIONS[format_]]
     return Recipe(tuple(targets), frozenset(wanted if precisions else ()), frozenset(kinds if formats else ()), io)
+
+
+def read_quantization(bundle: str | Path) -> dict[Format, Quantization]:
+    """How the ``static-int8`` artifacts of a bundle were made, by format.
+
+    Raises:
+        BundleError: It is no bundle, or damaged.
+        InputError: It has none.
+    """
+    records = Bundle.open(bundle).manifest.artifacts
+    found = {record.format: record.quantization for record in records if record.quantization is not None}
+    if not found:
+        raise InputError(f"--recipe takes a bundle with static-int8 artifacts, {str(bundle)!r} has none whose making is recorded")
+    return found

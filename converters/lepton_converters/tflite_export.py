@@ -3,22 +3,24 @@
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from types import SimpleNamespace
 from typing import Any, TypeVar
-
-import numpy as np
 
 from lepton_converters.artifact import Artifact
 from lepton_converters.calibration import Calibration
 from lepton_converters.frozen_graph import FrozenGraph, freeze, graph_names, needs_8_bit_form, save_traced
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.memory import release_memory
+from lepton_converters.quantizer import Quantizer
 from lepton_converters.quiet import quiet_tensorflow
 from lepton_converters.recipe import IntegerIo
+from lepton_converters.tflite_artifact import make_artifact
+from lepton_converters.tflite_float_graph import TfliteFloatGraph
 from lepton_converters.tflite_recurrent import TfliteRecurrence
 from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.formats import Format, Precision
-from lepton_runtime.tensors import Array, TensorSpec
+from lepton_runtime.tensors import Array
 
 _LOOPS = {"While", "StatelessWhile", "Enter", "Exit", "LoopCond", "NextIteration", "TensorListReserve"}
 Made = TypeVar("Made")
@@ -42,7 +44,7 @@ class TfliteExporter:
         """
         self._source = source
         self._accept = accept
-        self._float = remembered(lambda: self._make(Precision.FP32, None, "float"))
+        self._float = remembered(lambda: self._make(Precision.FP32, None))
 
     @cached_property
     def _graph(self) -> FrozenGraph:
@@ -59,34 +61,30 @@ class TfliteExporter:
     def _has_loops(self) -> bool:
         return _holds_loops(self._graph)
 
-    def make(self, precision: Precision, *, calibration: Calibration | None, io: IntegerIo) -> Artifact:
+    def make(self, precision: Precision, *, quantizer: Quantizer | None) -> Artifact:
         """One TFLite artifact.
 
         Args:
             precision: Which.
-            calibration: For ``static-int8`` and ``int16x8``.
-            io: The number type at the doors of ``static-int8``.
+            quantizer: For ``static-int8`` and ``int16x8``.
 
         Raises:
             UnsupportedError: It cannot be made at this precision with built-in operators.
         """
-        if precision.needs_calibration and calibration is None:
+        if precision.needs_calibration and quantizer is None:
             raise UnsupportedError(f"{precision} must be calibrated, found no samples; give --calib PATH")
         # It raises if the model has no TFLite file that gives its numbers: smaller ones would be wrong, too.
         artifact = self._float()
-        return artifact if precision == Precision.FP32 else self._make(precision, calibration, io)
+        return artifact if precision == Precision.FP32 else self._make(precision, quantizer)
 
-    def _make(self, precision: Precision, calibration: Calibration | None, io: IntegerIo) -> Artifact:
+    def _make(self, precision: Precision, quantizer: Quantizer | None) -> Artifact:
         routes = ["graph"] if not self._has_loops else ["unrolled", "fused"] if precision.needs_calibration else ["fused", "graph"]
         faults = []
         for route in routes:
             try:
-                model = self._convert(route, precision, calibration, io)
-                if model is None:
+                artifact = self._convert(route, precision, quantizer)
+                if artifact is None:
                     continue
-                inputs, outputs = _doors(model, self._source)
-                requires = {"tensorflow-lite": _oldest_runtime(model)}
-                artifact = Artifact(Format.TFLITE, precision, model, inputs, outputs, requires, route)
                 self._accept(artifact)
             except UnsupportedError as error:
                 faults.append((route, str(error)))
@@ -94,15 +92,20 @@ class TfliteExporter:
             return artifact
         raise UnsupportedError(told_once(faults))
 
-    def _convert(self, route: str, precision: Precision, calibration: Calibration | None, io: IntegerIo) -> bytes | None:
-        """The file, or ``None`` if the route has nothing to offer for this model."""
+    def _convert(self, route: str, precision: Precision, quantizer: Quantizer | None) -> Artifact | None:
+        """The artifact, or ``None`` if the route has nothing to offer for this model."""
         import tensorflow as tf
 
+        calibration = quantizer.calibration if quantizer else None
+        io = quantizer.io if quantizer else "float"
         if route != "fused":
             graph = self._calibrated if precision.needs_calibration else self._graph
             if precision.needs_calibration and _holds_loops(graph):
                 raise UnsupportedError(f"{precision} needs loops of a fixed number of steps, this one is free; give the sequence a length")
-            return _run_converter(_converter_of(graph), precision, self._batches(calibration, named=False), io)
+            if precision == Precision.STATIC_INT8 and quantizer is not None:
+                return quantizer.quantize(self._float_graph(graph, quantizer.calibration, route))
+            model = _run_converter(_converter_of(graph), precision, self._batches(calibration, named=False), io)
+            return make_artifact(model, precision, self._source, route)
         operator = TfliteRecurrence()
         with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
             save_traced(self._source, folder, recurrence=operator, unrolls=precision.needs_calibration)
@@ -111,16 +114,22 @@ class TfliteExporter:
             with quiet_tensorflow():
                 converter = tf.lite.TFLiteConverter.from_saved_model(folder)
             model = _run_converter(converter, precision, self._batches(calibration, named=True), io)
-        return _with_doors_of(model, self._source, fused=operator.count)
+        return make_artifact(_with_doors_of(model, self._source, fused=operator.count), precision, self._source, route)
 
-    def _batches(self, calibration: Calibration | None, *, named: bool) -> Callable[[], Iterator[Any]] | None:
+    def _float_graph(self, graph: FrozenGraph, calibration: Calibration, route: str) -> TfliteFloatGraph:
+        """The network as TensorFlow prepares it for quantization; the ranges in it are those of one batch."""
+        converter = _converter_of(graph)
+        converter._experimental_calibrate_only = True
+        batches = self._batches(calibration, named=False)
+        model = _run_converter(converter, Precision.STATIC_INT8, lambda: islice(batches(), 1), "float")
+        return TfliteFloatGraph.read(model, source=self._source, route=route)
+
+    def _batches(self, calibration: Calibration | None, *, named: bool) -> Callable[[], Iterator[Any]]:
         """Calibration batches as TensorFlow takes them: in the model's order, or by name for a SavedModel."""
-        if calibration is None:
-            return None
         names = graph_names(self._source)[0]
 
         def batches() -> Iterator[list[Array] | dict[str, Array]]:
-            for batch in calibration.batches():
+            for batch in calibration.batches() if calibration else ():
                 values = [batch[spec.name] for spec in self._source.inputs]
                 yield dict(zip(names, values, strict=True)) if named else values
 
@@ -177,7 +186,7 @@ def _converter_of(graph: FrozenGraph) -> Any:
     return Converter([function])
 
 
-def _run_converter(converter: Any, precision: Precision, batches: Callable[[], Iterator[Any]] | None, io: IntegerIo) -> bytes:
+def _run_converter(converter: Any, precision: Precision, batches: Callable[[], Iterator[Any]], io: IntegerIo) -> bytes:
     import tensorflow as tf
     from tensorflow.lite.python.convert_phase import ConverterError
 
@@ -231,41 +240,3 @@ def _with_doors_of(model: bytes, source: KerasSource, *, fused: int) -> bytes:
         for spec, tensor in zip(specs, tensors, strict=True):
             graph.tensors[tensor].name = spec.name.encode()
     return bytes(flatbuffer_utils.convert_object_to_bytearray(content))
-
-
-def _oldest_runtime(model: bytes) -> str:
-    """The first TensorFlow Lite release that runs the file, as the converter noted in it.
-
-    Source: the metadata entry "min_runtime_version" of the TFLite schema.
-    """
-    from tensorflow.lite.python import schema_py_generated as schema
-
-    content: Any = schema.Model.GetRootAs(model, 0)  # Any: generated code without types
-    for number in range(content.MetadataLength()):
-        entry = content.Metadata(number)
-        if entry.Name() == b"min_runtime_version":
-            return bytes(content.Buffers(entry.Buffer()).DataAsNumpy()).rstrip(b"\0").decode()
-    raise UnsupportedError("the TFLite file must name the runtime it needs, TensorFlow wrote none into it")
-
-
-def _doors(model: bytes, source: KerasSource) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """The file's own inputs and outputs, with the scale and zero point of integers."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_content=model)
-    found = []
-    for specs, details in ((source.inputs, interpreter.get_input_details()), (source.outputs, interpreter.get_output_details())):
-        if len(specs) != len(details):
-            raise UnsupportedError(
-                f"the TFLite file must keep {[spec.name for spec in specs]}, found {[detail['name'] for detail in details]}"
-            )
-        found.append(tuple(_door(spec, detail) for spec, detail in zip(specs, details, strict=True)))
-    return found[0], found[1]
-
-
-def _door(spec: TensorSpec, detail: Any) -> TensorSpec:
-    dtype = np.dtype(detail["dtype"]).name
-    if dtype == spec.dtype:
-        return spec
-    scale, zero_point = detail["quantization"]
-    return TensorSpec(spec.name, spec.shape, dtype, float(scale), int(zero_point))

@@ -14,7 +14,7 @@ import click
 
 from lepton_edge.cli.options import comma_list, json_option
 from lepton_runtime.errors import InputError, ParityError
-from lepton_runtime.formats import Format, Precision
+from lepton_runtime.formats import Format, Precision, Target
 
 if TYPE_CHECKING:
     from lepton_converters import ExportResult, Step
@@ -70,6 +70,14 @@ def _size(context: click.Context, parameter: click.Parameter, value: str | None)
     help="Labelled samples to measure accuracy on, raw like those: class folders, .npz with x and y, .csv with a column label.",
 )
 @click.option("--max-drop", metavar="0.5pp|1%", help="Accuracy that may be lost, absolute or relative. [default: 1pp with --eval]")
+@click.option(
+    "--target",
+    type=click.Choice([str(target) for target in Target]),
+    default=str(Target.ANY),
+    show_default=True,
+    help="The CPUs that static-int8 ONNX files are for; with any, weights keep to 7 bits, which no CPU adds up wrongly.",
+)
+@click.option("--recipe", "repeat", metavar="BUNDLE", help="Make static-int8 files as those of that bundle were made, without a search.")
 @click.option("--keep-failed", is_flag=True, help="Keep artifacts that break the budget, marked.")
 @click.option("--batch", default="1", callback=_batch, show_default=True, metavar="N|dynamic", help="Length of the batch axis.")
 @click.option("--size", callback=_size, metavar="HxW", help="Lengths for the free axes of inputs; without it they stay free.")
@@ -199,7 +207,8 @@ class StepPrinter:
         if self._is_interrupted:
             raise KeyboardInterrupt
         line = (
-            f"  {step.name:<8} {step.subject:<28} {step.detail or f'{100 * step.fraction:3.0f} %':<40} {monotonic() - self._started:6.1f} s"
+            f"  {step.name:<8} {step.subject:<28} {step.detail or step.doing or f'{100 * step.fraction:3.0f} %':<40} "
+            f"{monotonic() - self._started:6.1f} s"
         )
         if step.detail:
             click.echo(("\r\033[K" if self._is_terminal else "") + line, err=True)

@@ -61,6 +61,63 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class BlockRecord:
+    """What quantizing one block costs, measured on samples that no range was measured on.
+
+    Attributes:
+        name: The layer's name, from the names of its tensors.
+        alone: The error of the network's answers with this block in 8 bits and all others in float.
+        saved: How much of the error of the quantized network goes away with this block in float.
+    """
+
+    name: str
+    alone: float
+    saved: float
+
+
+@dataclass(frozen=True)
+class SearchStep:
+    """One measurement of the search for blocks that must stay in float.
+
+    Attributes:
+        float_blocks: How many blocks were in float.
+        changed: The block that was added or taken back last; empty where several were.
+        drop: The accuracy lost on the samples of the search, 0 to 1.
+        margin: How far the drop on as many other samples may be from it by chance; both together must keep to the budget.
+    """
+
+    float_blocks: int
+    changed: str
+    drop: float
+    margin: float
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a ``static-int8`` artifact was made, enough to make it again.
+
+    Attributes:
+        target: The CPUs that it is for, a name of :class:`lepton_runtime.formats.Target`.
+        ranges: How the ranges of activations were found.
+        equalized: Whether channels were brought to like ranges across layers.
+        rounding: How weights became integers: ``nearest``, ``bias-corrected``, ``fitted`` to the activations, or ``clipped`` before.
+        float_blocks: Blocks that compute in float32.
+        blocks: How many there are that could compute in 8 bits.
+        measured: What each block costs; empty where no search was needed.
+        steps: Of the search, in order.
+    """
+
+    target: str
+    ranges: str
+    equalized: bool
+    rounding: str
+    float_blocks: tuple[str, ...]
+    blocks: int
+    measured: tuple[BlockRecord, ...] = ()
+    steps: tuple[SearchStep, ...] = ()
+
+
+@dataclass(frozen=True)
 class ArtifactRecord(FileRecord):
     """One converted model of the bundle.
 
@@ -75,6 +132,7 @@ class ArtifactRecord(FileRecord):
         verdict: What the verification found, in words.
         passed: Whether it is within the budget; a bundle holds failed artifacts only on request.
         route: The way from Keras to the file, one of those that :mod:`lepton_converters` tries in turn.
+        quantization: How it was quantized; ``None`` for other precisions than ``static-int8``, and where TensorFlow did it alone.
     """
 
     format: Format
@@ -87,6 +145,7 @@ class ArtifactRecord(FileRecord):
     verdict: str
     passed: bool
     route: str = "graph"
+    quantization: Quantization | None = None
 
 
 @dataclass(frozen=True)
@@ -247,8 +306,18 @@ def _artifact(values: dict[str, Any]) -> ArtifactRecord:
         "inputs": _specs(values["inputs"]),
         "outputs": _specs(values["outputs"]),
         "parity": _record(Parity, values["parity"]),
+        "quantization": _optional(_quantization, values.get("quantization")),
     }
     return _record(ArtifactRecord, {**values, **read})
+
+
+def _quantization(values: dict[str, Any]) -> Quantization:
+    read = {
+        "float_blocks": tuple(values["float_blocks"]),
+        "measured": tuple(_record(BlockRecord, found) for found in values["measured"]),
+        "steps": tuple(_record(SearchStep, found) for found in values["steps"]),
+    }
+    return _record(Quantization, {**values, **read})
 
 
 def _encoder(values: dict[str, Any]) -> EncoderRecord:

@@ -19,7 +19,7 @@ def base_of(source: KerasSource) -> onnx.ModelProto:
         pass
 
     exporter = OnnxExporter(source, tflite=TfliteExporter(source, accept=accept), accept=accept)
-    return onnx.load_from_string(exporter.make(Precision.FP32, calibration=None, io="float").model)
+    return onnx.load_from_string(exporter.make(Precision.FP32, quantizer=None).model)
 
 
 def kinds(model: onnx.ModelProto) -> list[str]:

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from lepton_converters.parity import Budget, ParityReport, _Tally, judge
+from lepton_converters.budget import Budget
+from lepton_converters.parity import ParityReport, _Tally, judge
 from lepton_runtime import InputError, Precision
 from lepton_runtime.manifest import Parity
 

@@ -1,0 +1,146 @@
+"""The blocks that must compute in float for a network to keep to its budget, at the least cost in time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lepton_converters.artifact import Artifact
+from lepton_converters.artifact_runner import ArtifactRunner, best_classes
+from lepton_converters.budget import Budget
+from lepton_converters.calibration import grouped
+from lepton_converters.dataset import Sample
+from lepton_converters.float_graph import Block
+from lepton_converters.quantizer import Candidate, Comparison
+from lepton_runtime.errors import UnsupportedError
+from lepton_runtime.formats import Target
+from lepton_runtime.labels import class_output
+from lepton_runtime.manifest import BlockRecord, SearchStep
+from lepton_runtime.tensors import Array
+
+_GROUP = 256
+_CONFIDENCE = 1.64  # standard errors: 19 of 20 other sets of samples keep to the budget then
+# What one product of numbers costs in 8 bits, as a share of the same in float32, by the widest instruction for it.
+_PRODUCT_COST = {Target.ANY: 0.5, Target.X86_VNNI: 0.25, Target.X86_AVX2: 0.6, Target.ARM_DOTPROD: 0.25, Target.ARM_V8: 0.7}
+_CROSSING_COST = 8.0  # of turning one value to or from 8 bits, in float32 products
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Accuracy that was lost on some samples.
+
+    Attributes:
+        mean: The share of samples, 0 to 1.
+        margin: How far it may be from that on as many others.
+    """
+
+    mean: float
+    margin: float
+
+
+class Search:
+    """Measures accuracy on samples of its own, and finds what to keep in float."""
+
+    def __init__(self, samples: Callable[[], Iterator[Sample]], budget: Budget, *, batch: int, on_progress: Callable[[str], None]) -> None:
+        """Prepare to search.
+
+        Args:
+            samples: Labelled ones, anew at each call, that neither calibrate nor verify.
+            budget: How much accuracy may be lost.
+            batch: How many a call takes.
+            on_progress: Told in words what is under way.
+        """
+        self._samples, self._budget, self._batch, self._on_progress = samples, budget, batch, on_progress
+
+    def __call__(self, candidate: Candidate, comparison: Comparison) -> Candidate:
+        """The candidate with as few blocks in float as keep to the budget, by cost; unchanged where none must.
+
+        Blocks are taken in the order of the error that each saves for the time that it costs; then each is taken back
+        that turns out not to be needed.
+
+        Raises:
+            UnsupportedError: So many would have to be in float that 8 bits save no time.
+        """
+        blocks = {block.name: block for block in candidate.graph.blocks}
+        right = self._right(replace(candidate, io="float").artifact(frozenset(blocks)))
+        steps: list[SearchStep] = []
+
+        def keeps(names: Sequence[str], changed: str = "") -> bool:
+            drop = _drop(right, self._right(candidate.artifact(frozenset(names))))
+            steps.append(SearchStep(len(names), changed, drop.mean, drop.margin))
+            self._on_progress(f"search: {len(names)} of {len(blocks)} blocks in float, drop {100 * drop.mean:.2f}pp")
+            return self._budget.allows(float(right.mean()) - drop.mean - drop.margin, source_accuracy=float(right.mean()))
+
+        if keeps([]):
+            return replace(candidate, record=replace(candidate.record, steps=tuple(steps)))
+        measured = measure_blocks(candidate, comparison, on_progress=self._on_progress)
+        order = _ranked(candidate, measured)
+        kept = order[: _least(len(order), lambda count: keeps(order[:count]))]
+        for name in reversed(kept):
+            without = [other for other in kept if other != name]
+            if len(kept) > 1 and keeps(without, name):
+                kept = without
+        if _cost(candidate, kept) >= _cost(candidate, list(blocks)):
+            raise UnsupportedError(
+                f"static-int8 must save time, {len(kept)} of {len(blocks)} blocks would have to stay in float to keep to the budget of "
+                f"{self._budget.text}; take fp32, a larger --max-drop, or lepton-edge finetune"
+            )
+        float_blocks = tuple(name for name in blocks if name in kept)
+        return replace(candidate, record=replace(candidate.record, float_blocks=float_blocks, measured=tuple(measured), steps=tuple(steps)))
+
+    def _right(self, artifact: Artifact) -> Array:
+        """Which samples an artifact answers right, ``(samples,)`` bool."""
+        runner, classes = ArtifactRunner(artifact), class_output(artifact.outputs)
+        found = [
+            best_classes(runner.answers(group, self._batch), classes) == np.array([sample.label for sample in group])
+            for group in grouped(self._samples(), -(-_GROUP // self._batch) * self._batch)
+        ]
+        return np.concatenate(found)
+
+
+def measure_blocks(candidate: Candidate, comparison: Comparison, *, on_progress: Callable[[str], None]) -> list[BlockRecord]:
+    """What each block costs by itself: alone in 8 bits, and alone in float."""
+    names = [block.name for block in candidate.graph.blocks]
+    plain = comparison.error(candidate.artifact(frozenset()))
+    records = []
+    for number, name in enumerate(names):
+        on_progress(f"block {number + 1} of {len(names)}")
+        alone = comparison.error(candidate.artifact(frozenset(names) - {name}))
+        saved = plain - comparison.error(candidate.artifact(frozenset({name})))
+        records.append(BlockRecord(name, float(alone.mean()), float(saved.mean())))
+    return records
+
+
+def _drop(reference: Array, found: Array) -> Drop:
+    """The accuracy lost, with the margin of a paired comparison on two sets of as many samples."""
+    differences = reference.astype(np.float64) - found
+    return Drop(float(differences.mean()), _CONFIDENCE * float(differences.std()) * (2 / len(differences)) ** 0.5)
+
+
+def _ranked(candidate: Candidate, measured: Sequence[BlockRecord]) -> list[str]:
+    """Names of blocks, first those that save the most error for the time that they cost."""
+    blocks = {block.name: block for block in candidate.graph.blocks}
+    whole = _cost(candidate, list(blocks))
+    costs = {name: max(0.0, _block_cost(candidate, block, True) - _block_cost(candidate, block, False)) for name, block in blocks.items()}
+    worth = {record.name: max(record.saved, record.alone) / (costs[record.name] / whole + 0.01) for record in measured}
+    return sorted(worth, key=lambda name: -worth[name])
+
+
+def _cost(candidate: Candidate, in_float: Sequence[str]) -> float:
+    """About how long the network takes, in float32 products."""
+    return sum(_block_cost(candidate, block, block.name in in_float) for block in candidate.graph.blocks)
+
+
+def _block_cost(candidate: Candidate, block: Block, is_float: bool) -> float:
+    if is_float:
+        return block.products + _CROSSING_COST * block.values
+    return block.products * _PRODUCT_COST[Target(candidate.record.target)]
+
+
+def _least(most: int, keeps: Callable[[int], bool]) -> int:
+    """The smallest number from 1 to ``most`` for which that holds, if it holds from there on; ``most`` is taken to."""
+    low, high = 1, most
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if keeps(middle) else (middle + 1, high)
+    return low

@@ -1,0 +1,280 @@
+"""ONNX float graphs (NCHW inside) as quantization sees them."""
+
+import hashlib
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from lepton_converters.artifact import Artifact
+from lepton_converters.float_graph import Block, Operator, Ranges, Window, gathered
+from lepton_converters.onnx_artifact import make_artifact, silent_options
+from lepton_converters.onnx_doors import integer_input, integer_output
+from lepton_converters.onnx_optimize import canonicalize
+from lepton_converters.onnx_quantize import quantize_static
+from lepton_converters.recipe import IntegerIo
+from lepton_converters.weight_rounding import WeightScheme
+from lepton_runtime.formats import Format, Precision, Target
+from lepton_runtime.tensors import Array, TensorSpec
+
+_LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_MIXING = ("Add", "Mul", "Concat")
+_POOLS = ("AveragePool", "GlobalAveragePool")
+_CUTS = ("Relu", "Clip")
+# Only move 8-bit values, or choose among them.
+_MOVERS = ("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Pad", "Resize", "Split")
+# Functions of one value; what follows is computed in float from one tensor of 8 bits, so that nothing is rounded twice.
+_UNARY = (
+    *("Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Neg", "Abs", "Elu", "Selu", "Softplus"),
+    *("Softsign", "LeakyRelu", "PRelu", "Pow", "Min", "Max", "Sub", "Div", "Add", "Mul", "Relu", "Clip", "Gelu", "Where", "Softmax"),
+)
+
+
+class OnnxFloatGraph:
+    """An ONNX network in canonical form; see :class:`lepton_converters.float_graph.FloatGraph`."""
+
+    def __init__(self, model: onnx.ModelProto, *, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], route: str) -> None:
+        """Look into a network.
+
+        Args:
+            model: The float graph with batch normalization folded; nodes are named after their first output.
+            inputs: What it takes.
+            outputs: What it gives.
+            route: How it was made.
+        """
+        self._model = model
+        self._inputs, self._outputs, self._route = inputs, outputs, route
+        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in model.graph.node:
+            for name in dict.fromkeys(node.input):
+                self._readers.setdefault(name, []).append(node)
+
+    format = Format.ONNX
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of the network."""
+        return hashlib.sha256(self._model.SerializeToString(deterministic=True)).hexdigest()
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """What can be quantized."""
+        return gathered(self._operators)
+
+    @cached_property
+    def tensors(self) -> tuple[str, ...]:
+        """The activations whose ranges are needed."""
+        return tuple(dict.fromkeys(name for operator in self._operators for name in (*operator.inputs, operator.output)))
+
+    def channel_axis(self, tensor: str) -> int | None:
+        """The axis of an activation's channels."""
+        rank = len(self._shapes.get(tensor, ()))
+        return 1 if rank == 4 else rank - 1 if rank > 1 else None
+
+    def reader_count(self, tensor: str) -> int:
+        """How many operators take an activation."""
+        outputs = [value.name for value in self._model.graph.output]
+        return len(self._readers.get(tensor, [])) + outputs.count(tensor)
+
+    def values(self, batches: Iterator[Mapping[str, Array]], tensors: Sequence[str]) -> Iterator[dict[str, Array]]:
+        """Those activations, batch by batch."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        del model.graph.output[:]
+        model.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in tensors)
+        given = {value.name for value in self._model.graph.input}
+        computed = [name for name in tensors if name not in given]
+        session = onnxruntime.InferenceSession(model.SerializeToString(), silent_options(), providers=["CPUExecutionProvider"])
+        for batch in batches:
+            found = dict(zip(computed, session.run(computed, dict(batch)), strict=True)) if computed else {}
+            yield {name: found[name] if name in found else batch[name] for name in tensors}
+
+    def constant(self, name: str) -> Array:
+        """A weight or bias."""
+        return np.asarray(onnx.numpy_helper.to_array(self._constants[name]))
+
+    def with_constants(self, constants: Mapping[str, Array]) -> "OnnxFloatGraph":
+        """The same network with other weights and biases."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        for tensor in model.graph.initializer:
+            if tensor.name in constants:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(constants[tensor.name].astype(np.float32), tensor.name))
+        return OnnxFloatGraph(model, inputs=self._inputs, outputs=self._outputs, route=self._route)
+
+    def weight_scheme(self, operator: Operator, target: Target) -> WeightScheme:
+        """How the weights of an operator become integers."""
+        return WeightScheme(operator.output_axis, largest=64 if target.saturates else 127)
+
+    def quantize(self, ranges: Ranges, *, in_float: frozenset[str], target: Target, io: IntegerIo) -> Artifact:
+        """The ``static-int8`` artifact."""
+        kept = [operator for block in self.blocks if block.name not in in_float for operator in block.operators]
+        nodes = {name for operator in kept for name in self._nodes[operator.output]}
+        movers = {node.name for node in self._model.graph.node if node.op_type in _MOVERS}
+        doors = frozenset() if io == "float" else {spec.name for spec in self._outputs}
+        softmaxes = [node.name for node in self._model.graph.node if node.output[0] in doors and node.op_type in ("Softmax", "Sigmoid")]
+        keeps = [] if io != "float" else [operator.output for operator in kept if self._goes_on_in_float(operator, nodes)]
+        inner = {name: ranges[operator.output] for operator in kept for name in self._nodes[operator.output]}  # before the activation
+        scales = {
+            operator.weight: (self.weight_scheme(operator, target).scales(self.constant(operator.weight)), operator.output_axis)
+            for operator in kept
+            if operator.weight
+        }
+        model = quantize_static(
+            self._model,
+            {**ranges, **inner, **dict.fromkeys(softmaxes, (0.0, 1.0))},
+            nodes=sorted(nodes | movers | set(softmaxes)) if nodes else [],
+            keeps_float=keeps,
+            scales=scales,
+            has_signed_activations=target.has_signed_activations,
+        )
+        inputs, outputs = self._inputs, self._outputs
+        if io != "float":
+            inputs = tuple(integer_input(model.graph, spec, io) for spec in inputs)
+            outputs = tuple(integer_output(model.graph, spec, io) for spec in outputs)
+        return make_artifact(canonicalize(model), Precision.STATIC_INT8, inputs, outputs, self._route)
+
+    def _goes_on_in_float(self, operator: Operator, nodes: Collection[str]) -> bool:
+        """Whether an 8-bit operator that can give float32 is read by float operators only."""
+        readers = self._readers.get(operator.output, [])
+        return operator.kind in ("Gemm", "MatMul") and not any(node.name in nodes or node.op_type in _MOVERS for node in readers)
+
+    @cached_property
+    def _shapes(self) -> dict[str, list[int]]:
+        graph = onnx.shape_inference.infer_shapes(self._model).graph
+        values = (*graph.value_info, *graph.input, *graph.output)
+        return {
+            value.name: [axis.dim_value or 1 for axis in value.type.tensor_type.shape.dim]
+            for value in values
+            if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+        }
+
+    @cached_property
+    def _nodes(self) -> dict[str, list[str]]:
+        """The nodes of each operator: its own, and the activation that is fused."""
+        return {operator.output: names for operator, names in self._found}
+
+    @cached_property
+    def _operators(self) -> tuple[Operator, ...]:
+        return tuple(operator for operator, _ in self._found)
+
+    @cached_property
+    def _found(self) -> list[tuple[Operator, list[str]]]:
+        """Operators and their nodes; what would be rounded to 8 bits only for float operators to go on is none."""
+        dropped: set[str] = set()
+        while True:
+            found = self._walk(dropped)
+            inputs = {name for operator, _ in found for name in operator.inputs}
+            useless = {operator.output for operator, _ in found if operator.weight is None and not self._is_taken(operator.output, inputs)}
+            if not useless:
+                return found
+            dropped |= useless
+
+    def _is_taken(self, tensor: str, inputs: Collection[str]) -> bool:
+        """Whether all that read a tensor are operators, or only move it, or compute a function of it, for operators."""
+        readers = self._readers.get(tensor, [])
+        if not readers:
+            return False
+        for node in readers:
+            if tensor in inputs and (node.op_type in _LINEAR + _MIXING + _POOLS):
+                continue
+            is_passed_on = node.op_type in (*_MOVERS, *_UNARY) and self._is_taken(node.output[0], inputs)
+            if not is_passed_on:
+                return False
+        return True
+
+    def _walk(self, dropped: Collection[str]) -> list[tuple[Operator, list[str]]]:
+        """The operators whose inputs 8 bits can hold, in the order in which they run.
+
+        Each tensor is known by its origin: the 8-bit tensor that it is a function of.
+        """
+        origin = {spec.name: spec.name for spec in self._inputs if np.dtype(spec.dtype).kind == "f"}
+        found: list[tuple[Operator, list[str]]] = []
+        fused: dict[str, int] = {}
+        for node in self._model.graph.node:
+            given = [name for name in node.input if name and name not in self._constants]
+            origins = [origin.get(name) for name in given]
+            made = node.output[0] if node.output else ""
+            if node.op_type in _CUTS and given and given[0] in fused and len(self._readers[given[0]]) == 1:
+                position = fused.pop(given[0])
+                operator, names = found[position]
+                kind = "relu" if node.op_type == "Relu" else "relu6"
+                found[position] = (replace(operator, output=made, activation=kind), [*names, node.name])
+                origin[made] = made
+            elif self._is_linear(node):
+                found.append((self._linear(node), [node.name]))
+                fused[made] = len(found) - 1
+                origin[made] = made
+            elif None in origins or not origins or made in dropped:
+                continue  # of what no 8-bit tensor is the origin, such as the inside of a LayerNorm
+            elif node.op_type in _MOVERS:
+                is_whole = origins[0] == given[0]
+                origin.update((name, name if is_whole else str(origins[0])) for name in node.output)
+            elif (node.op_type in _MIXING and len(set(origins)) > 1) or node.op_type in _POOLS:
+                found.append((Operator(node.op_type, tuple(given), made, values=self._size(made)), [node.name]))
+                fused[made] = len(found) - 1
+                origin[made] = made
+            elif node.op_type in _UNARY and len(set(origins)) == 1 and origins[0]:
+                origin[made] = origins[0]
+        return found
+
+    def _is_linear(self, node: onnx.NodeProto) -> bool:
+        if node.op_type not in _LINEAR or node.input[0] in self._constants or node.input[1] not in self._constants:
+            return False
+        return bool(self._constants[node.input[1]].data_type == onnx.TensorProto.FLOAT)
+
+    def _linear(self, node: onnx.NodeProto) -> Operator:
+        weight = self._constants[node.input[1]]
+        attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+        shape = list(weight.dims)
+        values = self._size(node.output[0])
+        if node.op_type == "Gemm":
+            output_axis, input_axis = (0, 1) if attributes.get("transB") else (1, 0)
+        elif node.op_type == "MatMul":
+            output_axis, input_axis = len(shape) - 1, len(shape) - 2
+        else:
+            output_axis, input_axis = (0, 1) if node.op_type == "Conv" else (1, 0)
+        groups = attributes.get("group", 1)
+        products = values * math.prod(shape) // max(1, shape[output_axis] * (groups if node.op_type == "ConvTranspose" else 1))
+        bias = node.input[2] if len(node.input) > 2 and node.input[2] in self._constants else None
+        return Operator(
+            node.op_type,
+            (node.input[0],),
+            node.output[0],
+            weight=node.input[1],
+            bias=bias,
+            output_axis=output_axis,
+            input_axis=None if groups > 1 else input_axis,
+            activation="linear",
+            products=products,
+            values=values,
+            window=self._window(node, shape, attributes) if node.op_type == "Conv" else None,
+        )
+
+    def _window(self, node: onnx.NodeProto, shape: Sequence[int], attributes: Mapping[str, Any]) -> Window | None:
+        """What a convolution sees; ``None`` for grouped ones, whose weights are not fitted."""
+        kernel, sizes = tuple(shape[2:]), tuple(self._shapes.get(node.output[0], [])[2:])
+        given = tuple(self._shapes.get(node.input[0], [])[2:])
+        groups = attributes.get("group", 1)
+        if (groups > 1 and (shape[1] != 1 or groups != shape[0])) or len(sizes) != len(kernel) or len(given) != len(kernel):
+            return None
+        strides, dilations = (tuple(attributes.get(name, [1] * len(kernel))) for name in ("strides", "dilations"))
+        automatic = attributes.get("auto_pad", b"NOTSET")
+        if automatic in (b"NOTSET", b"VALID"):
+            pads = tuple(attributes.get("pads", [0] * 2 * len(kernel)))[: len(kernel)]
+        else:
+            pads = tuple(
+                (max(0, (size - 1) * stride + (length - 1) * dilation + 1 - before) + (automatic == b"SAME_LOWER")) // 2
+                for size, stride, length, dilation, before in zip(sizes, strides, kernel, dilations, given, strict=True)
+            )
+        return Window(kernel, strides, dilations, pads, sizes)
+
+    def _size(self, tensor: str) -> int:
+        """How many values one sample has."""
+        return math.prod(self._shapes.get(tensor, [1])[1:])

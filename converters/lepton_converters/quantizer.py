@@ -1,0 +1,212 @@
+"""The 8-bit form of a network that answers most like it: which ranges, which rounding, which blocks stay in float."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from lepton_converters.artifact import Artifact
+from lepton_converters.artifact_runner import ArtifactRunner
+from lepton_converters.calibration import Calibration
+from lepton_converters.dataset import Sample
+from lepton_converters.divergence import divergence, is_lower
+from lepton_converters.equalization import equalize
+from lepton_converters.float_graph import FloatGraph, Ranges
+from lepton_converters.ranges import Range, RangeMethod, best_range, find_range
+from lepton_converters.recipe import IntegerIo
+from lepton_converters.tensor_statistics import TensorStatistics
+from lepton_converters.weight_fitting import Rounding, fit_weights
+from lepton_runtime.formats import Format, Target
+from lepton_runtime.manifest import Quantization
+from lepton_runtime.tensors import Array
+
+_HELD_BACK = 5  # one of so many calibration samples
+_FEWEST_COMPARED = 8
+_MOST_COMPARED = 200
+_BY_TENSOR = "by-tensor"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to quantize a network.
+
+    Attributes:
+        graph: The network, perhaps with other weights.
+        ranges: Of its activations.
+        record: What was chosen.
+        io: The number type at the doors.
+    """
+
+    graph: FloatGraph
+    ranges: Ranges
+    record: Quantization
+    io: IntegerIo
+
+    def artifact(self, in_float: frozenset[str] | None = None) -> Artifact:
+        """The artifact; with other blocks in float than the record says, if they are given.
+
+        Raises:
+            UnsupportedError: It cannot be made.
+        """
+        kept = frozenset(self.record.float_blocks) if in_float is None else in_float
+        artifact = self.graph.quantize(self.ranges, in_float=kept, target=Target(self.record.target), io=self.io)
+        return replace(artifact, quantization=self.record)
+
+
+class Comparison:
+    """The errors of candidates on samples that no range was measured on."""
+
+    def __init__(self, candidate: Candidate, samples: Sequence[Sample], batch: int) -> None:
+        """Let the float network answer.
+
+        Args:
+            candidate: With the network to compare to.
+            samples: To compare on.
+            batch: How many a call takes.
+        """
+        self._samples, self._batch = samples, batch
+        self._reference = self._answers(candidate.artifact(frozenset(block.name for block in candidate.graph.blocks)))
+
+    def error(self, artifact: Artifact) -> Array:
+        """How far its answers are from the float network's, ``(samples,)``."""
+        return divergence(self._reference, self._answers(artifact))
+
+    def _answers(self, artifact: Artifact) -> dict[str, Array]:
+        return ArtifactRunner(artifact, threads=1).answers(self._samples, self._batch)
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """Makes ``static-int8`` artifacts of float networks, with what lowers the error on held-back samples switched on.
+
+    Attributes:
+        calibration: Samples to measure the ranges on.
+        spare: Others of its data set, to compare by; where they are few, some of the calibration are held back instead.
+        io: ``float`` keeps float32 at the doors, ``int8`` and ``uint8`` take and give integers.
+        target: The CPU that ONNX artifacts are for.
+        seed: Of everything chosen at random.
+        search: Finds the blocks that must stay in float, given a comparison too; ``None`` keeps none.
+        recipe: What to take instead of choosing, by format.
+        on_measured: Given what is known of each activation of a network.
+        on_progress: Told in words what is under way.
+    """
+
+    calibration: Calibration
+    spare: tuple[int, ...] = ()
+    io: IntegerIo = "float"
+    target: Target = Target.ANY
+    seed: int = 0
+    search: Callable[[Candidate, Comparison], Candidate] | None = None
+    recipe: Mapping[Format, Quantization] = field(default_factory=dict)
+    on_measured: Callable[[Mapping[str, TensorStatistics]], None] = lambda statistics: None
+    on_progress: Callable[[str], None] = lambda text: None
+
+    def quantize(self, graph: FloatGraph) -> Artifact:
+        """The artifact, with the record of what was chosen.
+
+        Raises:
+            UnsupportedError: It cannot be made.
+        """
+        measured, held_back = self._split()
+        if graph.format in self.recipe:
+            return self._repeated(graph, measured, self.recipe[graph.format]).artifact()
+        plain = Quantization(str(self._target(graph)), RangeMethod.MIN_MAX, False, Rounding.NEAREST, (), len(graph.blocks))
+        self.on_progress("ranges")
+        statistics = measure_statistics(graph, measured)
+        self.on_measured(statistics)
+        candidate = Candidate(graph, find_ranges(statistics, RangeMethod.MIN_MAX), plain, self.io)
+        if not held_back:
+            return candidate.artifact()
+        comparison = Comparison(replace(candidate, io="float"), held_back, self.calibration.batch)
+        candidate = self._chosen(candidate, statistics, measured, comparison)
+        return (self.search(candidate, comparison) if self.search else candidate).artifact()
+
+    def _chosen(
+        self, candidate: Candidate, statistics: Mapping[str, TensorStatistics], measured: Calibration, comparison: Comparison
+    ) -> Candidate:
+        """The candidate with everything that lowers its error."""
+        best, error = candidate, comparison.error(candidate.artifact())
+
+        def take_lowest(others: Iterable[Candidate]) -> None:
+            """Of those that are better than what there is, the best."""
+            nonlocal best, error
+            base_error = error
+            for other in others:
+                found = comparison.error(other.artifact())
+                if is_lower(found, base_error) and found.mean() < error.mean():
+                    best, error = other, found
+
+        take_lowest(
+            replace(candidate, ranges=ranges, record=replace(candidate.record, ranges=method))
+            for method, ranges in _all_ranges(statistics).items()
+        )
+        self.on_progress("equalize")
+        equal = equalize(best.graph, statistics)
+        if equal is not None:
+            ranges = find_ranges(measure_statistics(equal, measured), best.record.ranges)
+            take_lowest([replace(best, graph=equal, ranges=ranges, record=replace(best.record, equalized=True))])
+        self.on_progress("round")
+        take_lowest(
+            replace(best, graph=graph, record=replace(best.record, rounding=str(rounding)))
+            for rounding, graph in self._rounded(best.graph, measured, tuple(Rounding)[1:]).items()
+        )
+        return best
+
+    def _repeated(self, graph: FloatGraph, measured: Calibration, record: Quantization) -> Candidate:
+        """The candidate that a record describes."""
+        statistics = measure_statistics(graph, measured)
+        if record.equalized:
+            graph = equalize(graph, statistics) or graph
+            statistics = measure_statistics(graph, measured)
+        rounding = Rounding(record.rounding)
+        if rounding != Rounding.NEAREST:
+            graph = self._rounded(graph, measured, (rounding,))[rounding]
+        return Candidate(graph, find_ranges(statistics, record.ranges), record, self.io)
+
+    def _rounded(self, graph: FloatGraph, measured: Calibration, roundings: tuple[Rounding, ...]) -> dict[Rounding, FloatGraph]:
+        return fit_weights(graph, measured.batches, roundings, target=self._target(graph), seed=self.seed)
+
+    def _target(self, graph: FloatGraph) -> Target:
+        return self.target if graph.format == Format.ONNX else Target.ANY
+
+    def _split(self) -> tuple[Calibration, tuple[Sample, ...]]:
+        """What is measured, and samples to compare by."""
+        indices, compared = self.calibration.indices, self.spare[:_MOST_COMPARED]
+        if len(compared) < len(indices) // _HELD_BACK:
+            compared = indices[::_HELD_BACK][:_MOST_COMPARED]
+            indices = tuple(index for index in indices if index not in set(compared))
+        if len(compared) < _FEWEST_COMPARED:
+            return self.calibration, ()
+        return replace(self.calibration, indices=indices), tuple(self.calibration.dataset.samples(compared))
+
+
+def measure_statistics(graph: FloatGraph, calibration: Calibration) -> dict[str, TensorStatistics]:
+    """What is known of each activation whose range quantization needs."""
+    statistics = {name: TensorStatistics(name, channel_axis=graph.channel_axis(name)) for name in graph.tensors}
+    count = 0
+    for values in graph.values(calibration.batches(), graph.tensors):
+        for name, array in values.items():
+            statistics[name].add(array, first_sample=count)
+        count += calibration.batch
+    return statistics
+
+
+def find_ranges(statistics: Mapping[str, TensorStatistics], method: str) -> dict[str, tuple[float, float]]:
+    """The range of each tensor by a :class:`RangeMethod`, or by the one that is best for it (``by-tensor``)."""
+    if method == _BY_TENSOR:
+        return _mixed(statistics, {entry: find_ranges(statistics, entry) for entry in RangeMethod})
+    found = {name: find_range(entry, RangeMethod(method)) for name, entry in statistics.items()}
+    return {name: (range_.low, range_.high) for name, range_ in found.items()}
+
+
+def _all_ranges(statistics: Mapping[str, TensorStatistics]) -> dict[str, dict[str, tuple[float, float]]]:
+    """The ranges by each method."""
+    found = {str(method): find_ranges(statistics, method) for method in RangeMethod}
+    return {**found, _BY_TENSOR: _mixed(statistics, found)}
+
+
+def _mixed(statistics: Mapping[str, TensorStatistics], found: Mapping[str, Ranges]) -> dict[str, tuple[float, float]]:
+    """The range of each tensor by the method that is best for it."""
+    chosen = {
+        name: best_range(entry, {RangeMethod(method): Range(*ranges[name]) for method, ranges in found.items()})
+        for name, entry in statistics.items()
+    }
+    return {name: found[method][name] for name, method in chosen.items()}
