@@ -1,0 +1,1 @@
+"""Ours and other quantizers on the same networks and the same samples: the parts of benchmarks/fidelity.py."""
