@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,14 @@ import pytest
 from lepton_edge.digits import Digits, load_digits, shipped_bundle
 from lepton_runtime.bundle import DIGEST_FILE, MANIFEST_FILE, digest_line
 from tests.made_bundles import write_table_bundle, write_text_bundle
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing that tests measure is kept for users, or read from what they have."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def convert(method: str, model: Path, samples: Samples, output: Path) -> str:
 
 
 def _ours(model: Path, samples: Samples, output: Path, *, precision: str, has_budget: bool) -> str:
-    """The export as a user calls it; without a budget every drop is allowed, so that nothing is searched and nothing refused."""
+    """The export as a user calls it: plain, or with a budget, which searches among images to train on."""
     from lepton_converters import export
 
     is_quantized = precision == "static-int8"
@@ -47,16 +47,21 @@ def _ours(model: Path, samples: Samples, output: Path, *, precision: str, has_bu
         bundle,
         formats=[output.suffix.removeprefix(".")],
         precisions=[precision],
-        calib=samples.calibration_file if is_quantized else None,
+        calib=samples.train_file if is_quantized else None,
         calib_samples=CALIBRATION,
-        evaluate=samples.search_file if is_quantized else None,
-        max_drop=(f"{100 * _MAX_DROP}pp" if has_budget else "100pp") if is_quantized else None,
+        evaluate=samples.search_file if has_budget else None,
+        max_drop=f"{100 * _MAX_DROP}pp" if has_budget else None,
+        keep_failed=True,
         force=True,
     )
     (artifact,) = result.manifest.artifacts
     shutil.copyfile(bundle / artifact.file, output)
     shutil.rmtree(bundle)
-    return ""
+    made = artifact.quantization
+    if made is None:
+        return ""
+    kept = f"; {len(made.float_blocks)} of {made.blocks} blocks in float" if has_budget else ""
+    return f"{made.ranges} ranges, {made.rounding} weights{', equalized' if made.equalized else ''}{kept}"
 
 
 def _load(model: Path) -> Any:

@@ -15,7 +15,7 @@ class Samples:
     """Where the arrays of one kind of input are.
 
     Attributes:
-        folder: Holds ``calibration.npy`` and, each with ``x`` and ``y``, ``search.npz`` and ``test.npz``.
+        folder: Holds ``calibration.npy`` and, each with ``x`` and ``y``, ``train.npz``, ``search.npz`` and ``test.npz``.
     """
 
     folder: Path
@@ -29,6 +29,11 @@ class Samples:
     def search_file(self) -> Path:
         """2,000 others to train on, for whoever tries settings out."""
         return self.folder / "search.npz"
+
+    @property
+    def train_file(self) -> Path:
+        """All images to train on but those: an export that calibrates on 200 of them, with seed 0, takes the same 200."""
+        return self.folder / "train.npz"
 
     @property
     def test_file(self) -> Path:
@@ -71,6 +76,10 @@ def write_samples(folder: Path, *, photos: Path | None, digits: Path | None) -> 
         raise ValueError("either photos or digits must be given")
     order = np.random.default_rng(_SEED).permutation(len(images))
     searched = order[CALIBRATION : CALIBRATION + SEARCH]
+    chosen = np.random.default_rng(_SEED).permutation(len(images) - SEARCH)
+    placed = np.empty_like(chosen)
+    placed[chosen] = np.concatenate([order[:CALIBRATION], order[CALIBRATION + SEARCH :]])
+    np.savez(samples.train_file, x=prepare(images[placed]), y=labels[placed])
     np.save(samples.calibration_file, prepare(images[order[:CALIBRATION]]))
     np.savez(samples.search_file, x=prepare(images[searched]), y=labels[searched])
     np.savez(samples.test_file, x=prepare(tested), y=answers)

@@ -40,6 +40,10 @@ class Calibration:
             self._digests.add(_digest(sample))
             yield sample
 
+    def digests(self) -> Iterator[bytes]:
+        """One a sample, of its very values."""
+        return map(_digest, self.dataset.samples(self.indices))
+
     @property
     def distinct(self) -> int:
         """How many of the samples that were read so far differ from all others."""

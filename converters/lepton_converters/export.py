@@ -39,6 +39,7 @@ class ExportResult:
         verified: Every artifact that was verified, those that failed included.
         left_out: What the bundle lacks, and why.
         failed: Precisions that were asked for by name and failed; all that failed if nothing passed.
+        remarks: What else whoever exports should know, of this machine and not of the model.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class ExportResult:
     verified: tuple[ArtifactRecord, ...]
     left_out: tuple[LeftOut, ...]
     failed: tuple[Precision, ...]
+    remarks: tuple[str, ...] = ()
 
 
 def export(
@@ -205,7 +207,9 @@ def export(
     on_step(Step("write", str(path), f"{len(manifest.files) + 2} files, {size_bytes / 1000:,.0f} kB", 1))
     if any(record.passed for record in records):
         failed &= recipe.named
-    return ExportResult(path, manifest, tuple(records), tuple(left_out), tuple(sorted(failed)))
+    return ExportResult(
+        path, manifest, tuple(records), tuple(left_out), tuple(sorted(failed)), tuple(quantizer.cache.notes) if quantizer else ()
+    )
 
 
 def _doubts(source: KerasSource, evaluation: Evaluation | None) -> list[str]:
@@ -295,6 +299,15 @@ def _check_calibration(source: KerasSource, calibration: Calibration) -> None:
             source.predict(batch)
 
 
+def _why_no_search_helped(artifact: Artifact) -> str:
+    made = artifact.quantization
+    if made is None or not made.measured or made.float_blocks:
+        return ""
+    return (
+        f"; so many of its {made.blocks} blocks would have to stay in float that 8 bits would save no time: lepton-edge finetune may help"
+    )
+
+
 def _verify(
     source: KerasSource, artifacts: Sequence[Artifact], data: ExportData, budget: Any, on_step: Callable[[Step], None]
 ) -> tuple[list[ArtifactRecord], Mapping[str, Any], Evaluation | None]:
@@ -324,7 +337,7 @@ def _verify(
                 quantization=artifact.quantization,
                 parity=report.parity,
                 accuracy=report.accuracy,
-                verdict=verdict.text,
+                verdict=verdict.text + ("" if verdict.passed else _why_no_search_helped(artifact)),
                 passed=verdict.passed,
             )
         )

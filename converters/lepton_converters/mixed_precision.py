@@ -12,7 +12,6 @@ from lepton_converters.calibration import grouped
 from lepton_converters.dataset import Sample
 from lepton_converters.float_graph import Block
 from lepton_converters.quantizer import Candidate, Comparison
-from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.formats import Target
 from lepton_runtime.labels import class_output
 from lepton_runtime.manifest import BlockRecord, SearchStep
@@ -22,6 +21,7 @@ _GROUP = 256
 _CONFIDENCE = 1.64  # standard errors: 19 of 20 other sets of samples keep to the budget then
 # What one product of numbers costs in 8 bits, as a share of the same in float32, by the widest instruction for it.
 _PRODUCT_COST = {Target.ANY: 0.5, Target.X86_VNNI: 0.25, Target.X86_AVX2: 0.6, Target.ARM_DOTPROD: 0.25, Target.ARM_V8: 0.7}
+_LEAST_COST = 0.01  # of the whole network: so that blocks that cost next to nothing are told apart by what they save
 _CROSSING_COST = 8.0  # of turning one value to or from 8 bits, in float32 products
 
 
@@ -53,13 +53,10 @@ class Search:
         self._samples, self._budget, self._batch, self._on_progress = samples, budget, batch, on_progress
 
     def __call__(self, candidate: Candidate, comparison: Comparison) -> Candidate:
-        """The candidate with as few blocks in float as keep to the budget, by cost; unchanged where none must.
+        """The candidate with as few blocks in float as keep to the budget, by cost.
 
-        Blocks are taken in the order of the error that each saves for the time that it costs; then each is taken back
-        that turns out not to be needed.
-
-        Raises:
-            UnsupportedError: So many would have to be in float that 8 bits save no time.
+        Blocks are taken in the order of the error that each saves for the time that it costs; then each is taken back that turns out
+        not to be needed. None are kept where none must, nor where so many must that 8 bits would save no time.
         """
         blocks = {block.name: block for block in candidate.graph.blocks}
         right = self._right(replace(candidate, io="float").artifact(frozenset(blocks)))
@@ -78,14 +75,9 @@ class Search:
         kept = order[: _least(len(order), lambda count: keeps(order[:count]))]
         for name in reversed(kept):
             without = [other for other in kept if other != name]
-            if len(kept) > 1 and keeps(without, name):
+            if without and keeps(without, name):
                 kept = without
-        if _cost(candidate, kept) >= _cost(candidate, list(blocks)):
-            raise UnsupportedError(
-                f"static-int8 must save time, {len(kept)} of {len(blocks)} blocks would have to stay in float to keep to the budget of "
-                f"{self._budget.text}; take fp32, a larger --max-drop, or lepton-edge finetune"
-            )
-        float_blocks = tuple(name for name in blocks if name in kept)
+        float_blocks = tuple(name for name in blocks if name in kept) if _saves_time(candidate, kept) else ()
         return replace(candidate, record=replace(candidate.record, float_blocks=float_blocks, measured=tuple(measured), steps=tuple(steps)))
 
     def _right(self, artifact: Artifact) -> Array:
@@ -120,21 +112,26 @@ def _drop(reference: Array, found: Array) -> Drop:
 def _ranked(candidate: Candidate, measured: Sequence[BlockRecord]) -> list[str]:
     """Names of blocks, first those that save the most error for the time that they cost."""
     blocks = {block.name: block for block in candidate.graph.blocks}
-    whole = _cost(candidate, list(blocks))
-    costs = {name: max(0.0, _block_cost(candidate, block, True) - _block_cost(candidate, block, False)) for name, block in blocks.items()}
-    worth = {record.name: max(record.saved, record.alone) / (costs[record.name] / whole + 0.01) for record in measured}
+    whole = _float_cost(candidate)
+    costs = {name: _extra_cost(candidate, block) / whole for name, block in blocks.items()}
+    worth = {record.name: max(record.saved, record.alone) / (_LEAST_COST + costs[record.name]) for record in measured}
     return sorted(worth, key=lambda name: -worth[name])
 
 
-def _cost(candidate: Candidate, in_float: Sequence[str]) -> float:
-    """About how long the network takes, in float32 products."""
-    return sum(_block_cost(candidate, block, block.name in in_float) for block in candidate.graph.blocks)
+def _saves_time(candidate: Candidate, kept: Sequence[str]) -> bool:
+    """Whether the network is faster with those blocks in float, and the others in 8 bits, than in float as a whole."""
+    in_8_bits = _PRODUCT_COST[Target(candidate.record.target)] * _float_cost(candidate)
+    return in_8_bits + sum(_extra_cost(candidate, block) for block in candidate.graph.blocks if block.name in kept) < _float_cost(candidate)
 
 
-def _block_cost(candidate: Candidate, block: Block, is_float: bool) -> float:
-    if is_float:
-        return block.products + _CROSSING_COST * block.values
-    return block.products * _PRODUCT_COST[Target(candidate.record.target)]
+def _float_cost(candidate: Candidate) -> float:
+    """About how long the float network takes, in products."""
+    return float(sum(block.products for block in candidate.graph.blocks)) or 1.0
+
+
+def _extra_cost(candidate: Candidate, block: Block) -> float:
+    """How much longer a block takes in float between others in 8 bits, in products."""
+    return (1 - _PRODUCT_COST[Target(candidate.record.target)]) * block.products + _CROSSING_COST * block.values
 
 
 def _least(most: int, keeps: Callable[[int], bool]) -> int:

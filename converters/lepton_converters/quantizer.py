@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
+from time import monotonic
 
 from lepton_converters.artifact import Artifact
 from lepton_converters.artifact_runner import ArtifactRunner
 from lepton_converters.calibration import Calibration
+from lepton_converters.calibration_cache import CalibrationCache, calibration_key
 from lepton_converters.dataset import Sample
 from lepton_converters.divergence import divergence, is_lower
 from lepton_converters.equalization import equalize
@@ -21,6 +24,7 @@ from lepton_runtime.tensors import Array
 _HELD_BACK = 5  # one of so many calibration samples
 _FEWEST_COMPARED = 8
 _MOST_COMPARED = 200
+_WORTH_KEEPING_S = 1.0
 _BY_TENSOR = "by-tensor"
 
 
@@ -85,6 +89,7 @@ class Quantizer:
         seed: Of everything chosen at random.
         search: Finds the blocks that must stay in float, given a comparison too; ``None`` keeps none.
         recipe: What to take instead of choosing, by format.
+        cache: Of what was measured before.
         on_measured: Given what is known of each activation of a network.
         on_progress: Told in words what is under way.
     """
@@ -96,6 +101,7 @@ class Quantizer:
     seed: int = 0
     search: Callable[[Candidate, Comparison], Candidate] | None = None
     recipe: Mapping[Format, Quantization] = field(default_factory=dict)
+    cache: CalibrationCache = field(default_factory=CalibrationCache)
     on_measured: Callable[[Mapping[str, TensorStatistics]], None] = lambda statistics: None
     on_progress: Callable[[str], None] = lambda text: None
 
@@ -110,7 +116,7 @@ class Quantizer:
             return self._repeated(graph, measured, self.recipe[graph.format]).artifact()
         plain = Quantization(str(self._target(graph)), RangeMethod.MIN_MAX, False, Rounding.NEAREST, (), len(graph.blocks))
         self.on_progress("ranges")
-        statistics = measure_statistics(graph, measured)
+        statistics = measure_statistics(graph, measured, self.cache)
         self.on_measured(statistics)
         candidate = Candidate(graph, find_ranges(statistics, RangeMethod.MIN_MAX), plain, self.io)
         if not held_back:
@@ -141,7 +147,7 @@ class Quantizer:
         self.on_progress("equalize")
         equal = equalize(best.graph, statistics)
         if equal is not None:
-            ranges = find_ranges(measure_statistics(equal, measured), best.record.ranges)
+            ranges = find_ranges(measure_statistics(equal, measured, self.cache), best.record.ranges)
             take_lowest([replace(best, graph=equal, ranges=ranges, record=replace(best.record, equalized=True))])
         self.on_progress("round")
         take_lowest(
@@ -152,10 +158,10 @@ class Quantizer:
 
     def _repeated(self, graph: FloatGraph, measured: Calibration, record: Quantization) -> Candidate:
         """The candidate that a record describes."""
-        statistics = measure_statistics(graph, measured)
+        statistics = measure_statistics(graph, measured, self.cache)
         if record.equalized:
             graph = equalize(graph, statistics) or graph
-            statistics = measure_statistics(graph, measured)
+            statistics = measure_statistics(graph, measured, self.cache)
         rounding = Rounding(record.rounding)
         if rounding != Rounding.NEAREST:
             graph = self._rounded(graph, measured, (rounding,))[rounding]
@@ -178,14 +184,26 @@ class Quantizer:
         return replace(self.calibration, indices=indices), tuple(self.calibration.dataset.samples(compared))
 
 
-def measure_statistics(graph: FloatGraph, calibration: Calibration) -> dict[str, TensorStatistics]:
-    """What is known of each activation whose range quantization needs."""
-    statistics = {name: TensorStatistics(name, channel_axis=graph.channel_axis(name)) for name in graph.tensors}
-    count = 0
-    for values in graph.values(calibration.batches(), graph.tensors):
+def measure_statistics(graph: FloatGraph, calibration: Calibration, cache: CalibrationCache) -> dict[str, TensorStatistics]:
+    """What is known of each activation whose range quantization needs.
+
+    Args:
+        graph: The network.
+        calibration: Its inputs.
+        cache: Where statistics of before are, those of a calibration that was interrupted too, and where these go.
+    """
+    key = calibration_key(bytes.fromhex(graph.digest), samples=calibration.digests(), settings={"batch": calibration.batch})
+    start = monotonic()
+    new = {name: TensorStatistics(name, channel_axis=graph.channel_axis(name)) for name in graph.tensors}
+    statistics, count = cache.load(key) or (new, 0)
+    batches = islice(calibration.batches(), count // calibration.batch, None)
+    for values in graph.values(batches, graph.tensors):
         for name, array in values.items():
             statistics[name].add(array, first_sample=count)
         count += calibration.batch
+        cache.save_now_and_then(key, statistics, count)
+    if monotonic() - start > _WORTH_KEEPING_S:
+        cache.save(key, statistics, count)
     return statistics
 
 

@@ -121,19 +121,16 @@ class TfliteFloatGraph:
 
     def with_constants(self, constants: Mapping[str, Array]) -> "TfliteFloatGraph":
         """The same network with other weights and biases."""
-        content = copy.copy(self._content)
+        content = self._copied()
+        tensors = content.subgraphs[0].tensors
         content.buffers = list(content.buffers)
-        graph = copy.copy(content.subgraphs[0])
-        graph.tensors = list(graph.tensors)
-        content.subgraphs = [graph, *content.subgraphs[1:]]
         for name, values in constants.items():
             index = self._index[name]
-            tensor = copy.copy(graph.tensors[index])
-            buffer = copy.copy(content.buffers[tensor.buffer])
+            buffer = copy.copy(content.buffers[tensors[index].buffer])
             buffer.data = np.frombuffer(values.astype(np.float32).tobytes(), np.uint8)
-            tensor.buffer = len(content.buffers)  # others may share the old one
+            tensors[index] = copy.copy(tensors[index])
+            tensors[index].buffer = len(content.buffers)  # others may share the old one
             content.buffers.append(buffer)
-            graph.tensors[index] = tensor
         return TfliteFloatGraph(content, source=self._source, route=self._route)
 
     def weight_scheme(self, operator: Operator, target: Target) -> WeightScheme:
@@ -254,18 +251,33 @@ class TfliteFloatGraph:
 
         return [str(flatbuffer_utils.opcode_to_name(self._content, index)) for index in range(len(self._content.operatorCodes))]
 
-    def _file(self) -> bytes:
-        from tensorflow.lite.tools import flatbuffer_utils
+    def _copied(self) -> Any:
+        """The content, with tensors that can be put in the place of others."""
+        content = copy.copy(self._content)
+        graph = copy.copy(content.subgraphs[0])
+        graph.tensors = list(graph.tensors)
+        content.subgraphs = [graph, *content.subgraphs[1:]]
+        return content
 
-        return bytes(flatbuffer_utils.convert_object_to_bytearray(self._content))
+    def _file(self) -> bytes:
+        return _packed(self._content)
 
     def _with_ranges(self, ranges: Ranges) -> bytes:
         """The file with those ranges in the place of the ones that it holds."""
+        content = self._copied()
+        tensors = content.subgraphs[0].tensors
         for index, name in enumerate(self._names):
-            if name in ranges and _has_range(self._tensors[index]):
-                quantization = self._tensors[index].quantization
-                quantization.min, quantization.max = ([np.float32(end)] for end in ranges[name])
-        return self._file()
+            if name in ranges and _has_range(tensors[index]):
+                tensors[index] = copy.copy(tensors[index])
+                tensors[index].quantization = copy.copy(tensors[index].quantization)
+                tensors[index].quantization.min, tensors[index].quantization.max = ([np.float32(end)] for end in ranges[name])
+        return _packed(content)
+
+
+def _packed(content: Any) -> bytes:
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(content))
 
 
 def _has_range(tensor: Any) -> bool:

@@ -174,7 +174,7 @@ def report_export(result: "ExportResult", *, json_path: str | None, seconds: flo
         click.echo(f"left out: {entry.precision} {entry.format}: {entry.reason}", err=True)
     if manifest.removed_layers:
         click.echo(f"taken out (they work in training only): {', '.join(manifest.removed_layers)}", err=True)
-    for note in manifest.notes:
+    for note in (*manifest.notes, *result.remarks):
         click.echo(f"note: {note}", err=True)
     click.echo(f"Wrote {result.path} in {seconds:.1f} s.", err=True)
     click.echo(f"Next: lepton-edge benchmark {shlex.quote(str(result.path))}", err=True)

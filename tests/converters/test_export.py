@@ -262,13 +262,13 @@ def test_a_budget_that_breaks_leaves_the_artifact_out_and_names_it(models: Path,
     model = keras.saving.load_model(models / "tiny_cnn.keras")
     labels = np.asarray(model(images, training=False)).argmax(1)
     np.savez(tmp_path / "eval.npz", x=images, y=labels)
-    options = {"evaluate": str(tmp_path / "eval.npz"), "calib": str(tmp_path / "eval.npz"), "calib_samples": 4, "max_drop": "0pp"}
+    options = {"evaluate": str(tmp_path / "eval.npz"), "calib": str(tmp_path / "eval.npz"), "calib_samples": 4}
     result = export(models / "tiny_cnn.keras", tmp_path / "b", **options)
     files = [record.file for record in result.manifest.artifacts]
     assert result.manifest.evaluation.accuracy == 1
     assert "model.fp32.onnx" in files
     assert "static-int8" in {entry.precision for entry in result.left_out}
-    assert all("over the budget of 0pp" in entry.reason for entry in result.left_out)
+    assert all("over the budget of 1pp" in entry.reason for entry in result.left_out)
     assert not result.failed
     assert {path.name for path in result.path.iterdir()} == {*files, "golden.npz", "manifest.json", "manifest.sha256"}
 
