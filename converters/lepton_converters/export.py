@@ -94,7 +94,7 @@ def export(
             :func:`lepton_converters.raw_dataset.open_raw_dataset`.
         calib_samples: How many of them to calibrate on, at most.
         target: Name of the :class:`lepton_runtime.formats.Target` that ``static-int8`` ONNX artifacts are for.
-        repeat: A bundle, or a result of ``--json``, whose ``static-int8`` artifacts are made again, without choosing or searching anew.
+        repeat: A bundle whose ``static-int8`` artifacts are made again as they were, without choosing or searching anew.
         seed: Of everything that is chosen at random, from 0.
         evaluate: Labelled samples to measure the task's accuracy on, raw as well.
         max_drop: How much accuracy may be lost, ``0.5pp`` or ``1%``; 1pp by default. Where it is given, ``static-int8`` artifacts

@@ -82,7 +82,7 @@ class Search:
 
     def _right(self, artifact: Artifact) -> Array:
         """Which samples an artifact answers right, ``(samples,)`` bool."""
-        runner, classes = ArtifactRunner(artifact), class_output(artifact.outputs)
+        runner, classes = ArtifactRunner(artifact, threads=1), class_output(artifact.outputs)
         found = [
             best_classes(runner.answers(group, self._batch), classes) == np.array([sample.label for sample in group])
             for group in grouped(self._samples(), -(-_GROUP // self._batch) * self._batch)
@@ -91,15 +91,16 @@ class Search:
 
 
 def measure_blocks(candidate: Candidate, comparison: Comparison, *, on_progress: Callable[[str], None]) -> list[BlockRecord]:
-    """What each block costs by itself: alone in 8 bits, and alone in float."""
+    """What each block costs: alone in 8 bits, with those before it in 8 bits, and alone in float."""
     names = [block.name for block in candidate.graph.blocks]
-    plain = comparison.error(candidate.artifact(frozenset()))
+    plain = comparison.measure(candidate.artifact(frozenset()))[0]
     records = []
     for number, name in enumerate(names):
         on_progress(f"block {number + 1} of {len(names)}")
-        alone = comparison.error(candidate.artifact(frozenset(names) - {name}))
-        saved = plain - comparison.error(candidate.artifact(frozenset({name})))
-        records.append(BlockRecord(name, float(alone.mean()), float(saved.mean())))
+        alone, drop = comparison.measure(candidate.artifact(frozenset(names) - {name}))
+        cumulative, _ = comparison.measure(candidate.artifact(frozenset(names[number + 1 :])))
+        without, _ = comparison.measure(candidate.artifact(frozenset({name})))
+        records.append(BlockRecord(name, alone, cumulative, plain - without, drop))
     return records
 
 

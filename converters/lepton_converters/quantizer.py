@@ -5,8 +5,10 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from time import monotonic
 
+import numpy as np
+
 from lepton_converters.artifact import Artifact
-from lepton_converters.artifact_runner import ArtifactRunner
+from lepton_converters.artifact_runner import ArtifactRunner, best_classes
 from lepton_converters.calibration import Calibration
 from lepton_converters.calibration_cache import CalibrationCache, calibration_key
 from lepton_converters.dataset import Sample
@@ -17,7 +19,9 @@ from lepton_converters.ranges import Range, RangeMethod, best_range, find_range
 from lepton_converters.recipe import IntegerIo
 from lepton_converters.tensor_statistics import TensorStatistics
 from lepton_converters.weight_fitting import Rounding, fit_weights
+from lepton_runtime.errors import InputError
 from lepton_runtime.formats import Format, Target
+from lepton_runtime.labels import class_output
 from lepton_runtime.manifest import Quantization
 from lepton_runtime.tensors import Array
 
@@ -67,11 +71,22 @@ class Comparison:
             batch: How many a call takes.
         """
         self._samples, self._batch = samples, batch
+        labels = [sample.label for sample in samples]
+        self._labels = None if None in labels else np.array(labels)
         self._reference = self._answers(candidate.artifact(frozenset(block.name for block in candidate.graph.blocks)))
 
     def error(self, artifact: Artifact) -> Array:
         """How far its answers are from the float network's, ``(samples,)``."""
         return divergence(self._reference, self._answers(artifact))
+
+    def measure(self, artifact: Artifact) -> tuple[float, float | None]:
+        """The mean error, and the accuracy that is lost, if the samples have labels and the answers are classes."""
+        found, classes = self._answers(artifact), class_output(artifact.outputs)
+        error = float(divergence(self._reference, found).mean())
+        if self._labels is None or classes is None:
+            return error, None
+        right, wanted = (float((best_classes(answers, classes) == self._labels).mean()) for answers in (found, self._reference))
+        return error, wanted - right
 
     def _answers(self, artifact: Artifact) -> dict[str, Array]:
         return ArtifactRunner(artifact, threads=1).answers(self._samples, self._batch)
@@ -110,6 +125,7 @@ class Quantizer:
 
         Raises:
             UnsupportedError: It cannot be made.
+            InputError: The recipe is of another network.
         """
         measured, held_back = self._split()
         if graph.format in self.recipe:
@@ -157,7 +173,17 @@ class Quantizer:
         return best
 
     def _repeated(self, graph: FloatGraph, measured: Calibration, record: Quantization) -> Candidate:
-        """The candidate that a record describes."""
+        """The candidate that a record describes.
+
+        Raises:
+            InputError: It is of another network.
+        """
+        unknown = set(record.float_blocks) - {block.name for block in graph.blocks}
+        if unknown or record.blocks != len(graph.blocks):
+            raise InputError(
+                f"--recipe must be of the same network, found {record.blocks} blocks in it and {len(graph.blocks)} in the model"
+                + (f", and no block {sorted(unknown)[0]!r}" if unknown else "")
+            )
         statistics = measure_statistics(graph, measured, self.cache)
         if record.equalized:
             graph = equalize(graph, statistics) or graph
