@@ -21,7 +21,7 @@ from lepton_runtime.tensors import Array, TensorSpec
 
 _VERIFICATION_SAMPLES = 200  # without --eval
 _PROBES = 2
-_COMPARED = 200  # of a calibration's other samples, to choose how to quantize
+_COMPARED = 1_000  # at the most, of a calibration's other samples, to choose how to quantize
 _SEARCHED = 2_000  # at the most, to find blocks that must stay in float
 _RANDOM_SAMPLES = 32  # without any data
 
@@ -87,7 +87,8 @@ class ExportData:
         names = _labels(source, labels, evaluated, calibrated)
 
         spare = held_back if evaluated is not None else held_back[_VERIFICATION_SAMPLES:]
-        search, judged = _search(calibration if searches else None, spare[_COMPARED:], evaluated, seed)
+        spare, others = spare[: min(_COMPARED, len(spare) // 3)], spare[min(_COMPARED, len(spare) // 3) :]
+        search, judged = _search(calibration if searches else None, others, evaluated, seed)
 
         def verification() -> tuple[int, Iterator[Sample]]:
             if evaluated is not None:
@@ -99,7 +100,7 @@ class ExportData:
                 return len(indices), _unseen(unlabeled, calibration)
             return _RANDOM_SAMPLES, _random(source, steps, count=_RANDOM_SAMPLES, seed=seed)
 
-        return cls(calibration, spare[:_COMPARED], search, names, _probes(source, steps, calibrated or evaluated, seed), verification)
+        return cls(calibration, spare, search, names, _probes(source, steps, calibrated or evaluated, seed), verification)
 
 
 def _search(

@@ -26,8 +26,9 @@ from lepton_runtime.manifest import Quantization
 from lepton_runtime.tensors import Array
 
 _HELD_BACK = 5  # one of so many calibration samples
-_FEWEST_COMPARED = 8
-_MOST_COMPARED = 200
+_FEWEST_COMPARED = 32
+_COMPARED_PRODUCTS = 4e10  # all together, so that a comparison takes some seconds
+_COMPARED = (100, 1000)  # samples: at least and at most
 _WORTH_KEEPING_S = 1.0
 _BY_TENSOR = "by-tensor"
 
@@ -127,7 +128,7 @@ class Quantizer:
             UnsupportedError: It cannot be made.
             InputError: The recipe is of another network.
         """
-        measured, held_back = self._split()
+        measured, held_back = self._split(sum(block.products for block in graph.blocks))
         if graph.format in self.recipe:
             return self._repeated(graph, measured, self.recipe[graph.format]).artifact()
         plain = Quantization(str(self._target(graph)), RangeMethod.MIN_MAX, False, Rounding.NEAREST, (), len(graph.blocks))
@@ -199,11 +200,13 @@ class Quantizer:
     def _target(self, graph: FloatGraph) -> Target:
         return self.target if graph.format == Format.ONNX else Target.ANY
 
-    def _split(self) -> tuple[Calibration, tuple[Sample, ...]]:
-        """What is measured, and samples to compare by."""
-        indices, compared = self.calibration.indices, self.spare[:_MOST_COMPARED]
+    def _split(self, products: int) -> tuple[Calibration, tuple[Sample, ...]]:
+        """What is measured, and samples to compare by: the more, the smaller the network."""
+        least, most = _COMPARED
+        count = int(min(most, max(least, _COMPARED_PRODUCTS / max(1, products))))
+        indices, compared = self.calibration.indices, self.spare[:count]
         if len(compared) < len(indices) // _HELD_BACK:
-            compared = indices[::_HELD_BACK][:_MOST_COMPARED]
+            compared = indices[::_HELD_BACK][:count]
             indices = tuple(index for index in indices if index not in set(compared))
         if len(compared) < _FEWEST_COMPARED:
             return self.calibration, ()

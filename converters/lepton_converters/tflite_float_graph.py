@@ -105,11 +105,18 @@ class TfliteFloatGraph:
                 # A delegate keeps its inner tensors to itself.
                 experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
             )
-            interpreter.allocate_tensors()
         inputs = [detail["index"] for detail in interpreter.get_input_details()]
+        shapes: list[tuple[int, ...]] = []
         for batch in batches:
-            for index, spec in zip(inputs, self._source.inputs, strict=True):
-                interpreter.set_tensor(index, batch[spec.name])
+            arrays = [batch[spec.name] for spec in self._source.inputs]
+            if shapes != [array.shape for array in arrays]:  # free axes are 1 in the file
+                shapes = [array.shape for array in arrays]
+                for index, shape in zip(inputs, shapes, strict=True):
+                    interpreter.resize_tensor_input(index, shape)
+                with quiet_tensorflow():
+                    interpreter.allocate_tensors()
+            for index, array in zip(inputs, arrays, strict=True):
+                interpreter.set_tensor(index, array)
             interpreter.invoke()
             yield {name: interpreter.get_tensor(self._index[name]) for name in tensors}
 
