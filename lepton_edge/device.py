@@ -7,6 +7,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from lepton_runtime.cpu import read_features
+
 # What decides how fast, and how exactly, 8-bit sums are computed.
 _FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimd", "asimddp", "fphp", "asimdhp", "i8mm", "sve")
 # Source: Arm's part numbers in MIDR_EL1.
@@ -91,7 +93,7 @@ def read_device(root: Path = Path("/")) -> Device:
         root: Where ``/proc`` is read from.
     """
     cpuinfo = _text(root / "proc/cpuinfo") or ""
-    flags = set((_field(cpuinfo, "flags") or _field(cpuinfo, "Features") or "").split())
+    flags = read_features(root / "proc/cpuinfo")
     part = _field(cpuinfo, "CPU part")
     memory = re.search(r"MemTotal:\s+(\d+) kB", _text(root / "proc/meminfo") or "")
     return Device(

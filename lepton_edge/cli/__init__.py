@@ -3,6 +3,8 @@
 import os
 import sys
 import traceback
+import warnings
+from typing import TextIO
 
 import click
 
@@ -15,7 +17,7 @@ from lepton_edge.cli.export import export
 from lepton_edge.cli.inspect import inspect
 from lepton_edge.cli.report import report
 from lepton_edge.cli.run import run
-from lepton_runtime.errors import LeptonError
+from lepton_runtime.errors import LeptonError, TargetWarning
 
 INTERRUPTED = 130
 
@@ -39,6 +41,22 @@ for command in (check, export, inspect, run, benchmark, compare, report, doctor,
 
 def main() -> None:
     """Run the command line; every deliberate error is one line on stderr and its exit code."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_ours(
+            message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
+        ) -> None:
+            if issubclass(category, TargetWarning):
+                click.echo(f"warning: {message}", err=True)
+            else:
+                show(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show_ours
+        _run()
+
+
+def _run() -> None:
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:

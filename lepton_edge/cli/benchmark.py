@@ -263,10 +263,22 @@ def measure_report(
         versions=installed_versions(PACKAGES),
         settings=settings,
         results=measurement.results,
-        notes=measurement.notes,
+        notes=(*_target_notes(candidates), *measurement.notes),
         is_partial=measurement.is_partial,
     )
     return report, measurement.failure
+
+
+def _target_notes(candidates: "Sequence[Candidate]") -> Iterator[str]:
+    """The CPUs that the candidates were made for, and what that means here."""
+    from lepton_edge.report.cell import short_name
+    from lepton_runtime.bundle import Bundle
+    from lepton_runtime.cpu import may_saturate, saturation_text, target_of
+
+    for bundle, file in dict.fromkeys((candidate.bundle, candidate.file) for candidate in candidates):
+        record = Bundle.open(bundle).artifact(file)
+        if target := target_of(record):
+            yield saturation_text(record) if may_saturate(record) else f"{short_name(file)} is made for {target}"
 
 
 @contextmanager

@@ -1,13 +1,18 @@
 """``lepton-edge doctor``."""
 
+import warnings
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lepton_edge.cli.options import json_option
-from lepton_runtime.errors import LeptonError
+from lepton_runtime.errors import LeptonError, TargetWarning
+
+if TYPE_CHECKING:
+    from lepton_runtime.manifest import ArtifactRecord
 
 _TOLERANCE = 1e-4  # of golden answers, in the unit of the outputs, for float arithmetic of another CPU
 
@@ -121,7 +126,7 @@ def _check_bundle(path: Path) -> list[Check]:
         if engine_of(record) == "litert" and find_spec("ai_edge_litert") is None:
             continue
         try:
-            with Session(bundle, record) as session:
+            with warnings.catch_warnings(action="ignore", category=TargetWarning), Session(bundle, record) as session:
                 difference = golden.difference(session)
         except LeptonError as error:
             checks.append(Check(area, "FAIL", f"{record.file}: {error}", 'pip install --upgrade "onnxruntime"'))
@@ -131,4 +136,20 @@ def _check_bundle(path: Path) -> list[Check]:
         state = "ok" if difference <= limit else "FAIL"
         fix = "" if state == "ok" else "this CPU computes differently: use another precision"
         checks.append(Check(area, state, f"{record.file} gives its golden answers (largest difference {difference:.1e})", fix))
+        checks += _check_target(record, area)
     return checks
+
+
+def _check_target(record: "ArtifactRecord", area: str) -> list[Check]:
+    """Whether an 8-bit artifact is right on this CPU."""
+    from lepton_runtime.cpu import may_saturate, saturation_text, target_of
+
+    target, saturates = target_of(record), may_saturate(record)
+    if target is None:
+        return []
+    if saturates is None:
+        return [Check(area, "info", f"{record.file} is made for {target}; whether this x86 has the VNNI that it needs is unknown")]
+    if saturates:
+        found, _, fix = saturation_text(record).partition("; ")
+        return [Check(area, "warn", found, fix)]
+    return [Check(area, "ok", f"{record.file} is made for {target}, and adds up exactly here")]

@@ -1,11 +1,13 @@
 """``lepton-edge inspect``."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from lepton_edge.cli.options import json_option
 from lepton_runtime.bundle import Bundle
+from lepton_runtime.cpu import target_of
 from lepton_runtime.manifest import ArtifactRecord, Manifest
 from lepton_runtime.preprocess import Preprocessing
 
@@ -42,9 +44,16 @@ def inspect(bundle: Path, json_path: str | None) -> None:
         click.echo(f"Keras          {100 * manifest.evaluation.accuracy:.2f} % on {manifest.evaluation.samples:,} samples")
     print_table(ARTIFACT_HEADERS, artifact_rows(manifest.artifacts))
     for record in manifest.artifacts:
-        if _dtypes(record) != _dtypes(manifest):
-            inputs, outputs = ("; ".join(map(str, specs)) for specs in (record.inputs, record.outputs))
-            click.echo(f"{short_name(record.file):<18} takes {inputs}, gives {outputs}")
+        for text in _remarks(record, manifest):
+            click.echo(f"{short_name(record.file):<18} {text}")
+
+
+def _remarks(record: ArtifactRecord, manifest: Manifest) -> Iterator[str]:
+    if _dtypes(record) != _dtypes(manifest):
+        inputs, outputs = ("; ".join(map(str, specs)) for specs in (record.inputs, record.outputs))
+        yield f"takes {inputs}, gives {outputs}"
+    if target := target_of(record):
+        yield f"is made for {target}{'' if target.saturates else ', not for x86 without VNNI'}"
 
 
 def _dtypes(model: Manifest | ArtifactRecord) -> list[str]:

@@ -46,6 +46,7 @@ def run(
     from lepton_edge.cli.sample import run_on_file, run_on_text
     from lepton_edge.report.terminal import write_json
     from lepton_runtime.bundle import Bundle
+    from lepton_runtime.cpu import target_of
     from lepton_runtime.labels import class_output, rank_labels
     from lepton_runtime.session import Session
 
@@ -72,7 +73,9 @@ def run(
     else:
         for name, array in real.items():
             click.echo(f"{name} {'×'.join(map(str, array.shape))}\n{array}")
-    click.echo(f"{session.artifact.file} on {session.engine}, {threads} thread{'s' if threads > 1 else ''}", err=True)
+    target = target_of(session.artifact)
+    made = f", made for {target}" if target else ""
+    click.echo(f"{session.artifact.file} on {session.engine}, {threads} thread{'s' if threads > 1 else ''}{made}", err=True)
 
 
 def _print_answers(answers: "list[list[Prediction]]") -> None:

@@ -18,10 +18,11 @@ from lepton_runtime.errors import (
     OutputError,
     ParityError,
     RegressionError,
+    TargetWarning,
     UnstableError,
     UnsupportedError,
 )
-from lepton_runtime.formats import Format, Precision
+from lepton_runtime.formats import Format, Precision, Target
 from lepton_runtime.labels import Prediction
 from lepton_runtime.manifest import Manifest
 from lepton_runtime.preprocess import Preprocessing
@@ -43,6 +44,8 @@ __all__ = [
     "Preprocessing",
     "RegressionError",
     "Session",
+    "Target",
+    "TargetWarning",
     "TensorSpec",
     "UnstableError",
     "UnsupportedError",

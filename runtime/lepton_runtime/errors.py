@@ -12,7 +12,7 @@
       - UnstableError (5)      a measurement cannot be trusted
       - UnsupportedError (6)   a model, layer or op cannot be converted
 
-Exit code 0 is success, 2 is wrong usage of a command, 130 is interrupted.
+Exit code 0 is success, 2 is wrong usage of a command, 130 is interrupted. The one warning is a TargetWarning.
 """
 
 
@@ -60,3 +60,7 @@ class UnsupportedError(LeptonError):
     """A model, layer or op cannot be converted as it was asked for."""
 
     exit_code = 6
+
+
+class TargetWarning(UserWarning):
+    """An artifact runs on a CPU that it was not made for, and its answers may be wrong."""

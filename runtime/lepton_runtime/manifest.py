@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from lepton_runtime.errors import BundleError, LeptonError
-from lepton_runtime.formats import Format, Precision
+from lepton_runtime.formats import Format, Precision, Target
 from lepton_runtime.preprocess import Preprocessing
 from lepton_runtime.tensors import TensorSpec
 
@@ -317,6 +317,7 @@ def _artifact(values: dict[str, Any]) -> ArtifactRecord:
 
 def _quantization(values: dict[str, Any]) -> Quantization:
     read = {
+        "target": str(Target(values["target"])),
         "float_blocks": tuple(values["float_blocks"]),
         "measured": tuple(_record(BlockRecord, found) for found in values["measured"]),
         "steps": tuple(_record(SearchStep, found) for found in values["steps"]),

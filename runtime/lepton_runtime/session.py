@@ -1,6 +1,7 @@
 """One loaded model: arrays in, arrays out; or a picture, a text or a row of a table in, named answers out."""
 
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from lepton_runtime.bundle import Bundle
+from lepton_runtime.cpu import may_saturate, saturation_text
 from lepton_runtime.engines import ENGINE_OF_FORMAT, Engine, engine_of, open_engine
-from lepton_runtime.errors import InputError, LeptonError, UnsupportedError
+from lepton_runtime.errors import InputError, LeptonError, TargetWarning, UnsupportedError
 from lepton_runtime.formats import Precision
 from lepton_runtime.labels import Prediction, class_output, rank_labels
 from lepton_runtime.manifest import ArtifactRecord
@@ -33,7 +35,7 @@ class Session:
     """
 
     def __init__(self, bundle: Bundle, artifact: ArtifactRecord, *, threads: int = 1, seed: int | None = None) -> None:
-        """Load one artifact; :meth:`open` chooses it for you.
+        """Load one artifact; :meth:`open` chooses it for you. A :class:`TargetWarning` says if it may answer wrongly on this CPU.
 
         Args:
             bundle: Where it comes from.
@@ -47,6 +49,8 @@ class Session:
         """
         if threads < 1:
             raise InputError(f"threads must be at least 1, found {threads}")
+        if may_saturate(artifact):
+            warnings.warn(saturation_text(artifact), TargetWarning, stacklevel=2)
         self.bundle = bundle
         self.artifact = artifact
         self.engine = engine_of(artifact)
@@ -77,7 +81,8 @@ class Session:
         """A session on one artifact of a bundle.
 
         Without ``precision`` it is the one closest to the source model, ``fp32`` if there is one. Without
-        ``engine`` it is onnxruntime, or LiteRT for a bundle that holds TFLite files only.
+        ``engine`` it is onnxruntime, or LiteRT for a bundle that holds TFLite files only. One that may answer wrongly on
+        this CPU is taken if there is no other, with a :class:`TargetWarning`.
 
         Args:
             bundle: A bundle folder, its ``.zip``, or an opened bundle.
@@ -243,7 +248,7 @@ class Session:
 
 
 def choose_artifact(bundle: Bundle, *, precision: str | None = None, engine: str | None = None) -> ArtifactRecord:
-    """The artifact that fits, the one closest to the source model first.
+    """The artifact that fits, the one closest to the source model first; last those whose answers may be wrong on this CPU.
 
     Raises:
         InputError: None fits; the text lists what there is.
@@ -264,4 +269,4 @@ def choose_artifact(bundle: Bundle, *, precision: str | None = None, engine: str
         found = ", ".join(f"{record.precision} ({engine_of(record)})" for record in bundle.manifest.artifacts)
         asked = " ".join(filter(None, (precision, engine)))
         raise InputError(f"{str(bundle.path)!r} holds {found or 'nothing'}, found nothing for {asked or 'default use'}")
-    return min(fitting, key=lambda record: (engines.index(engine_of(record)), order.index(record.precision)))
+    return min(fitting, key=lambda record: (bool(may_saturate(record)), engines.index(engine_of(record)), order.index(record.precision)))

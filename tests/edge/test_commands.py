@@ -144,3 +144,52 @@ def test_the_demo_trains_exports_and_measures(lepton_edge, tmp_path: Path) -> No
     assert document["removed_layers"] == ["random_translation"]
     assert "recall by class: 0: " in outcome.err
     lepton_edge("demo", "-o", tmp_path / "demo").refused(1, because="exists; add --force")
+
+
+@pytest.fixture
+def vnni_bundle(digits_bundle: Path, rewrite_manifest, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bundle whose 8-bit file is for x86 with VNNI, on a machine that has none."""
+    from lepton_runtime.cpu import Cpu
+
+    made = {"target": "x86-vnni", "ranges": "min-max", "equalized": False, "rounding": "nearest", "float_blocks": [], "blocks": 4}
+    made |= {"measured": [], "steps": []}
+    rewrite_manifest(digits_bundle, lambda values: values["artifacts"][1].update(quantization=made))
+    monkeypatch.setattr("lepton_runtime.cpu.read_cpu", lambda: Cpu("x86_64", frozenset({"avx2"})))
+    return digits_bundle
+
+
+@pytest.mark.filterwarnings("always::lepton_runtime.TargetWarning")
+def test_run_warns_in_one_line_of_a_file_for_another_cpu(lepton_edge, vnni_bundle: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "digit.npy", np.zeros((1, 28, 28, 1), np.uint8))
+    outcome = lepton_edge("run", vnni_bundle, tmp_path / "digit.npy", "--precision", "static-int8")
+    assert outcome.code == 0
+    lines = outcome.err.splitlines()
+    assert lines[0].startswith("warning: model.static-int8.onnx must run on a CPU that adds up 8-bit products exactly, it is for x86-vnni")
+    assert lines[1:] == ["model.static-int8.onnx on onnxruntime, 1 thread, made for x86-vnni"]
+
+
+def test_inspect_says_what_a_file_is_for(lepton_edge, vnni_bundle: Path) -> None:
+    outcome = lepton_edge("inspect", vnni_bundle)
+    assert "static-int8.onnx   is made for x86-vnni, not for x86 without VNNI" in outcome.out.splitlines()
+
+
+def test_doctor_warns_of_a_file_for_another_cpu(lepton_edge, vnni_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lepton_runtime.cpu import Cpu
+
+    def found() -> dict[str, str]:
+        checks = json.loads(lepton_edge("doctor", vnni_bundle, "--json", "-").out)["checks"]
+        (check,) = (check for check in checks if "x86-vnni" in check["text"])
+        return {"state": check["state"], "fix": check["fix"]}
+
+    assert found() == {"state": "warn", "fix": "export it with --target any, or take another precision"}
+    monkeypatch.setattr("lepton_runtime.cpu.read_cpu", lambda: Cpu("x86_64", frozenset()))
+    assert found() == {"state": "info", "fix": ""}
+    monkeypatch.setattr("lepton_runtime.cpu.read_cpu", lambda: Cpu("aarch64", frozenset()))
+    assert found() == {"state": "ok", "fix": ""}
+
+
+def test_benchmark_notes_what_a_file_is_for(vnni_bundle: Path) -> None:
+    from lepton_edge.cli.benchmark import _target_notes, choose_candidates
+
+    (note,) = _target_notes(choose_candidates(vnni_bundle))
+    assert "it is for x86-vnni and this x86 has no VNNI: answers may be wrong" in note
