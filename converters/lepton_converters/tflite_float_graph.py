@@ -229,9 +229,11 @@ class TfliteFloatGraph:
             window=self._window(op, shape) if code in ("CONV_2D", "DEPTHWISE_CONV_2D") else None,
         )
 
-    def _window(self, op: Any, shape: Sequence[int]) -> Window:
-        """What a convolution sees."""
+    def _window(self, op: Any, shape: Sequence[int]) -> Window | None:
+        """What a convolution sees; ``None`` for grouped ones, and those that make several channels of one: they are not fitted."""
         options = op.builtinOptions
+        if shape[3] != self._shape(int(op.inputs[0]))[3]:
+            return None
         kernel, given, sizes = shape[1:3], self._shape(int(op.inputs[0]))[1:3], self._shape(int(op.outputs[0]))[1:3]
         strides, dilations = (options.strideH, options.strideW), (options.dilationHFactor, options.dilationWFactor)
         # Source: TFLite schema, Padding: SAME is 0, VALID is 1; of an odd number of zeros, the fewer come first.
