@@ -4,6 +4,7 @@
 
 The first two hold the images (a folder or zip with ``train/<class>/*.jpg`` and ``test/<class>/*.jpg``) and the digits. It leaves
 ``work/cifar10/``, ``work/NAME.keras`` and ``work/zoo.json``, leaves out what is there already, and prints how to export each.
+``benchmarks/zoo/trained/`` holds what it left on 24 November 2026 (tensorflow 2.21.0, keras 3.15.1, two threads).
 """
 
 from __future__ import annotations
