@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -155,7 +155,11 @@ class TfliteFloatGraph:
         from tensorflow.lite.python.convert_phase import ConverterError
 
         names = {block.name for block in self.blocks} - in_float
-        kept = [self._names[output] for name, output in self._outputs if name not in names and not self._is_door(output, io)]
+        in_8_bits = {output for name, output in self._outputs if name in names or self._is_door(output, io)}
+        graph = self._content.subgraphs[0]
+        integers = in_8_bits | ({int(index) for index in (*graph.inputs, *graph.outputs)} if io != "float" else set())
+        kept = [self._names[output] for _, output in self._outputs if output not in in_8_bits]
+        kept += [self._names[output] for output in self._moved_in_float(integers)]
         doors = {"input_data_type": tf.dtypes.as_dtype(io), "output_data_type": tf.dtypes.as_dtype(io)} if io != "float" else {}
         try:
             with quiet_tensorflow():
@@ -167,6 +171,21 @@ class TfliteFloatGraph:
 
     def _is_door(self, output: int, io: IntegerIo) -> bool:
         return io != "float" and output in self._content.subgraphs[0].outputs
+
+    def _moved_in_float(self, integers: Collection[int]) -> list[int]:
+        """What operators give that only move values, which nothing in 8 bits gives or takes: TensorFlow would round them, and back.
+
+        Args:
+            integers: What operators in 8 bits give, and the doors that are integers.
+        """
+        ends = [([int(i) for i in op.inputs], [int(i) for i in op.outputs], self._code(op)) for op in self._content.subgraphs[0].operators]
+        given, taken = set(integers), {index for inputs, outputs, _ in ends if outputs[0] in integers for index in inputs}
+        movers = [(inputs, outputs) for inputs, outputs, code in ends if code in _MOVERS]
+        for inputs, outputs in movers:
+            given.update(outputs if not given.isdisjoint(inputs) else ())
+        for inputs, outputs in reversed(movers):
+            taken.update(inputs if not taken.isdisjoint(outputs) else ())
+        return [outputs[0] for _, outputs in movers if given.isdisjoint(outputs) and taken.isdisjoint(outputs)]
 
     @cached_property
     def _index(self) -> dict[str, int]:
