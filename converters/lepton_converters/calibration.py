@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -155,6 +155,24 @@ def _filled(shape: Sequence[int | None], *, is_longer: bool) -> list[int]:
     first = next((position for position, axis in enumerate(shape) if axis is None), None)
     lengths = enumerate(shape)
     return [(_FREE_SIZES[is_longer and position == first] if axis is None else axis) for position, axis in lengths]
+
+
+def with_noise(dataset: Dataset, specs: Sequence[TensorSpec]) -> Dataset:
+    """The data set with the noise that its samples do not hold, for dropout that is kept.
+
+    Args:
+        dataset: Of the other inputs.
+        specs: The inputs that take noise.
+    """
+    return replace(dataset, _read=lambda indices: add_noise(dataset.samples(indices), specs))
+
+
+def add_noise(samples: Iterator[Sample], specs: Sequence[TensorSpec]) -> Iterator[Sample]:
+    """The samples with noise for dropout, always the same for the same values."""
+    for sample in samples:
+        generator = np.random.default_rng(int.from_bytes(_digest(sample)[:8]))
+        noise = {spec.name: generator.random([axis or 1 for axis in spec.shape[1:]], np.float32) for spec in specs}
+        yield replace(sample, inputs={**sample.inputs, **noise})
 
 
 def grouped(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:

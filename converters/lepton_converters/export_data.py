@@ -1,13 +1,12 @@
 """The data of one export: what to calibrate on, what to verify on, the preprocessing and the class names."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from lepton_converters.calibration import Calibration, random_samples, split_samples
+from lepton_converters.calibration import Calibration, add_noise, random_samples, split_samples, with_noise
 from lepton_converters.dataset import Dataset, Sample, open_dataset
 from lepton_converters.keras_loading import import_keras
 from lepton_converters.keras_model import layers_of, named
@@ -140,23 +139,12 @@ def _open(
 def _completed(source: KerasSource, dataset: Dataset) -> Dataset:
     """The samples with what the data set does not hold: noise for dropout that is kept, and states."""
     if source.noise:
-        read = dataset.samples
-        dataset = replace(dataset, _read=lambda indices: (_with_noise(source, sample) for sample in read(indices)))
+        dataset = with_noise(dataset, _noise_inputs(source))
     return _with_states(source, dataset) if source.states else dataset
 
 
-def _with_noise(source: KerasSource, sample: Sample) -> Sample:
-    """The sample with noise for dropout, always the same for the same values."""
-    digest = hashlib.blake2b(digest_size=8)
-    for value in sample.inputs.values():
-        digest.update(value.tobytes())
-    generator = np.random.default_rng(int.from_bytes(digest.digest()))
-    noise = {
-        spec.name: generator.random([axis or 1 for axis in spec.shape[1:]], np.float32)
-        for spec in source.inputs
-        if spec.name in source.noise
-    }
-    return replace(sample, inputs={**sample.inputs, **noise})
+def _noise_inputs(source: KerasSource) -> list[TensorSpec]:
+    return [spec for spec in source.inputs if spec.name in source.noise]
 
 
 def _with_states(source: KerasSource, dataset: Dataset) -> Dataset:
@@ -188,7 +176,7 @@ def _random(source: KerasSource, steps: Preprocessing | None, *, count: int, see
     else:
         raw_pixels = source.takes_raw_pixels
         samples = random_samples(inputs, steps, count=count, seed=seed, raw_pixels=raw_pixels, padding=padding, limits=limits)
-    return (_with_noise(source, sample) for sample in samples) if source.noise else samples
+    return add_noise(samples, _noise_inputs(source)) if source.noise else samples
 
 
 def padding_of(source: KerasSource) -> float | Array | None:

@@ -20,7 +20,7 @@ from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.formats import Format, Precision, Target
 from lepton_runtime.tensors import Array
 
-_KINDS = {
+KINDS = {
     "CONV_2D": "Conv",
     "DEPTHWISE_CONV_2D": "Conv",
     "TRANSPOSE_CONV": "ConvTranspose",
@@ -30,8 +30,8 @@ _KINDS = {
     "MUL": "Mul",
     "CONCATENATION": "Concat",
 }
-_MOVERS = {"RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "MAX_POOL_2D", "PAD", "PADV2", "SLICE", "STRIDED_SLICE", "SPLIT", "SPLIT_V"}
-_MOVERS |= {"UNPACK", "PACK", "GATHER", "SHAPE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "QUANTIZE", "DEQUANTIZE", "CAST"}
+MOVERS = {"RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "MAX_POOL_2D", "PAD", "PADV2", "SLICE", "STRIDED_SLICE", "SPLIT", "SPLIT_V"}
+MOVERS |= {"UNPACK", "PACK", "GATHER", "SHAPE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "QUANTIZE", "DEQUANTIZE", "CAST"}
 # What 256 even steps cannot hold: the inside of a normalization, and exponentials.
 _BEYOND_8_BITS = {"SQUARED_DIFFERENCE", "RSQRT", "SQRT", "POW", "EXP", "LOG", "DIV", "SQUARE"}
 _LAST = {"SOFTMAX", "LOGISTIC"}
@@ -201,7 +201,7 @@ class TfliteFloatGraph:
     @cached_property
     def _computing(self) -> list[Any]:
         operators = self._content.subgraphs[0].operators
-        return [op for op in operators if self._code(op) not in _MOVERS and _has_range(self._tensors[op.outputs[0]])]
+        return [op for op in operators if self._code(op) not in MOVERS and _has_range(self._tensors[op.outputs[0]])]
 
     @cached_property
     def _kinds_of_layers(self) -> dict[str, set[str]]:
@@ -227,7 +227,7 @@ class TfliteFloatGraph:
         inputs = tuple(self._names[index] for index in op.inputs if index >= 0 and _has_range(self._tensors[index]))
         output = int(op.outputs[0])
         values = math.prod(self._shape(output)[1:])
-        kind = _KINDS.get(code, code.title())
+        kind = KINDS.get(code, code.title())
         if code not in _WEIGHT_AXES or not constants:
             return Operator(kind, inputs, self._names[output], values=values)
         output_axis, input_axis = _WEIGHT_AXES[code]
@@ -288,7 +288,7 @@ class TfliteFloatGraph:
         return content
 
     def _file(self) -> bytes:
-        return _packed(self._content)
+        return packed(self._content)
 
     def _with_ranges(self, ranges: Ranges) -> bytes:
         """The file with those ranges in the place of the ones that it holds."""
@@ -299,10 +299,11 @@ class TfliteFloatGraph:
                 tensors[index] = copy.copy(tensors[index])
                 tensors[index].quantization = copy.copy(tensors[index].quantization)
                 tensors[index].quantization.min, tensors[index].quantization.max = ([np.float32(end)] for end in ranges[name])
-        return _packed(content)
+        return packed(content)
 
 
-def _packed(content: Any) -> bytes:
+def packed(content: Any) -> bytes:
+    """The file of an object of TensorFlow's ``flatbuffer_utils``."""
     from tensorflow.lite.tools import flatbuffer_utils
 
     return bytes(flatbuffer_utils.convert_object_to_bytearray(content))

@@ -1,0 +1,129 @@
+"""Activations inside of TFLite files; see :class:`lepton_converters.inner_tensors.InnerTensors`."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from lepton_converters.float_graph import Block, Operator, gathered
+from lepton_converters.quiet import quiet_tensorflow
+from lepton_converters.tflite_float_graph import KINDS, MOVERS, packed
+from lepton_runtime.tensors import Array, TensorSpec
+
+
+class TfliteInnerTensors:
+    """A float file, or a quantized one."""
+
+    def __init__(self, model: bytes, names: Sequence[str]) -> None:
+        """Find tensors in a file.
+
+        Args:
+            model: The file's content.
+            names: Of the tensors, as the float file calls them; not all need be there.
+        """
+        self._model = model
+        graph = _read(model).subgraphs[0]
+        made = {int(index): graph.tensors[index] for operator in graph.operators for index in operator.outputs}
+        indices = {tensor.name.decode(): index for index, tensor in reversed(made.items())}
+        specs = {name: _spec(name, made[indices[name]]) for name in names if name in indices}
+        self.specs = {name: spec for name, spec in specs.items() if spec is not None}
+        self._indices = {name: indices[name] for name in self.specs}
+
+    def values(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The tensors as the file holds them."""
+        return dict(zip(self.specs, self._whole.run(list(inputs.values())), strict=True))
+
+    def values_apart(self, inputs: Mapping[str, Array], given: Mapping[str, Array]) -> dict[str, Array]:
+        """The same, each from the others that are given."""
+        arrays = [spec.quantize(given[name]) for name, spec in self.specs.items()]
+        return dict(zip(self.specs, self._apart.run([*inputs.values(), *arrays]), strict=True))
+
+    @cached_property
+    def _whole(self) -> "_Run":
+        content = _read(self._model)
+        content.subgraphs[0].outputs = list(self._indices.values())
+        return _Run(content)
+
+    @cached_property
+    def _apart(self) -> "_Run":
+        content = _read(self._model)
+        graph = content.subgraphs[0]
+        graph.outputs = list(self._indices.values())
+        given: dict[int, int] = {}
+        for index in graph.outputs:
+            given[index] = len(graph.tensors)
+            graph.tensors.append(copy.copy(graph.tensors[index]))
+            graph.tensors[-1].name = graph.tensors[index].name + b"/given"
+        for operator in graph.operators:
+            operator.inputs = [given.get(int(index), int(index)) for index in operator.inputs]
+        graph.inputs = [*graph.inputs, *given.values()]
+        return _Run(content)
+
+
+class _Run:
+    """A file that runs on TFLite's own operators: a delegate would keep its inner tensors to itself."""
+
+    def __init__(self, content: Any) -> None:  # Any: generated code without types
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+        content.signatureDefs = []  # they name the old inputs and outputs
+        with quiet_tensorflow():
+            self._interpreter = Interpreter(
+                model_content=packed(content),
+                experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            )
+        self._inputs = [detail["index"] for detail in self._interpreter.get_input_details()]
+        self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
+        self._shapes: list[tuple[int, ...]] = []
+
+    def run(self, arrays: Sequence[Array]) -> list[Array]:
+        """The outputs for the inputs, in order."""
+        shapes = [array.shape for array in arrays]
+        if shapes != self._shapes:
+            for index, shape in zip(self._inputs, shapes, strict=True):
+                self._interpreter.resize_tensor_input(index, shape)
+            self._interpreter.allocate_tensors()
+            self._shapes = shapes
+        for index, array in zip(self._inputs, arrays, strict=True):
+            self._interpreter.set_tensor(index, array)
+        self._interpreter.reset_all_variables()
+        self._interpreter.invoke()
+        return [self._interpreter.get_tensor(index) for index in self._outputs]
+
+
+def tflite_blocks(model: bytes) -> tuple[Block, ...]:
+    """The layers of a float file, with all operators but those that only move values."""
+    content = _read(model)  # imports TensorFlow without its chatter
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    graph, operators = content.subgraphs[0], []
+    for operator in graph.operators:
+        code = str(flatbuffer_utils.opcode_to_name(content, operator.opcodeIndex))
+        made = graph.tensors[operator.outputs[0]] if len(operator.outputs) else None
+        if made is not None and code not in MOVERS and _dtype(made) == "float32":
+            inputs = tuple(graph.tensors[index].name.decode() for index in operator.inputs if index >= 0)
+            operators.append(Operator(KINDS.get(code, code.title()), inputs, made.name.decode()))
+    return gathered(operators)
+
+
+def _read(model: bytes) -> Any:
+    with quiet_tensorflow():
+        from tensorflow.lite.tools import flatbuffer_utils
+
+    return flatbuffer_utils.convert_bytearray_to_object(bytearray(model))
+
+
+def _spec(name: str, tensor: Any) -> TensorSpec | None:
+    """What a tensor is; ``None`` if it holds neither real numbers nor integers that stand for some."""
+    dtype, quantization = _dtype(tensor), tensor.quantization
+    if dtype == "float32":
+        return TensorSpec(name, (), dtype)
+    if quantization is None or quantization.scale is None or len(quantization.scale) != 1:
+        return None
+    return TensorSpec(name, (), dtype, float(quantization.scale[0]), int(quantization.zeroPoint[0]))
+
+
+def _dtype(tensor: Any) -> str:
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    return str(flatbuffer_utils.type_to_name(tensor.type)).lower()
