@@ -14,7 +14,7 @@ from lepton_runtime.errors import MissingExtraError
 from lepton_runtime.tensors import Array
 
 # Stand-ins that are replaced by variables of the page. Series: eight that differ for color-blind eyes.
-_INK, _LINE = "#010101", "#020202"
+INK, _LINE = "#010101", "#020202"
 _SERIES = ("#030303", "#040404", "#050505", "#060606", "#070707", "#080808", "#090909", "#0a0a0a")
 _MARKERS = "osD^vPX*hd"  # ten for eight colors, so that no two of the first forty are alike
 _WIDTH_INCH = 4.4
@@ -27,14 +27,14 @@ _STYLE: dict[Any, Any] = {  # Any: matplotlib lists its several hundred keys as 
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": _LINE,
-    "axes.labelcolor": _INK,
+    "axes.labelcolor": INK,
     "axes.grid": True,
     "grid.color": _LINE,
     "grid.alpha": 0.35,
     "grid.linewidth": 0.5,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
@@ -48,18 +48,18 @@ def distribution_chart(report: Report) -> str:
 
     def draw(axes: Any) -> None:  # Any: matplotlib's axes
         for row, result in enumerate(report.results):
-            color = _color(row)
+            color = series_color(row)
             low, first, middle, third, high = np.percentile(result.samples, [1, 25, 50, 75, 99]) / 1e6
             axes.plot([low, high], [row, row], color=color, linewidth=2, solid_capstyle="round")
             axes.plot([first, third], [row, row], color=color, linewidth=8, solid_capstyle="round")
-            axes.plot(middle, row, "|", color=_INK, markersize=12, markeredgewidth=2)
+            axes.plot(middle, row, "|", color=INK, markersize=12, markeredgewidth=2)
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.set_xscale("log")
         axes.set_xlabel("ms a call (logarithmic)")
         _plain_ticks(axes)
 
-    return _svg(draw, height=0.8 + 0.32 * len(names))
+    return draw_svg(draw, height=0.8 + 0.32 * len(names))
 
 
 def histogram_chart(result: LatencyResult, number: int) -> str:
@@ -68,13 +68,13 @@ def histogram_chart(result: LatencyResult, number: int) -> str:
     shown = samples[samples <= 1.1 * np.percentile(samples, 99)]
 
     def draw(axes: Any) -> None:
-        axes.hist(shown, bins=min(60, max(10, len(shown) // 20)), color=_color(number))
+        axes.hist(shown, bins=min(60, max(10, len(shown) // 20)), color=series_color(number))
         for percent, style in ((50, "-"), (99, ":")):
-            axes.axvline(np.percentile(samples, percent), color=_INK, linestyle=style, linewidth=1.2)
+            axes.axvline(np.percentile(samples, percent), color=INK, linestyle=style, linewidth=1.2)
         axes.set_xlabel("ms a call")
         axes.set_ylabel("calls")
 
-    return _svg(draw, height=1.7)
+    return draw_svg(draw, height=1.7)
 
 
 def time_chart(report: Report) -> str:
@@ -96,17 +96,17 @@ def time_chart(report: Report) -> str:
             medians = np.array([np.median(samples) for samples in result.block_samples]) / 1e6
             shown = medians if len(results) == 1 else 100 * (medians / result.p50_ms - 1)
             marker = _MARKERS[number % len(_MARKERS)]
-            first.plot(_coarse(times), _coarse(shown), marker, color=_color(number), markersize=3, label=names[number], alpha=0.8)
+            first.plot(_coarse(times), _coarse(shown), marker, color=series_color(number), markersize=3, label=names[number], alpha=0.8)
         first.set_ylabel("median, ms" if len(results) == 1 else "median, % off")
         if len(results) > 1:
             first.legend(fontsize=6.5, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.5), frameon=False, handletextpad=0.1)
         for panel, (label, values) in zip(others, panels, strict=True):
-            panel.plot(_coarse(minutes), _coarse([np.nan if value is None else value for value in values]), color=_INK, linewidth=1)
+            panel.plot(_coarse(minutes), _coarse([np.nan if value is None else value for value in values]), color=INK, linewidth=1)
             panel.set_ylabel(label)
         (others or [first])[-1].set_xlabel("minutes")
 
     heights = [2.2] + [0.9] * len(panels)
-    return _svg(draw, height=sum(heights) + 0.5, rows=heights)
+    return draw_svg(draw, height=sum(heights) + 0.5, rows=heights)
 
 
 def pareto_chart(report: Report) -> str | None:
@@ -122,9 +122,9 @@ def pareto_chart(report: Report) -> str | None:
     front = pareto_front([(x, y) for x, y, _ in points])
 
     def draw(axes: Any) -> None:
-        axes.plot(*zip(*front, strict=True), "o--", color=_INK, linewidth=1, markersize=11, fillstyle="none")
+        axes.plot(*zip(*front, strict=True), "o--", color=INK, linewidth=1, markersize=11, fillstyle="none")
         for x, y, number in points:
-            axes.plot(x, y, _MARKERS[number % len(_MARKERS)], color=_color(number), label=names[number], markersize=6)
+            axes.plot(x, y, _MARKERS[number % len(_MARKERS)], color=series_color(number), label=names[number], markersize=6)
         axes.set_xscale("log")
         axes.set_xlabel("median, ms a call (logarithmic)")
         axes.set_ylabel("accuracy, %")
@@ -132,7 +132,7 @@ def pareto_chart(report: Report) -> str | None:
         _plain_ticks(axes)
         axes.legend(fontsize=6.5, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.25), frameon=False, handletextpad=0.1)
 
-    return _svg(draw, height=3.2)
+    return draw_svg(draw, height=3.2)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -156,12 +156,12 @@ def size_chart(report: Report) -> str | None:
 
     def draw(axes: Any) -> None:
         sizes = [result.candidate.size_bytes / 1000 for result in report.results]
-        axes.barh(range(len(names)), sizes, color=[_color(number) for number in range(len(names))], height=0.6)
+        axes.barh(range(len(names)), sizes, color=[series_color(number) for number in range(len(names))], height=0.6)
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.set_xlabel("kB")
 
-    return _svg(draw, height=0.7 + 0.3 * len(names))
+    return draw_svg(draw, height=0.7 + 0.3 * len(names))
 
 
 def memory_chart(result: LatencyResult) -> str | None:
@@ -172,12 +172,12 @@ def memory_chart(result: LatencyResult) -> str | None:
 
     def draw(axes: Any) -> None:
         minutes, megabytes = zip(*known, strict=True)
-        axes.plot(_coarse(minutes), _coarse(megabytes), color=_color(0), linewidth=1.2)
+        axes.plot(_coarse(minutes), _coarse(megabytes), color=series_color(0), linewidth=1.2)
         axes.set_ylim(0, 1.2 * max(megabytes))
         axes.set_xlabel("minutes")
         axes.set_ylabel("MB")
 
-    return _svg(draw, height=1.6)
+    return draw_svg(draw, height=1.6)
 
 
 def _coarse(values: Sequence[float] | Array) -> Array:
@@ -187,7 +187,8 @@ def _coarse(values: Sequence[float] | Array) -> Array:
     return points if step == 1 else np.array([np.median(points[start : start + step]) for start in range(0, len(points), step)])
 
 
-def _color(number: int) -> str:
+def series_color(number: int) -> str:
+    """The color of one series: eight that differ, then again from the first."""
     return _SERIES[number % len(_SERIES)]
 
 
@@ -202,7 +203,7 @@ def _plain_ticks(axes: Any) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _svg(draw: Callable[[Any], None], *, height: float, rows: Sequence[float] = ()) -> str:
+def draw_svg(draw: Callable[[Any], None], *, height: float, rows: Sequence[float] = ()) -> str:
     """What a function draws, with the page's colors; the same bytes for the same data."""
     try:
         import matplotlib
@@ -219,6 +220,6 @@ def _svg(draw: Callable[[Any], None], *, height: float, rows: Sequence[float] = 
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'<svg[^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true" focusable="false">', text, count=1)
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
-    for color, variable in {_INK: "ink", _LINE: "line", **{color: f"series-{n}" for n, color in enumerate(_SERIES)}}.items():
+    for color, variable in {INK: "ink", _LINE: "line", **{color: f"series-{n}" for n, color in enumerate(_SERIES)}}.items():
         text = text.replace(color, f"var(--{variable})")
     return text

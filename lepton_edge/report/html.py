@@ -1,9 +1,7 @@
 """One HTML file for people: no network, no script, light and dark, for a phone and for a desk."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import count
 from typing import Any
 
 from lepton_edge.latency.result import LatencyResult
@@ -33,7 +31,7 @@ from lepton_edge.report.chart import (
     time_chart,
 )
 from lepton_edge.report.document import Report
-from lepton_runtime.errors import MissingExtraError
+from lepton_edge.report.page import render_page
 
 _SHOWN_OPERATORS = 12
 _TREND_DOUBT = 0.01
@@ -46,22 +44,7 @@ def render_html(reports: Sequence[Report]) -> str:
     Raises:
         MissingExtraError: matplotlib or Jinja is not installed.
     """
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-        from markupsafe import Markup
-    except ImportError:
-        raise MissingExtraError('drawing a report needs matplotlib and Jinja: pip install "lepton-edge[report]"') from None
-    environment = Environment(
-        loader=PackageLoader("lepton_edge.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    numbers = count(1)
-
-    def place(chart: str) -> Markup:
-        """One of our own charts, whose texts matplotlib has escaped, with ids that no other on the page has."""
-        return Markup(re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>chart-{next(numbers)}-", chart))  # noqa: S704
-
-    environment.globals["svg"] = place
-    return environment.get_template("report.html.jinja").render(runs=[_run(report) for report in reports])
+    return render_page("report.html.jinja", {"runs": [_run(report) for report in reports]})
 
 
 def _run(report: Report) -> dict[str, Any]:
