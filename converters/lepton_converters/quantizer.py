@@ -1,6 +1,6 @@
 """The 8-bit form of a network that answers most like it: which ranges, which rounding, which blocks stay in float."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from time import monotonic
@@ -42,12 +42,14 @@ class Candidate:
         ranges: Of its activations.
         record: What was chosen.
         io: The number type at the doors.
+        exact: The network before its weights were rounded: blocks in float take theirs from it. ``None`` if they were not.
     """
 
     graph: FloatGraph
     ranges: Ranges
     record: Quantization
     io: IntegerIo
+    exact: FloatGraph | None = None
 
     def artifact(self, in_float: frozenset[str] | None = None) -> Artifact:
         """The artifact; with other blocks in float than the record says, if they are given.
@@ -56,8 +58,15 @@ class Candidate:
             UnsupportedError: It cannot be made.
         """
         kept = frozenset(self.record.float_blocks) if in_float is None else in_float
-        artifact = self.graph.quantize(self.ranges, in_float=kept, target=Target(self.record.target), io=self.io)
+        graph = self.graph if self.exact is None else _with_blocks_of(self.exact, self.graph, kept)
+        artifact = graph.quantize(self.ranges, in_float=kept, target=Target(self.record.target), io=self.io)
         return replace(artifact, quantization=self.record)
+
+
+def _with_blocks_of(exact: FloatGraph, graph: FloatGraph, names: Collection[str]) -> FloatGraph:
+    """A network with the weights and biases that those blocks have in another."""
+    operators = [operator for block in graph.blocks if block.name in names for operator in block.operators]
+    return graph.with_constants({name: exact.constant(name) for operator in operators for name in (operator.weight, operator.bias) if name})
 
 
 class Comparison:
@@ -168,7 +177,7 @@ class Quantizer:
             take_lowest([replace(best, graph=equal, ranges=ranges, record=replace(best.record, equalized=True))])
         self.on_progress("round")
         take_lowest(
-            replace(best, graph=graph, record=replace(best.record, rounding=str(rounding)))
+            replace(best, graph=graph, exact=best.graph, record=replace(best.record, rounding=str(rounding)))
             for rounding, graph in self._rounded(best.graph, measured, tuple(Rounding)[1:]).items()
         )
         return best
@@ -189,10 +198,10 @@ class Quantizer:
         if record.equalized:
             graph = equalize(graph, statistics) or graph
             statistics = measure_statistics(graph, measured, self.cache)
-        rounding = Rounding(record.rounding)
+        rounding, exact = Rounding(record.rounding), graph
         if rounding != Rounding.NEAREST:
             graph = self._rounded(graph, measured, (rounding,))[rounding]
-        return Candidate(graph, find_ranges(statistics, record.ranges), record, self.io)
+        return Candidate(graph, find_ranges(statistics, record.ranges), record, self.io, exact)
 
     def _rounded(self, graph: FloatGraph, measured: Calibration, roundings: tuple[Rounding, ...]) -> dict[Rounding, FloatGraph]:
         return fit_weights(graph, measured.batches, roundings, target=self._target(graph), seed=self.seed)

@@ -1,6 +1,5 @@
 """Float networks of both formats as quantization sees them, made of Keras models on the way that an export takes."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,15 +8,19 @@ import numpy as np
 from lepton_converters.artifact import Artifact
 from lepton_converters.artifact_runner import ArtifactRunner
 from lepton_converters.calibration import Calibration
+from lepton_converters.calibration_cache import CalibrationCache
 from lepton_converters.dataset import Dataset, Sample
 from lepton_converters.float_graph import Block, FloatGraph, Operator
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.onnx_export import OnnxExporter
 from lepton_converters.quantizer import Quantizer, find_ranges, measure_statistics
+from lepton_converters.tensor_statistics import TensorStatistics
 from lepton_converters.tflite_export import TfliteExporter
 from lepton_runtime import Format, Precision, Target
 
-Change = Callable[[FloatGraph, Calibration], Artifact]
+
+def measured(graph: FloatGraph, calibration: Calibration) -> dict[str, TensorStatistics]:
+    return measure_statistics(graph, calibration, CalibrationCache())
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Network:
         return found
 
     def ranges(self) -> dict[str, tuple[float, float]]:
-        return find_ranges(measure_statistics(self.graph, self.calibration), "min-max")
+        return find_ranges(measured(self.graph, self.calibration), "min-max")
 
     def quantized(self, *in_float: str, **options: Any) -> Artifact:
         settings = {"ranges": self.ranges(), "target": Target.ANY, "io": "float", **options}

@@ -1,0 +1,114 @@
+"""What an export says of its 8-bit artifacts, and makes again."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lepton_converters import export
+from lepton_converters.recipe import read_quantization
+from lepton_runtime import Bundle, BundleError, Format, InputError
+from lepton_runtime.manifest import Manifest
+
+ONNX = {"formats": ["onnx"], "precisions": ["static-int8"]}
+
+
+@pytest.fixture(scope="module")
+def classifier(keras, tmp_path_factory) -> Path:
+    """A network of pictures into two classes: bright ones and dark ones."""
+    keras.utils.set_random_seed(5)
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3), name="image"),
+            layers.Conv2D(4, 3, activation="relu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(2, activation="softmax", name="scores"),
+        ]
+    )
+    kernel, _ = model.layers[0].get_weights()
+    model.layers[0].set_weights([np.abs(kernel), np.zeros(4)])
+    model.layers[2].set_weights([np.float32([[4, -4]] * 4), np.float32([-10, 10])])
+    path = tmp_path_factory.mktemp("classifier") / "bright.keras"
+    model.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("pictures") / "pictures.npy"
+    generator = np.random.default_rng(2)
+    np.save(path, generator.integers(0, 256, (90, 8, 8, 3)) * np.linspace(0, 1, 90)[generator.permutation(90), None, None, None])
+    return path
+
+
+def manifest_of(model: Path, output: Path, samples: Path | np.ndarray, **options: Any) -> Manifest:
+    if isinstance(samples, np.ndarray):
+        np.save(output.with_suffix(".npy"), samples)
+        samples = output.with_suffix(".npy")
+    settings = {**ONNX, "preprocessing": {"scale": "1/255"}, **options}
+    return export(model, output, calib=str(samples), **settings).manifest
+
+
+def test_the_target_is_recorded_and_what_was_made_for_it(classifier: Path, pictures: Path, tmp_path: Path) -> None:
+    options = {"formats": None, "precisions": ["static-int8", "fp32"], "target": "arm-dotprod"}
+    manifest = manifest_of(classifier, tmp_path / "b", pictures, **options)
+    targets = {record.file: record.quantization and record.quantization.target for record in manifest.artifacts}
+    assert targets["model.static-int8.onnx"] == "arm-dotprod"
+    assert targets["model.static-int8.tflite"] == "any"
+    assert targets["model.fp32.onnx"] is targets["model.fp32.tflite"] is None
+    assert manifest.settings["target"] == "arm-dotprod"
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_a_target_that_there_is_not_is_named(classifier: Path, pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a target is one of any, x86-vnni, .* found 'x86-vni'; did you mean 'x86-vnni'\?"):
+        manifest_of(classifier, tmp_path / "b", pictures, target="x86-vni")
+
+
+def test_an_export_is_repeated_by_its_record(classifier: Path, pictures: Path, tmp_path: Path) -> None:
+    options = {"formats": None, "precisions": ["static-int8"]}
+    first = manifest_of(classifier, tmp_path / "a", pictures, **options)
+    again = manifest_of(classifier, tmp_path / "b", pictures, repeat=tmp_path / "a", **options)
+    assert [record.sha256 for record in again.artifacts] == [record.sha256 for record in first.artifacts]
+    assert [record.quantization for record in again.artifacts] == [record.quantization for record in first.artifacts]
+
+
+def test_a_record_is_read_by_format(classifier: Path, pictures: Path, tmp_path: Path) -> None:
+    manifest = manifest_of(classifier, tmp_path / "a", pictures)
+    assert read_quantization(tmp_path / "a") == {Format.ONNX: manifest.artifacts[0].quantization}
+
+
+def test_a_bundle_without_8_bits_is_no_recipe(classifier: Path, tmp_path: Path) -> None:
+    export(classifier, tmp_path / "a", formats=["onnx"], precisions=["fp32"])
+    with pytest.raises(InputError, match=r"--recipe takes a bundle with static-int8 artifacts, .* has none whose making is recorded"):
+        read_quantization(tmp_path / "a")
+    with pytest.raises(BundleError):
+        read_quantization(classifier)
+
+
+def test_black_calibration_samples_are_noted(classifier: Path, pictures: Path, tmp_path: Path) -> None:
+    values = np.load(pictures)
+    labels = (values.mean(axis=(1, 2, 3)) < 60).astype(np.int64)
+    np.savez(tmp_path / "test.npz", x=values, y=labels)
+    options = {"evaluate": str(tmp_path / "test.npz"), "keep_failed": True}
+    notes = manifest_of(classifier, tmp_path / "b", np.zeros((80, 8, 8, 3), np.float32), **options).notes
+    assert any("calibration samples are the same" in note and "every value of 'image' is 0" in note for note in notes)
+
+
+def test_calibration_samples_of_one_class_are_noted(classifier: Path, tmp_path: Path) -> None:
+    samples = np.random.default_rng(3).integers(0, 60, (80, 8, 8, 3)).astype(np.float32)
+    notes = manifest_of(classifier, tmp_path / "b", samples).notes
+    assert any("the model answers class 1 of 'scores' to" in note for note in notes)
+
+
+def test_calibration_samples_that_are_normalized_twice_are_noted(classifier: Path, tmp_path: Path) -> None:
+    samples = np.random.default_rng(3).uniform(0, 1, (80, 8, 8, 3)).astype(np.float32)
+    notes = manifest_of(classifier, tmp_path / "b", samples).notes
+    assert any("look normalized already, and are so twice" in note for note in notes)
+
+
+def test_honest_calibration_samples_are_not_noted(classifier: Path, pictures: Path, tmp_path: Path) -> None:
+    assert manifest_of(classifier, tmp_path / "b", pictures).notes == ()
+    assert Bundle.open(tmp_path / "b").manifest.notes == ()
