@@ -180,7 +180,7 @@ class TfliteFloatGraph:
         """
         ends = [([int(i) for i in op.inputs], [int(i) for i in op.outputs], self._code(op)) for op in self._content.subgraphs[0].operators]
         given, taken = set(integers), {index for inputs, outputs, _ in ends if outputs[0] in integers for index in inputs}
-        movers = [(inputs, outputs) for inputs, outputs, code in ends if code in _MOVERS]
+        movers = [(inputs, outputs) for inputs, outputs, code in ends if code in MOVERS]
         for inputs, outputs in movers:
             given.update(outputs if not given.isdisjoint(inputs) else ())
         for inputs, outputs in reversed(movers):

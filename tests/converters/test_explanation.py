@@ -135,7 +135,9 @@ def test_values_beyond_the_calibrated_range_are_counted(bundle: Bundle, folder: 
 @pytest.mark.parametrize(("format_", "opened"), [(Format.ONNX, OnnxInnerTensors), (Format.TFLITE, TfliteInnerTensors)])
 def test_unused_integers_and_noise_are_those_of_the_tensor(bundle: Bundle, folder: Path, explanations, format_: Format, opened) -> None:
     block = named(explanations[format_], "third")
-    in_float, in_8_bits = (opened(bundle.read(bundle.artifact(f"model.{name}.{format_}")), [block.tensor]) for name in ("fp32", "static-int8"))
+    in_float, in_8_bits = (
+        opened(bundle.read(bundle.artifact(f"model.{name}.{format_}")), [block.tensor]) for name in ("fp32", "static-int8")
+    )
     with np.load(folder / "many.npz") as data:
         rows = [{"image": row[None]} for row in data["x"]]
     wanted, found = (np.concatenate([file.values(row)[block.tensor] for row in rows]) for file in (in_float, in_8_bits))
