@@ -124,6 +124,8 @@ class BlockTracing:
         Raises:
             InputError: A value inside of the network is NaN or infinite.
         """
+        if not self._blocks:
+            return
         given = [{spec.name: spec.quantize(inputs[spec.name]) for spec in artifact.inputs} for artifact in self._artifacts]
         wanted = self._files[0].values(given[0])
         found = self._files[1].values(given[1])

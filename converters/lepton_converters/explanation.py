@@ -77,6 +77,7 @@ class Explanation:
         float_accuracy: The same of the float file.
         blocks: In the order in which they run.
         unmatched: Blocks of the float file of which the quantized one holds no tensor by that name.
+        routes: How the float file and the quantized one were made; of different networks inside, if they differ.
         changed: Samples that are answered differently, those that differ most first; 24 at the most.
         labels: The names of the classes, or ``None``.
         quantization: How the artifact was made; ``None`` where TensorFlow chose.
@@ -94,6 +95,7 @@ class Explanation:
     float_accuracy: float | None
     blocks: tuple[BlockExplanation, ...]
     unmatched: tuple[str, ...]
+    routes: tuple[str, str]
     changed: tuple[ChangedSample, ...]
     labels: tuple[str, ...] | None
     quantization: Quantization | None
@@ -169,6 +171,7 @@ def explain(
         float_accuracy=answers.right[0] / labeled if labeled else None,
         blocks=tracing.blocks(),
         unmatched=tracing.unmatched,
+        routes=(in_float.route, in_8_bits.route),
         changed=tuple(answers.changed),
         labels=bundle.manifest.labels,
         quantization=in_8_bits.quantization,

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import onnx
 import onnxruntime
 
@@ -37,14 +38,14 @@ class OnnxInnerTensors:
 
     def values(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The tensors as the file holds them."""
-        return dict(zip(self._places, self._whole.run(None, dict(inputs)), strict=True))
+        return dict(zip(self._places, map(np.asarray, self._whole.run(None, dict(inputs))), strict=True))
 
     def values_apart(self, inputs: Mapping[str, Array], given: Mapping[str, Array]) -> dict[str, Array]:
         """The same, each from the others that are given."""
         feeds = {f"{name}/given": given[name] for name in self._places}
         taken = {value.name for value in self._apart.get_inputs()}
         feeds = {name: value for name, value in {**inputs, **feeds}.items() if name in taken}
-        return dict(zip(self._places, self._apart.run(None, feeds), strict=True))
+        return dict(zip(self._places, map(np.asarray, self._apart.run(None, feeds)), strict=True))
 
     @cached_property
     def _whole(self) -> onnxruntime.InferenceSession:

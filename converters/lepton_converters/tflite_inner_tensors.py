@@ -22,10 +22,15 @@ class TfliteInnerTensors:
             names: Of the tensors, as the float file calls them; not all need be there.
         """
         self._model = model
-        graph = _read(model).subgraphs[0]
-        made = {int(index): graph.tensors[index] for operator in graph.operators for index in operator.outputs}
-        indices = {tensor.name.decode(): index for index, tensor in reversed(made.items())}
-        specs = {name: _spec(name, made[indices[name]]) for name in names if name in indices}
+        content = _read(model)
+        graph = content.subgraphs[0]
+        indices: dict[str, int] = {}
+        for operator in graph.operators:
+            for index in operator.outputs:
+                # At the outputs of the network, the name goes to the real numbers that are made of the integers.
+                held = operator.inputs[0] if _code(content, operator) == "DEQUANTIZE" else index
+                indices.setdefault(graph.tensors[index].name.decode(), int(held))
+        specs = {name: _spec(name, graph.tensors[indices[name]]) for name in names if name in indices}
         self.specs = {name: spec for name, spec in specs.items() if spec is not None}
         self._indices = {name: indices[name] for name in self.specs}
 
@@ -93,12 +98,10 @@ class _Run:
 
 def tflite_blocks(model: bytes) -> tuple[Block, ...]:
     """The layers of a float file, with all operators but those that only move values."""
-    content = _read(model)  # imports TensorFlow without its chatter
-    from tensorflow.lite.tools import flatbuffer_utils
-
+    content = _read(model)
     graph, operators = content.subgraphs[0], []
     for operator in graph.operators:
-        code = str(flatbuffer_utils.opcode_to_name(content, operator.opcodeIndex))
+        code = _code(content, operator)
         made = graph.tensors[operator.outputs[0]] if len(operator.outputs) else None
         if made is not None and code not in MOVERS and _dtype(made) == "float32":
             inputs = tuple(graph.tensors[index].name.decode() for index in operator.inputs if index >= 0)
@@ -111,6 +114,12 @@ def _read(model: bytes) -> Any:
         from tensorflow.lite.tools import flatbuffer_utils
 
     return flatbuffer_utils.convert_bytearray_to_object(bytearray(model))
+
+
+def _code(content: Any, operator: Any) -> str:
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    return str(flatbuffer_utils.opcode_to_name(content, operator.opcodeIndex))
 
 
 def _spec(name: str, tensor: Any) -> TensorSpec | None:

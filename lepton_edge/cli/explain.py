@@ -102,7 +102,8 @@ def _print(explanation: "Explanation", bundle: Path) -> None:
         f"{shown}. SNR: of the values there, what has added up; own: what the block adds itself. Clipped: values beyond the range; "
         "unused: of the integers."
     )
-    print_table(("block", *BLOCK_HEADERS), rows, note=note)
+    if rows:
+        print_table(("block", *BLOCK_HEADERS), rows, note=note)
     if explanation.unmatched:
         click.echo(textwrap.fill(unmatched_words(explanation), 80))
     for line in advice_lines(explanation, bundle):

@@ -39,10 +39,12 @@ def float_words(explanation: "Explanation") -> str:
     """How many blocks compute in float, and why."""
     kept = [block.name for block in explanation.blocks if block.in_float]
     count, steps = len(explanation.blocks), explanation.quantization.steps if explanation.quantization else ()
+    if not count:
+        return "no block that computes in 8 bits was found in both files"
     if kept:
         names = ", ".join(map(short_block, kept))
         return f"{len(kept)} of {count} blocks in float ({names})" + (f": all in 8 bits lost {step_text(steps[0])}" if steps else "")
-    text = f"all {count} blocks in 8 bits"
+    text = f"all {count} blocks in 8 bits" if count > 1 else "its one block in 8 bits"
     if len(steps) > 1:
         return text + f", lost {step_text(steps[0])}: so many would have to be in float that 8 bits saved no time"
     return text + (f", which kept to the budget: lost {step_text(steps[0])}" if steps else "")
@@ -55,7 +57,10 @@ def step_text(step: "SearchStep") -> str:
 
 def unmatched_words(explanation: "Explanation") -> str:
     """Which blocks could not be looked at."""
-    return f"not looked at, for {explanation.file} has no tensor of their names: {', '.join(explanation.unmatched)}"
+    in_float, in_8_bits = explanation.routes
+    other = f" (the one was made by the route {in_float}, the other by {in_8_bits})" if in_float != in_8_bits else ""
+    file, float_file = short_name(explanation.file), short_name(explanation.float_file)
+    return f"not looked at, for {file} has no tensor of the name that {float_file} has{other}: {', '.join(explanation.unmatched)}"
 
 
 def block_cells(block: "BlockExplanation") -> list[str]:

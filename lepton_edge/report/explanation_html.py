@@ -53,7 +53,7 @@ def render_explanation(explanation: "Explanation", *, bundle: Path, preprocessin
             "float_words": float_words(explanation),
             "unmatched": unmatched_words(explanation) if explanation.unmatched else None,
             "advice": advice_lines(explanation, bundle),
-            "noise": noise_chart(explanation),
+            "noise": noise_chart(explanation) if explanation.blocks else None,
             "headers": BLOCK_HEADERS,
             "blocks": list(_blocks(explanation)),
             "has_records": any(block.record for block in explanation.blocks),

@@ -30,7 +30,8 @@ def picture_uri(values: Array, steps: Preprocessing) -> str:
     except ImportError:
         raise MissingExtraError('pictures need Pillow: pip install "lepton-edge[image]"') from None
     pixels = np.moveaxis(values, 0, -1) if steps.layout == "nchw" else values
-    raw = (pixels * np.asarray(steps.std, np.float32) + np.asarray(steps.mean, np.float32)) / np.float32(steps.scale)
+    std, mean = (np.array(found, np.float32) for found in (steps.std, steps.mean))
+    raw = (pixels * std + mean) / np.float32(steps.scale)
     raw = raw * 255 if raw.max(initial=0) <= 1 else raw
     bytes_ = np.clip(np.rint(raw), 0, 255).astype(np.uint8)
     image = Image.fromarray(bytes_[..., 0] if bytes_.shape[-1] == 1 else bytes_[..., ::-1] if steps.color == "bgr" else bytes_)

@@ -207,7 +207,7 @@ def test_channels_that_were_equalized_are_compared_with_their_own_factor(bundle:
         traced(graph, in_float, replace(in_8_bits, quantization=replace(RECORD, equalized=equalized)), samples)[first].own_snr_db
         for equalized in (True, False)
     )
-    assert unknown < 20 < 30 < known
+    assert unknown + 10 < known > 25
 
 
 def statistics_of(graph: OnnxFloatGraph, samples: np.ndarray) -> dict[str, TensorStatistics]:
@@ -216,6 +216,30 @@ def statistics_of(graph: OnnxFloatGraph, samples: np.ndarray) -> dict[str, Tenso
         for name, array in values.items():
             statistics[name].add(array, first_sample=0)
     return statistics
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_integers_at_the_end_of_a_network_are_found(models: Path, tmp_path: Path, format_: Format) -> None:
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32))
+    made = export(
+        models / "table.keras",
+        tmp_path / "b",
+        formats=[format_],
+        precisions=["fp32", "static-int8"],
+        calib=tmp_path / "rows.npy",
+        io="int8",
+    )
+    explanation = explain(made.path, str(tmp_path / "rows.npy"))
+    assert explanation.unmatched == ()
+    assert explanation.blocks[-1].range is not None
+    assert explanation.blocks[-1].snr_db > 10  # some of the few samples go beyond the ranges of the fewer calibrated ones
+
+
+@pytest.mark.parametrize(("format_", "opened"), [(Format.ONNX, OnnxInnerTensors), (Format.TFLITE, TfliteInnerTensors)])
+def test_a_network_of_which_no_block_is_found_has_answers_only(bundle: Bundle, folder: Path, format_: Format, opened) -> None:
+    tracing = BlockTracing(*artifacts(bundle, format_), [], channel_axis=lambda name: -1, opened=opened)
+    tracing.add({"image": np.load(folder / "many.npz")["x"][:1]})
+    assert tracing.blocks() == ()
 
 
 def test_samples_can_be_fewer_than_the_data(bundle: Bundle, folder: Path) -> None:
