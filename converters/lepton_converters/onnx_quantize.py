@@ -28,6 +28,7 @@ _STORED = {
     "RNN": [(1, 1), (2, 1)],
     "Gather": [(0, 0)],
 }
+_REQUANTIZED = ("Conv", "ConvTranspose", "Gemm")  # by onnxruntime itself; see _keep_apart
 _STATIC_OPTIONS = {
     "ActivationSymmetric": False,
     "WeightSymmetric": True,
@@ -86,6 +87,7 @@ def quantize_static(
     quantized.ir_version = model.ir_version
     del quantized.graph.value_info[:]
     _take_out_pairs(quantized.graph, keeps_float)
+    _keep_apart(quantized.graph)
     return quantized
 
 
@@ -110,6 +112,30 @@ def _take_out_pairs(graph: onnx.GraphProto, tensors: Collection[str]) -> None:
         for node in graph.node:
             node.input[:] = [new if given == old else given for given in node.input]
             node.output[:] = [new if made == old else made for made in node.output]
+
+
+def _keep_apart(graph: onnx.GraphProto) -> None:
+    """Put a sum of one term, which changes nothing, between 8-bit values and operators that stay in float.
+
+    Else onnxruntime quantizes the weights of these by itself when it loads the file, with one scale for all channels.
+    Source: onnxruntime pull requests 22969 and 25673, WeightBiasQuantization, since 1.21.
+    """
+    dequantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    constants = {tensor.name for tensor in graph.initializer}
+    ordered: list[onnx.NodeProto] = []
+    for node in map(_copied, graph.node):
+        is_float = node.op_type in _REQUANTIZED and node.input[1] in constants
+        if is_float and node.input[0] in dequantized:
+            apart = f"{node.output[0]}/apart"
+            ordered.append(onnx.helper.make_node("Sum", [node.input[0]], [apart], name=apart))
+            node.input[0] = apart
+        ordered.append(node)
+    del graph.node[:]
+    graph.node.extend(ordered)
+
+
+def _copied(node: onnx.NodeProto) -> onnx.NodeProto:
+    return onnx.NodeProto.FromString(node.SerializeToString())
 
 
 def quantize_dynamic(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -176,9 +176,10 @@ class Quantizer:
             ranges = find_ranges(measure_statistics(equal, measured, self.cache), best.record.ranges)
             take_lowest([replace(best, graph=equal, ranges=ranges, record=replace(best.record, equalized=True))])
         self.on_progress("round")
+        exact = best.graph
         take_lowest(
-            replace(best, graph=graph, exact=best.graph, record=replace(best.record, rounding=str(rounding)))
-            for rounding, graph in self._rounded(best.graph, measured, tuple(Rounding)[1:]).items()
+            replace(best, graph=graph, exact=exact, record=replace(best.record, rounding=str(rounding)))
+            for rounding, graph in self._rounded(exact, measured, tuple(Rounding)[1:]).items()
         )
         return best
 

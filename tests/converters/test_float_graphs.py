@@ -1,5 +1,6 @@
 """The blocks of float networks of both formats, and the files that are made of them."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -133,7 +134,22 @@ def test_blocks_in_float_compute_in_float_in_the_onnx_file(network) -> None:
     convolutions = onnx_kinds(made.quantized())["Conv"]
     assert convolutions == ["DequantizeLinear"] * 6
     assert onnx_kinds(made.quantized(first.name))["Conv"] == ["Transpose", *["DequantizeLinear"] * 5]
+    assert onnx_kinds(made.quantized(made.graph.blocks[1].name))["Conv"].count("Sum") == 1
     assert "QuantizeLinear" not in onnx_kinds(made.quantized(*made.names))
+
+
+def test_onnxruntime_does_not_quantize_a_block_in_float_by_itself(network, tmp_path: Path) -> None:
+    import onnxruntime
+
+    made = network[Format.ONNX]
+    block = next(block for block in made.graph.blocks[1:] if block.operators[0].kind == "Conv")  # 8 bits before and behind
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(made.quantized(block.name).model, options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert kinds.count("QLinearConv") == 5
+    assert kinds.count("Conv") + kinds.count("FusedConv") == 1
 
 
 def test_blocks_in_float_compute_in_float_in_the_tflite_file(network) -> None:
