@@ -135,7 +135,8 @@ def _keep_apart(graph: onnx.GraphProto) -> None:
 
 
 def _copied(node: onnx.NodeProto) -> onnx.NodeProto:
-    return onnx.NodeProto.FromString(node.SerializeToString())
+    copy: onnx.NodeProto = onnx.NodeProto.FromString(node.SerializeToString())
+    return copy
 
 
 def quantize_dynamic(model: onnx.ModelProto) -> onnx.ModelProto:
