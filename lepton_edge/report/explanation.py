@@ -88,7 +88,7 @@ def short_block(name: str, *, most: int = 25) -> str:
     """The end of a block's name, which tells more than its beginning.
 
     >>> short_block("batch_normalization_1+conv2d_1", most=16)
-    '…ion_1+conv2d_1'
+    '…tion_1+conv2d_1'
     """
     return name if len(name) <= most else "…" + name[1 - most :]
 
