@@ -2,17 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lepton_converters.artifact import Artifact
 from lepton_converters.dataset import Sample
 from lepton_converters.keras_source import KerasSource
-from lepton_converters.onnx_export import OnnxExporter
-from lepton_converters.parity import Probe
-from lepton_converters.quantizer import Quantizer
 from lepton_converters.recipe import Recipe
-from lepton_converters.tflite_export import TfliteExporter
 from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.formats import Format, Precision
+
+if TYPE_CHECKING:
+    from lepton_converters.quantizer import Quantizer
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class LeftOut:
 def convert(
     source: KerasSource,
     recipe: Recipe,
-    quantizer: Quantizer | None,
+    quantizer: "Quantizer | None",
     samples: Sequence[Sample],
     on_step: Callable[[Step], None],
 ) -> tuple[list[Artifact], list[LeftOut]]:
@@ -68,6 +68,10 @@ def convert(
     Raises:
         UnsupportedError: A target that was asked for by name cannot be made, or none can.
     """
+    from lepton_converters.onnx_export import OnnxExporter
+    from lepton_converters.parity import Probe
+    from lepton_converters.tflite_export import TfliteExporter
+
     on_step(Step("convert", "graph"))
     accept = Probe(source, samples).check
     tflite = TfliteExporter(source, accept=accept)

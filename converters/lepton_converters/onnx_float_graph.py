@@ -57,7 +57,7 @@ class OnnxFloatGraph:
 
     format = Format.ONNX
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """The SHA-256 of the network."""
         return hashlib.sha256(self._model.SerializeToString(deterministic=True)).hexdigest()
@@ -93,7 +93,7 @@ class OnnxFloatGraph:
         session = onnxruntime.InferenceSession(model.SerializeToString(), silent_options(), providers=["CPUExecutionProvider"])
         for batch in batches:
             found = dict(zip(computed, session.run(computed, dict(batch)), strict=True)) if computed else {}
-            yield {name: found[name] if name in found else batch[name] for name in tensors}
+            yield {name: np.asarray(found[name] if name in found else batch[name]) for name in tensors}
 
     def constant(self, name: str) -> Array:
         """A weight or bias."""

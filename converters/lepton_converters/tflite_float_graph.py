@@ -65,7 +65,7 @@ class TfliteFloatGraph:
 
     format = Format.TFLITE
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """The SHA-256 of the network."""
         return hashlib.sha256(self._file()).hexdigest()
