@@ -6,8 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
+
+from lepton_runtime import Bundle
+from lepton_runtime.cpu import read_cpu
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = """
@@ -22,6 +27,21 @@ for record in bundle.manifest.artifacts:
         differences[record.file] = Golden.open(bundle).difference(session)
 heavy = {"tensorflow", "keras", "onnx", "click", "rich"} & {name.partition(".")[0] for name in sys.modules}
 print(json.dumps({"machine": platform.machine(), "differences": differences, "heavy": sorted(heavy)}))
+"""
+
+ANSWERS = """
+import json, sys, warnings
+import numpy as np
+from lepton_runtime import Bundle, Session
+answers, warned = {}, {}
+for path in sys.argv[2:]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        bundle = Bundle.open(path)
+        with Session(bundle, bundle.artifact("model.static-int8.onnx")) as session:
+            answers[path] = [session.run(sample[None]).tolist() for sample in np.load(sys.argv[1])]
+    warned[path] = [entry.category.__name__ for entry in caught]
+print(json.dumps({"answers": answers, "warned": warned}))
 """
 
 
@@ -59,6 +79,70 @@ def test_the_shipped_bundle_gives_its_golden_answers(device: Path, cpu: str) -> 
     # Integer sums are the same everywhere; float sums differ in the order they are taken in.
     assert found["differences"]["model.fp32.onnx"] <= 1e-5
     assert found["differences"]["model.static-int8.onnx"] == 0
+
+
+@pytest.fixture(scope="module")
+def bright(tmp_path_factory) -> dict[str, Path]:
+    """Bundles for any CPU and for x86 with VNNI, and bright pictures: every sum of two products is near its largest."""
+    from lepton_converters import export
+    from lepton_converters.keras_loading import import_keras
+
+    keras = import_keras()
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 8), name="image"),
+            layers.DepthwiseConv2D(3, padding="same", activation="relu", depthwise_initializer="ones"),
+            layers.Conv2D(8, 1, activation="relu", kernel_initializer="ones"),
+            layers.Conv2D(4, 3, kernel_initializer=keras.initializers.RandomUniform(0.9, 1.0, seed=1), name="answers"),
+        ]
+    )
+    folder = tmp_path_factory.mktemp("bright")
+    samples = np.random.default_rng(0).uniform(0.8, 1.0, (40, 8, 8, 8)).astype(np.float32)
+    np.save(folder / "samples.npy", samples)
+    np.save(folder / "first.npy", samples[:4])
+    # It is verified on this machine, which may be without VNNI itself.
+    options = {"formats": ["onnx"], "precisions": ["static-int8"], "io": "uint8", "calib": str(folder / "samples.npy"), "keep_failed": True}
+    made = {target: export(model, folder / f"{target}.bundle", target=target, **options).path for target in ("any", "x86-vnni")}
+    bundle = Bundle.open(made["any"])
+    np.save(folder / "inputs.npy", bundle.artifact("model.static-int8.onnx").inputs[0].quantize(samples[:4]))
+    return {**made, "inputs": folder / "inputs.npy"}
+
+
+@pytest.fixture(scope="module")
+def found(device: Path, bright: dict[str, Path]) -> dict[str, dict[str, Any]]:
+    """What each CPU answers, and warns of."""
+    arguments = ("-c", ANSWERS, *(str(bright[name]) for name in ("inputs", "any", "x86-vnni")))
+    done = {
+        "here": subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False),
+        "haswell": userland.run_x86(device, *arguments),
+        **{cpu: userland.run(device, cpu, *arguments) for cpu in userland.CPUS},
+    }
+    for cpu, process in done.items():
+        assert process.returncode == 0, f"{cpu}: {process.stderr}"
+    return {cpu: json.loads(process.stdout) for cpu, process in done.items()}
+
+
+@pytest.mark.parametrize("cpu", ["haswell", "pi4", "pi5"])
+def test_an_8_bit_file_for_any_cpu_answers_the_same_bits_everywhere(found, bright, cpu: str) -> None:
+    path = str(bright["any"])
+    assert found[cpu]["answers"][path] == found["here"]["answers"][path]
+    assert found[cpu]["warned"][path] == []
+
+
+def test_an_8_bit_file_for_vnni_saturates_without_it_and_the_runtime_warns(found, bright) -> None:
+    path = str(bright["x86-vnni"])
+    exact, saturated = (np.array(found[cpu]["answers"][path]) for cpu in ("pi5", "haswell"))
+    assert saturated.mean() < 0.8 * exact.mean()
+    assert found["haswell"]["warned"][path] == ["TargetWarning"]
+
+
+@pytest.mark.parametrize("cpu", ["pi4", "pi5"])
+def test_an_8_bit_file_for_vnni_is_right_on_arm(found, bright, cpu: str) -> None:
+    path = str(bright["x86-vnni"])
+    if not read_cpu().saturates:
+        assert found[cpu]["answers"][path] == found["here"]["answers"][path]
+    assert found[cpu]["warned"][path] == []
 
 
 def test_the_command_line_starts_and_reads_the_bundle(device: Path) -> None:

@@ -1,5 +1,7 @@
 """An ARM64 Debian userland with Python, run by qemu-aarch64: the stand-in for a 64-bit Raspberry Pi OS.
 
+An x86 of 2013, without VNNI, is emulated beside it: this machine's own Python, by qemu-x86_64.
+
 Everything lies in one folder and nothing outside it is touched: a private apt resolves and fetches the packages,
 which are unpacked and not installed; no chroot, no mount, no binfmt. Needs an amd64 Debian with apt.
 
@@ -17,7 +19,8 @@ from pathlib import Path
 CPUS = {"pi4": "cortex-a72", "pi5": "cortex-a76"}
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _PYTHON = "3.11"  # of Debian bookworm, as of Raspberry Pi OS
-_VERSION = "1"
+_VERSION = "2"
+_HASWELL_FLAGS = "sse sse2 ssse3 fma sse4_1 sse4_2 movbe popcnt f16c avx avx2 bmi1 bmi2"
 _WHEEL_TAGS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
 
 
@@ -41,13 +44,17 @@ def set_up(folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as work:
         mirror = _mirror()
         for package in _fetch(Path(work) / "qemu", mirror, "amd64", "trixie", ["qemu-user"], only="qemu-user_"):
-            _unpack(package, folder / "qemu", "./usr/bin/qemu-aarch64")
+            _unpack(package, folder / "qemu", "./usr/bin/qemu-aarch64", "./usr/bin/qemu-x86_64")
         root = folder / "root"
         for name in ("bin", "sbin", "lib", "lib64"):
             (root / "usr" / name).mkdir(parents=True)
             (root / name).symlink_to(f"usr/{name}")
         for package in _fetch(Path(work) / "root", mirror, "arm64", "bookworm", [f"python{_PYTHON}", "libstdc++6"]):
             _unpack(package, root, "--exclude=./usr/share/doc/*", "--exclude=./usr/share/locale/*")
+    # QEMU shows an x86 guest the host's, unless there is one under the guest's root.
+    cpuinfo = folder / "haswell/proc/cpuinfo"
+    cpuinfo.parent.mkdir(parents=True)
+    cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {_HASWELL_FLAGS}\n")
     mark.write_text(f"{_VERSION} {folder}")
 
 
@@ -68,6 +75,12 @@ def run(folder: Path, cpu: str, *arguments: str) -> "subprocess.CompletedProcess
     command = [str(qemu), "-cpu", CPUS[cpu], "-L", str(root), str(root / f"usr/bin/python{_PYTHON}"), *arguments]
     environment = {"PATH": "/usr/bin", "PYTHONHOME": str(root / "usr"), "PYTHONPATH": str(folder / "site-packages"), "HOME": str(folder)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+
+def run_x86(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run this machine's Python as an Intel Haswell."""
+    command = [str(folder / "qemu/usr/bin/qemu-x86_64"), "-cpu", "Haswell-noTSX", "-L", str(folder / "haswell"), "-0", sys.executable]
+    return subprocess.run([*command, sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=300)
 
 
 def _mirror() -> str:
