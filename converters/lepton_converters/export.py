@@ -17,6 +17,7 @@ from lepton_converters.export_data import ExportData, plan_preprocessing
 from lepton_converters.keras_loading import CustomObjects, import_keras
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.recipe import IntegerIo, Recipe, plan_recipe, read_quantization
+from lepton_runtime.cpu import may_saturate, target_of
 from lepton_runtime.errors import InputError, ParityError, UnsupportedError
 from lepton_runtime.formats import Format, Precision, Target
 from lepton_runtime.labels import class_output
@@ -196,7 +197,7 @@ def export(
         },
         versions=installed_versions(_TOOLCHAIN),
         removed_layers=source.removed_layers,
-        notes=(*source.notes, *_doubts(source, evaluation), *(doubts.found if doubts else ())),
+        notes=(*source.notes, *_doubts(source, evaluation), *(doubts.found if doubts else ()), *_target_doubts(kept)),
         noise_inputs=source.noise,
         encoders=encoders,
     )
@@ -221,6 +222,16 @@ def _doubts(source: KerasSource, evaluation: Evaluation | None) -> list[str]:
     return [
         f"Keras itself is right on {100 * evaluation.accuracy:.1f} % of the labelled samples, little more than chance: check the "
         "preprocessing and the order of the classes; folders count in the order of their names unless --labels gives the model's"
+    ]
+
+
+def _target_doubts(records: Sequence[ArtifactRecord]) -> list[str]:
+    """What was chosen and verified on a CPU that answers otherwise than those that it is for."""
+    return [
+        f"{record.file} is for {target_of(record)}, and was chosen and verified on an x86 without VNNI, which may answer wrongly: "
+        "export on a CPU that adds up 8-bit products exactly, or with --target any"
+        for record in records
+        if may_saturate(record)
     ]
 
 

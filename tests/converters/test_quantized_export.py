@@ -9,6 +9,7 @@ import pytest
 from lepton_converters import export
 from lepton_converters.recipe import read_quantization
 from lepton_runtime import Bundle, BundleError, Format, InputError
+from lepton_runtime.cpu import Cpu
 from lepton_runtime.manifest import Manifest
 
 ONNX = {"formats": ["onnx"], "precisions": ["static-int8"]}
@@ -112,3 +113,12 @@ def test_calibration_samples_that_are_normalized_twice_are_noted(classifier: Pat
 def test_honest_calibration_samples_are_not_noted(classifier: Path, pictures: Path, tmp_path: Path) -> None:
     assert manifest_of(classifier, tmp_path / "b", pictures).notes == ()
     assert Bundle.open(tmp_path / "b").manifest.notes == ()
+
+
+def test_a_file_that_this_cpu_may_answer_wrongly_by_is_noted(
+    classifier: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lepton_runtime.cpu.read_cpu", lambda: Cpu("x86_64", frozenset({"avx2"})))
+    (note,) = manifest_of(classifier, tmp_path / "b", pictures, target="arm-v8").notes
+    assert note.startswith("model.static-int8.onnx is for arm-v8, and was chosen and verified on an x86 without VNNI")
+    assert manifest_of(classifier, tmp_path / "c", pictures, target="x86-avx2").notes == ()
