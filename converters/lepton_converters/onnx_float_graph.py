@@ -62,14 +62,22 @@ class OnnxFloatGraph:
         """The SHA-256 of the network."""
         return hashlib.sha256(self._model.SerializeToString(deterministic=True)).hexdigest()
 
-    @cached_property
+    @property
     def blocks(self) -> tuple[Block, ...]:
         """What can be quantized."""
-        return gathered(self._operators)
+        return self._all_blocks
 
     @cached_property
+    def _all_blocks(self) -> tuple[Block, ...]:
+        return gathered(self._operators)
+
+    @property
     def tensors(self) -> tuple[str, ...]:
         """The activations whose ranges are needed."""
+        return self._all_tensors
+
+    @cached_property
+    def _all_tensors(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for operator in self._operators for name in (*operator.inputs, operator.output)))
 
     def channel_axis(self, tensor: str) -> int | None:

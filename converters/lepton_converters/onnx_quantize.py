@@ -69,6 +69,7 @@ def quantize_static(
     """
     if not nodes:
         return model
+    data: dict[str, TensorData | tuple[Array, ...]]
     data = {name: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32)) for name, (low, high) in ranges.items()}
     with _quiet_quantizer():
         quantizer = QDQQuantizer(

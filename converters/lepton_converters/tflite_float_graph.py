@@ -70,15 +70,23 @@ class TfliteFloatGraph:
         """The SHA-256 of the network."""
         return hashlib.sha256(self._file()).hexdigest()
 
-    @cached_property
+    @property
     def blocks(self) -> tuple[Block, ...]:
         """What can be quantized; a layer that 8 bits cannot hold is none."""
+        return self._all_blocks
+
+    @cached_property
+    def _all_blocks(self) -> tuple[Block, ...]:
         beyond = {name for name, kinds in self._kinds_of_layers.items() if kinds & _BEYOND_8_BITS}
         return tuple(block for block in gathered([operator for operator, _ in self._found]) if block.name not in beyond)
 
-    @cached_property
+    @property
     def tensors(self) -> tuple[str, ...]:
         """The activations whose ranges are needed: those that TensorFlow measured itself."""
+        return self._all_tensors
+
+    @cached_property
+    def _all_tensors(self) -> tuple[str, ...]:
         graph = self._content.subgraphs[0]
         taken = {int(index) for operator in graph.operators for index in (*operator.inputs, *operator.outputs) if index >= 0}
         ranged = [index for index in sorted(taken) if _has_range(self._tensors[index])]
