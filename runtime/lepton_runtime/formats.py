@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import TypeVar
 
 from lepton_runtime.errors import InputError
+
+_Names = TypeVar("_Names", bound=StrEnum)
 
 
 def did_you_mean(text: str, names: Sequence[str]) -> str:
@@ -12,6 +15,13 @@ def did_you_mean(text: str, names: Sequence[str]) -> str:
 
     near = [name for name in names if len(text) > 2 and text in name] or difflib.get_close_matches(text, names, n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _named(names: type[_Names], text: str, *, kind: str) -> _Names:
+    """The one of that name."""
+    if text not in list(names):
+        raise InputError(f"a {kind} is one of {', '.join(names)}, found {text!r}{did_you_mean(text, list(names))}")
+    return names(text)
 
 
 class Format(StrEnum):
@@ -27,9 +37,7 @@ class Format(StrEnum):
         Raises:
             InputError: There is none; the text lists them.
         """
-        if text not in list(cls):
-            raise InputError(f"a format is one of {', '.join(cls)}, found {text!r}{did_you_mean(text, list(cls))}")
-        return cls(text)
+        return _named(cls, text, kind="format")
 
 
 class Precision(StrEnum):
@@ -61,9 +69,7 @@ class Precision(StrEnum):
         >>> Precision.parse("static-int8")
         <Precision.STATIC_INT8: 'static-int8'>
         """
-        if text not in list(cls):
-            raise InputError(f"a precision is one of {', '.join(cls)}, found {text!r}{did_you_mean(text, list(cls))}")
-        return cls(text)
+        return _named(cls, text, kind="precision")
 
 
 class Target(StrEnum):
@@ -100,9 +106,7 @@ class Target(StrEnum):
         Raises:
             InputError: There is none; the text lists them.
         """
-        if text not in list(cls):
-            raise InputError(f"a target is one of {', '.join(cls)}, found {text!r}{did_you_mean(text, list(cls))}")
-        return cls(text)
+        return _named(cls, text, kind="target")
 
 
 PRECISIONS: dict[Format, tuple[Precision, ...]] = {
