@@ -1,11 +1,13 @@
 """Channels of like ranges across layers, so that one scale a tensor serves them all."""
 
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
 
-from lepton_converters.float_graph import FloatGraph, Operator
+from lepton_converters.float_graph import FloatGraph, Operator, operators_of
 from lepton_converters.tensor_statistics import TensorStatistics
+from lepton_converters.weight_rounding import along_axis
 from lepton_runtime.tensors import Array
 
 _MOST = 16.0  # how much larger a channel may become
@@ -25,30 +27,29 @@ def equalize(graph: FloatGraph, statistics: Mapping[str, TensorStatistics]) -> F
 
     Source: Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.1.
     """
-    operators = [operator for block in graph.blocks for operator in block.operators]
+    operators = operators_of(graph.blocks)
+    uses = Counter(name for operator in operators for name in (operator.weight, operator.bias) if name)
     makers = {operator.output: operator for operator in operators if operator.weight}
     constants: dict[str, Array] = {}
     for second in operators:
         first = makers.get(second.inputs[0])
-        if first is None or not second.weight or not _can_share(graph, first, second):
+        if first is None or not second.weight or not _can_share(graph, uses, first, second):
             continue
         weights = [constants.get(name or "", graph.constant(name or "")) for name in (first.weight, second.weight)]
         factors = _factors(statistics[first.output], weights[1], first, second)
         if factors is None or np.allclose(factors, 1):
             continue
         axis = second.output_axis if second.input_axis is None else second.input_axis
-        constants[first.weight or ""] = weights[0] * _spread(factors, first.output_axis, weights[0].ndim)
-        constants[second.weight] = weights[1] / _spread(factors, axis, weights[1].ndim)
+        constants[first.weight or ""] = weights[0] * along_axis(factors, first.output_axis, weights[0].ndim)
+        constants[second.weight] = weights[1] / along_axis(factors, axis, weights[1].ndim)
         if first.bias:
             constants[first.bias] = constants.get(first.bias, graph.constant(first.bias)) * factors
     return graph.with_constants({name: values.astype(np.float32) for name, values in constants.items()}) if constants else None
 
 
-def _can_share(graph: FloatGraph, first: Operator, second: Operator) -> bool:
+def _can_share(graph: FloatGraph, uses: Counter[str], first: Operator, second: Operator) -> bool:
     """Whether factors of the one's outputs can be taken back in the other's weights, and nowhere else are seen."""
-    operators = [operator for block in graph.blocks for operator in block.operators]
-    names = [name for operator in operators for name in (operator.weight, operator.bias) if name]
-    is_own = all(names.count(name) == 1 for name in (first.weight, first.bias, second.weight) if name)
+    is_own = all(uses[name] == 1 for name in (first.weight, first.bias, second.weight) if name)
     return is_own and first.activation in ("linear", "relu", "relu6") and graph.reader_count(first.output) == 1
 
 
@@ -67,7 +68,3 @@ def _factors(found: TensorStatistics, weights: Array, first: Operator, second: O
         if first.activation == "relu6":
             factors = np.minimum(factors, np.maximum(1.0, reaches.max() / (_HEADROOM * reaches)))
     return np.where(np.isfinite(factors) & (reaches > 0), np.clip(factors, 1.0, _MOST), 1.0)
-
-
-def _spread(values: Array, axis: int, rank: int) -> Array:
-    return values.reshape([-1 if position == axis else 1 for position in range(rank)])

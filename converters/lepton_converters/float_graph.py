@@ -1,7 +1,7 @@
 """A float network as quantization sees it: operators with weights, and blocks of them that share one fate."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -150,6 +150,11 @@ class FloatGraph(Protocol):
             UnsupportedError: It cannot be made.
         """
         ...
+
+
+def operators_of(blocks: Iterable[Block]) -> list[Operator]:
+    """The operators of all those blocks, in order."""
+    return [operator for block in blocks for operator in block.operators]
 
 
 def layer_name(tensor: str) -> str:

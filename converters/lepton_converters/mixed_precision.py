@@ -1,7 +1,7 @@
 """The blocks that must compute in float for a network to keep to its budget, at the least cost in time."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,19 +23,6 @@ _CONFIDENCE = 1.64  # standard errors: 19 of 20 other sets of samples keep to th
 _PRODUCT_COST = {Target.ANY: 0.5, Target.X86_VNNI: 0.25, Target.X86_AVX2: 0.6, Target.ARM_DOTPROD: 0.25, Target.ARM_V8: 0.7}
 _LEAST_COST = 0.01  # of the whole network: so that blocks that cost next to nothing are told apart by what they save
 _CROSSING_COST = 8.0  # of turning one value to or from 8 bits, in float32 products
-
-
-@dataclass(frozen=True)
-class Drop:
-    """Accuracy that was lost on some samples.
-
-    Attributes:
-        mean: The share of samples, 0 to 1.
-        margin: How far it may be from that on as many others.
-    """
-
-    mean: float
-    margin: float
 
 
 class Search:
@@ -63,10 +50,10 @@ class Search:
         steps: list[SearchStep] = []
 
         def keeps(names: Sequence[str], changed: str = "") -> bool:
-            drop = _drop(right, self._right(candidate.artifact(frozenset(names))))
-            steps.append(SearchStep(len(names), changed, drop.mean, drop.margin))
-            self._on_progress(f"search: {len(names)} of {len(blocks)} blocks in float, drop {100 * drop.mean:.2f}pp")
-            return self._budget.allows(float(right.mean()) - drop.mean - drop.margin, source_accuracy=float(right.mean()))
+            drop, margin = _drop(right, self._right(candidate.artifact(frozenset(names))))
+            steps.append(SearchStep(len(names), changed, drop, margin))
+            self._on_progress(f"search: {len(names)} of {len(blocks)} blocks in float, drop {100 * drop:.2f}pp")
+            return self._budget.allows(float(right.mean()) - drop - margin, source_accuracy=float(right.mean()))
 
         if keeps([]):
             return replace(candidate, record=replace(candidate.record, steps=tuple(steps)))
@@ -104,10 +91,10 @@ def measure_blocks(candidate: Candidate, comparison: Comparison, *, on_progress:
     return records
 
 
-def _drop(reference: Array, found: Array) -> Drop:
-    """The accuracy lost, with the margin of a paired comparison on two sets of as many samples."""
+def _drop(reference: Array, found: Array) -> tuple[float, float]:
+    """The accuracy lost, 0 to 1, and the margin of a paired comparison on two sets of as many samples."""
     differences = reference.astype(np.float64) - found
-    return Drop(float(differences.mean()), _CONFIDENCE * float(differences.std()) * (2 / len(differences)) ** 0.5)
+    return float(differences.mean()), _CONFIDENCE * float(differences.std()) * (2 / len(differences)) ** 0.5
 
 
 def _ranked(candidate: Candidate, measured: Sequence[BlockRecord]) -> list[str]:

@@ -69,6 +69,7 @@ def quantize_static(
     """
     if not nodes:
         return model
+    wanted = frozenset(nodes)
     data: dict[str, TensorData | tuple[Array, ...]]
     data = {name: TensorData(lowest=np.array(low, np.float32), highest=np.array(high, np.float32)) for name, (low, high) in ranges.items()}
     with _quiet_quantizer():
@@ -81,7 +82,7 @@ def quantize_static(
             tensors_range=TensorsData(CalibrationMethod.MinMax, data),
             nodes_to_quantize=list(nodes),
             nodes_to_exclude=[],
-            op_types_to_quantize=sorted({node.op_type for node in model.graph.node if node.name in set(nodes)}),
+            op_types_to_quantize=sorted({node.op_type for node in model.graph.node if node.name in wanted}),
             extra_options={**_STATIC_OPTIONS, "TensorQuantOverrides": {name: _channels(*found) for name, found in scales.items()}},
         )
         quantized: onnx.ModelProto = quantizer.quantize_model()

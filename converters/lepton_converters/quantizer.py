@@ -14,7 +14,7 @@ from lepton_converters.calibration_cache import CalibrationCache, calibration_ke
 from lepton_converters.dataset import Sample
 from lepton_converters.divergence import divergence, is_lower
 from lepton_converters.equalization import equalize
-from lepton_converters.float_graph import FloatGraph, Ranges
+from lepton_converters.float_graph import FloatGraph, Ranges, operators_of
 from lepton_converters.ranges import Range, RangeMethod, best_range, find_range
 from lepton_converters.recipe import IntegerIo
 from lepton_converters.tensor_statistics import TensorStatistics
@@ -58,14 +58,14 @@ class Candidate:
             UnsupportedError: It cannot be made.
         """
         kept = frozenset(self.record.float_blocks) if in_float is None else in_float
-        graph = self.graph if self.exact is None else _with_blocks_of(self.exact, self.graph, kept)
+        graph = _with_blocks_of(self.exact, self.graph, kept) if self.exact is not None and kept else self.graph
         artifact = graph.quantize(self.ranges, in_float=kept, target=Target(self.record.target), io=self.io)
         return replace(artifact, quantization=self.record)
 
 
 def _with_blocks_of(exact: FloatGraph, graph: FloatGraph, names: Collection[str]) -> FloatGraph:
     """A network with the weights and biases that those blocks have in another."""
-    operators = [operator for block in graph.blocks if block.name in names for operator in block.operators]
+    operators = operators_of(block for block in graph.blocks if block.name in names)
     return graph.with_constants({name: exact.constant(name) for operator in operators for name in (operator.weight, operator.bias) if name})
 
 
@@ -199,10 +199,10 @@ class Quantizer:
         if record.equalized:
             graph = equalize(graph, statistics) or graph
             statistics = measure_statistics(graph, measured, self.cache)
-        rounding, exact = Rounding(record.rounding), graph
-        if rounding != Rounding.NEAREST:
-            graph = self._rounded(graph, measured, (rounding,))[rounding]
-        return Candidate(graph, find_ranges(statistics, record.ranges), record, self.io, exact)
+        candidate, rounding = Candidate(graph, find_ranges(statistics, record.ranges), record, self.io), Rounding(record.rounding)
+        if rounding == Rounding.NEAREST:
+            return candidate
+        return replace(candidate, graph=self._rounded(graph, measured, (rounding,))[rounding], exact=graph)
 
     def _rounded(self, graph: FloatGraph, measured: Calibration, roundings: tuple[Rounding, ...]) -> dict[Rounding, FloatGraph]:
         return fit_weights(graph, measured.batches, roundings, target=self._target(graph), seed=self.seed)
@@ -249,7 +249,7 @@ def measure_statistics(graph: FloatGraph, calibration: Calibration, cache: Calib
 def find_ranges(statistics: Mapping[str, TensorStatistics], method: str) -> dict[str, tuple[float, float]]:
     """The range of each tensor by a :class:`RangeMethod`, or by the one that is best for it (``by-tensor``)."""
     if method == _BY_TENSOR:
-        return _mixed(statistics, {entry: find_ranges(statistics, entry) for entry in RangeMethod})
+        return _all_ranges(statistics)[_BY_TENSOR]
     found = {name: find_range(entry, RangeMethod(method)) for name, entry in statistics.items()}
     return {name: (range_.low, range_.high) for name, range_ in found.items()}
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 import numpy as np
 
 from lepton_converters.activation_moments import Moments, as_rows, fits, from_rows, grouped_by_size, measure_moments
-from lepton_converters.float_graph import FloatGraph, Operator
+from lepton_converters.float_graph import FloatGraph, Operator, operators_of
 from lepton_converters.weight_rounding import WeightScheme, fit_rounding
 from lepton_runtime.formats import Target
 from lepton_runtime.tensors import Array
@@ -44,7 +44,7 @@ def fit_weights(
         target: The CPU it is for.
         seed: Of the choice of activations that are looked at.
     """
-    operators = [operator for block in graph.blocks for operator in block.operators if fits(operator)]
+    operators = [operator for operator in operators_of(graph.blocks) if fits(operator)]
     shared = Counter(operator.bias for operator in {operator.weight: operator for operator in operators}.values() if operator.bias)
     constants: dict[Rounding, dict[str, Array]] = {rounding: {} for rounding in roundings}
     done: set[str] = set()

@@ -61,7 +61,12 @@ class WeightScheme:
         return np.moveaxis(weights, self.axis, 0).reshape(weights.shape[self.axis], -1)
 
     def _spread(self, values: Array, rank: int) -> Array:
-        return values.reshape([-1 if position == self.axis else 1 for position in range(rank)])
+        return along_axis(values, self.axis, rank)
+
+
+def along_axis(values: Array, axis: int, rank: int) -> Array:
+    """One value a channel, in a shape that broadcasts to an array of that rank."""
+    return values.reshape([-1 if position == axis else 1 for position in range(rank)])
 
 
 def fit_rounding(start: Array, weights: Array, scales: Array, covariance: Array, *, largest: int) -> Array:
