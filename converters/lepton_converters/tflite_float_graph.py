@@ -104,29 +104,11 @@ class TfliteFloatGraph:
 
     def values(self, batches: Iterator[Mapping[str, Array]], tensors: Sequence[str]) -> Iterator[dict[str, Array]]:
         """Those activations, batch by batch."""
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-        with quiet_tensorflow():
-            interpreter = Interpreter(
-                model_content=self._file(),
-                experimental_preserve_all_tensors=True,
-                # A delegate keeps its inner tensors to itself.
-                experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-            )
-        inputs = [detail["index"] for detail in interpreter.get_input_details()]
-        shapes: list[tuple[int, ...]] = []
+        content = self._copied()
+        content.subgraphs[0].outputs = [self._index[name] for name in tensors]
+        run = BuiltinRun(content)
         for batch in batches:
-            arrays = [batch[spec.name] for spec in self._source.inputs]
-            if shapes != [array.shape for array in arrays]:  # free axes are 1 in the file
-                shapes = [array.shape for array in arrays]
-                for index, shape in zip(inputs, shapes, strict=True):
-                    interpreter.resize_tensor_input(index, shape)
-                with quiet_tensorflow():
-                    interpreter.allocate_tensors()
-            for index, array in zip(inputs, arrays, strict=True):
-                interpreter.set_tensor(index, array)
-            interpreter.invoke()
-            yield {name: interpreter.get_tensor(self._index[name]) for name in tensors}
+            yield dict(zip(tensors, run.run([batch[spec.name] for spec in self._source.inputs]), strict=True))
 
     def constant(self, name: str) -> Array:
         """A weight or bias."""
@@ -296,7 +278,7 @@ class TfliteFloatGraph:
         return content
 
     def _file(self) -> bytes:
-        return packed(self._content)
+        return _packed(self._content)
 
     def _with_ranges(self, ranges: Ranges) -> bytes:
         """The file with those ranges in the place of the ones that it holds."""
@@ -307,10 +289,47 @@ class TfliteFloatGraph:
                 tensors[index] = copy.copy(tensors[index])
                 tensors[index].quantization = copy.copy(tensors[index].quantization)
                 tensors[index].quantization.min, tensors[index].quantization.max = ([np.float32(end)] for end in ranges[name])
-        return packed(content)
+        return _packed(content)
 
 
-def packed(content: Any) -> bytes:
+class BuiltinRun:
+    """A file that runs on TFLite's own operators: a delegate would keep its inner tensors to itself."""
+
+    def __init__(self, content: Any) -> None:
+        """Load a file.
+
+        Args:
+            content: As an object of TensorFlow's ``flatbuffer_utils``, whose outputs are the tensors to look at.
+        """
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+        content.signatureDefs = []  # they name the old inputs and outputs
+        with quiet_tensorflow():
+            self._interpreter = Interpreter(
+                model_content=_packed(content),
+                experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            )
+        self._inputs = [detail["index"] for detail in self._interpreter.get_input_details()]
+        self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
+        self._shapes: list[tuple[int, ...]] = []
+
+    def run(self, arrays: Sequence[Array]) -> list[Array]:
+        """The outputs for the inputs, in order."""
+        shapes = [array.shape for array in arrays]
+        if shapes != self._shapes:
+            for index, shape in zip(self._inputs, shapes, strict=True):
+                self._interpreter.resize_tensor_input(index, shape)
+            with quiet_tensorflow():
+                self._interpreter.allocate_tensors()
+            self._shapes = shapes
+        for index, array in zip(self._inputs, arrays, strict=True):
+            self._interpreter.set_tensor(index, array)
+        self._interpreter.reset_all_variables()
+        self._interpreter.invoke()
+        return [self._interpreter.get_tensor(index) for index in self._outputs]
+
+
+def _packed(content: Any) -> bytes:
     """The file of an object of TensorFlow's ``flatbuffer_utils``."""
     from tensorflow.lite.tools import flatbuffer_utils
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from lepton_converters.float_graph import Block, Operator, gathered
 from lepton_converters.quiet import quiet_tensorflow
-from lepton_converters.tflite_float_graph import KINDS, MOVERS, packed
+from lepton_converters.tflite_float_graph import KINDS, MOVERS, BuiltinRun
 from lepton_runtime.tensors import Array, TensorSpec
 
 
@@ -44,13 +44,13 @@ class TfliteInnerTensors:
         return dict(zip(self.specs, self._apart.run([*inputs.values(), *arrays]), strict=True))
 
     @cached_property
-    def _whole(self) -> "_Run":
+    def _whole(self) -> BuiltinRun:
         content = _read(self._model)
         content.subgraphs[0].outputs = list(self._indices.values())
-        return _Run(content)
+        return BuiltinRun(content)
 
     @cached_property
-    def _apart(self) -> "_Run":
+    def _apart(self) -> BuiltinRun:
         content = _read(self._model)
         graph = content.subgraphs[0]
         graph.outputs = list(self._indices.values())
@@ -62,38 +62,7 @@ class TfliteInnerTensors:
         for operator in graph.operators:
             operator.inputs = [given.get(int(index), int(index)) for index in operator.inputs]
         graph.inputs = [*graph.inputs, *given.values()]
-        return _Run(content)
-
-
-class _Run:
-    """A file that runs on TFLite's own operators: a delegate would keep its inner tensors to itself."""
-
-    def __init__(self, content: Any) -> None:  # Any: generated code without types
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-        content.signatureDefs = []  # they name the old inputs and outputs
-        with quiet_tensorflow():
-            self._interpreter = Interpreter(
-                model_content=packed(content),
-                experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-            )
-        self._inputs = [detail["index"] for detail in self._interpreter.get_input_details()]
-        self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
-        self._shapes: list[tuple[int, ...]] = []
-
-    def run(self, arrays: Sequence[Array]) -> list[Array]:
-        """The outputs for the inputs, in order."""
-        shapes = [array.shape for array in arrays]
-        if shapes != self._shapes:
-            for index, shape in zip(self._inputs, shapes, strict=True):
-                self._interpreter.resize_tensor_input(index, shape)
-            self._interpreter.allocate_tensors()
-            self._shapes = shapes
-        for index, array in zip(self._inputs, arrays, strict=True):
-            self._interpreter.set_tensor(index, array)
-        self._interpreter.reset_all_variables()
-        self._interpreter.invoke()
-        return [self._interpreter.get_tensor(index) for index in self._outputs]
+        return BuiltinRun(content)
 
 
 def tflite_blocks(model: bytes) -> tuple[Block, ...]:
