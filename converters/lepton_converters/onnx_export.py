@@ -63,6 +63,15 @@ class OnnxExporter:
             return model, route
         raise UnsupportedError(told_once(faults))
 
+    def float_graph(self) -> OnnxFloatGraph:
+        """What is quantized.
+
+        Raises:
+            UnsupportedError: The model cannot be converted.
+        """
+        base, route = self._base()
+        return OnnxFloatGraph(base, inputs=self._source.inputs, outputs=self._source.outputs, route=route)
+
     def make(self, precision: Precision, *, quantizer: Quantizer | None) -> Artifact:
         """One ONNX artifact.
 
@@ -78,7 +87,7 @@ class OnnxExporter:
         if precision == Precision.STATIC_INT8:
             if quantizer is None:
                 raise UnsupportedError("static-int8 must be calibrated, found no samples; give --calib PATH")
-            artifact = quantizer.quantize(OnnxFloatGraph(base, inputs=doors[0], outputs=doors[1], route=route))
+            artifact = quantizer.quantize(self.float_graph())
         else:
             change = {Precision.FP16: store_weights_fp16, Precision.DYNAMIC_INT8: quantize_dynamic}.get(precision)
             artifact = make_artifact(canonicalize(change(base)) if change else base, precision, *doors, route)

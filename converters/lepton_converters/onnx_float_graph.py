@@ -80,6 +80,23 @@ class OnnxFloatGraph:
     def _all_tensors(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for operator in self._operators for name in (*operator.inputs, operator.output)))
 
+    @property
+    def rounded(self) -> dict[str, str]:
+        """The activations that are 8 bits where every block is quantized, each with that of which it has the range.
+
+        Source: onnxruntime, ``quantization/registry.py``: a ``QDQDirect8BitOp`` gives its output the range of its input.
+        """
+        nodes = {name for names in self._nodes.values() for name in names}
+        floats = {operator.output for operator in self._operators if self._goes_on_in_float(operator, nodes)}
+        found = {name: name for name in self.tensors if name not in floats}
+        makers = {name: node for node in self._model.graph.node for name in node.output}
+        for name in found:
+            source = name
+            while source in makers and makers[source].op_type in (*_MOVERS, "AveragePool"):
+                source = makers[source].input[0]
+                found[name] = source if source in found else found[name]
+        return found
+
     def channel_axis(self, tensor: str) -> int | None:
         """The axis of an activation's channels."""
         rank = len(self._shapes.get(tensor, ()))

@@ -13,6 +13,7 @@ from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization import quantize_dynamic as ort_quantize_dynamic
 from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization.quant_utils import add_quant_input_suffix
 
 from lepton_converters.float_graph import Ranges
 from lepton_converters.onnx_weights import stored_smaller
@@ -104,13 +105,13 @@ def _take_out_pairs(graph: onnx.GraphProto, tensors: Collection[str]) -> None:
     dequantizes = {node.input[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
     names = {value.name for value in graph.output}
     for name in tensors:
-        first = quantizes.get(name)
+        first = quantizes.get(add_quant_input_suffix(name) if name in names else name)  # an output has its name behind the pair
         second = first and dequantizes.get(first.output[0])
         if first is None or second is None:
             continue
         graph.node.remove(first)
         graph.node.remove(second)
-        old, new = (name, second.output[0]) if second.output[0] in names else (second.output[0], name)
+        old, new = (first.input[0], name) if name in names else (second.output[0], name)
         for node in graph.node:
             node.input[:] = [new if given == old else given for given in node.input]
             node.output[:] = [new if made == old else made for made in node.output]

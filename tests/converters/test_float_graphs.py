@@ -174,6 +174,24 @@ def test_given_ranges_are_those_of_the_onnx_file(network) -> None:
     assert any(np.isclose(scale, 8.5 / 255, rtol=1e-6) for scale in scales)
 
 
+def test_what_is_rounded_and_by_whose_range_is_as_in_the_onnx_file(keras, liven) -> None:
+    layers = keras.layers
+    image = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(4, 3, name="first")(image)
+    x = layers.Concatenate(name="both")([layers.AveragePooling2D(2, name="mean")(x), layers.MaxPooling2D(2, name="most")(x)])
+    model = keras.Model(image, layers.Dense(4, name="scores")(layers.Flatten(name="flat")(x)))
+    liven(keras, model)
+    made = float_network(model, Format.ONNX)
+    rounded = made.graph.rounded
+    assert {name for name, source in rounded.items() if name != source} == {name for name in rounded if "Pool" in name or "flat" in name}
+    assert set(made.graph.tensors) - set(rounded) == {made.operators[-1].output}
+    lengths = {high - low for name, (low, high) in made.ranges().items() if name in rounded.values()}
+    graph = onnx.load_from_string(made.quantized().model).graph
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    scales = {float(constants[node.input[1]]) for node in graph.node if node.op_type == "QuantizeLinear"}
+    np.testing.assert_allclose(sorted(scales), [length / 255 for length in sorted(lengths)], rtol=1e-6)
+
+
 def test_given_ranges_are_those_of_the_tflite_file(network) -> None:
     from ai_edge_litert.interpreter import Interpreter
 
