@@ -66,9 +66,8 @@ class ExportData:
         """
         calibrated = evaluated = calibration = None
         held_back: tuple[int, ...] = ()
-        given = source.given
         if evaluate is not None:
-            evaluated = _completed(source, _open(source, given, evaluate, steps, labels=labels, option="--eval"))
+            evaluated = open_samples(source, evaluate, steps, labels=labels, option="--eval")
             if not evaluated.is_labeled:
                 raise InputError(
                     f"--eval needs classes: one folder a class, 'y' in a .npz, or a column 'label' in a .csv; found none in {evaluate!r}"
@@ -80,10 +79,10 @@ class ExportData:
                 )
         if calib is not None:
             # Its classes are of no matter.
-            calibrated = _completed(source, _open(source, given, calib, steps))
+            calibrated = open_samples(source, calib, steps)
             batch = source.inputs[0].shape[0] or 1
             calibration, held_back = split_samples(calibrated, samples=calib_samples, seed=seed, batch=batch, hold_back=evaluated is None)
-        names = _labels(source, labels, evaluated, calibrated)
+        names = fitting_labels(source, labels, evaluated, calibrated)
 
         spare = held_back if evaluated is not None else held_back[_VERIFICATION_SAMPLES:]
         spare, others = spare[: min(_COMPARED, len(spare) // 3)], spare[min(_COMPARED, len(spare) // 3) :]
@@ -121,19 +120,28 @@ def _search(
     return replace(calibration, dataset=evaluated, indices=tuple(order[:half][:_SEARCHED])).samples, sorted(order[half:])
 
 
-def _open(
-    source: KerasSource,
-    inputs: Sequence[TensorSpec],
-    path: str,
-    steps: Preprocessing | None,
-    *,
-    labels: Sequence[str] | None = None,
-    option: str = "--calib",
+def open_samples(
+    source: KerasSource, path: str, steps: Preprocessing | None, *, labels: Sequence[str] | None = None, option: str = "--calib"
 ) -> Dataset:
+    """The samples at a path, with everything that the model takes.
+
+    Args:
+        source: The trained model.
+        path: See :func:`lepton_converters.dataset.open_dataset` and :func:`lepton_converters.raw_dataset.open_raw_dataset`.
+        steps: The preprocessing of its one input, if it has one.
+        labels: Class names in the order of the model's outputs, if they are known.
+        option: How errors call it; only of ``--calib`` are classes of no matter.
+
+    Raises:
+        InputError: Nothing there can be read as samples for this model.
+    """
+    inputs = source.given
     if source.encoders or (len(inputs) > 1 and path.endswith(".csv")):
-        has_labels = option == "--eval"
-        return open_raw_dataset(path, inputs=inputs, encoders=source.encoders, labels=labels, option=option, has_labels=has_labels)
-    return open_dataset(path, inputs=inputs, preprocessing=steps, labels=labels, option=option)
+        has_labels = option != "--calib"
+        dataset = open_raw_dataset(path, inputs=inputs, encoders=source.encoders, labels=labels, option=option, has_labels=has_labels)
+    else:
+        dataset = open_dataset(path, inputs=inputs, preprocessing=steps, labels=labels, option=option)
+    return _completed(source, dataset)
 
 
 def _completed(source: KerasSource, dataset: Dataset) -> Dataset:
@@ -244,7 +252,7 @@ def plan_preprocessing(source: KerasSource, settings: Mapping[str, Any]) -> Prep
     return steps
 
 
-def _labels(
+def fitting_labels(
     source: KerasSource, labels: Sequence[str] | None, evaluated: Dataset | None, calibrated: Dataset | None
 ) -> tuple[str, ...] | None:
     """Class names that fit the model's outputs."""

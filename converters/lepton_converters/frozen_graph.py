@@ -50,7 +50,7 @@ class FrozenGraph:
         """
         import tensorflow as tf
 
-        with _refusing(), tf.Graph().as_default() as graph:
+        with refusing(), tf.Graph().as_default() as graph:
             tf.import_graph_def(self.definition, name="")
             inputs, outputs = ([graph.get_tensor_by_name(name) for name in names] for names in (self.inputs, self.outputs))
         return graph, inputs, outputs
@@ -84,7 +84,7 @@ def freeze(
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     size = 4 * source.parameters
-    with _refusing():
+    with refusing():
         frozen = convert_variables_to_constants_v2(_trace(source, format_, recurrence=recurrence, unrolls=unrolls))
         release_memory(size)
         graph_def = frozen.graph.as_graph_def()
@@ -218,7 +218,7 @@ def save_traced(source: KerasSource, folder: str, *, recurrence: Operator, unrol
     """
     import tensorflow as tf
 
-    with _refusing():
+    with refusing():
         traced = _trace(source, Format.TFLITE, recurrence=recurrence, unrolls=unrolls)
         holder: Any = tf.Module()
         holder.model_variables = list(traced.variables)
@@ -242,6 +242,15 @@ def _trace(source: KerasSource, format_: Format, *, recurrence: Operator | None,
         outputs = source.call(list(tensors))
         return [tf.identity(output, name=name) for output, name in zip(outputs, output_names, strict=True)]
 
+    with exported_form(format_, recurrence=recurrence, unrolls=unrolls):
+        traced = tf.function(infer, input_signature=signature, autograph=False).get_concrete_function()
+    check_no_random(traced)
+    return traced
+
+
+@contextmanager
+def exported_form(format_: Format, *, recurrence: Operator | None = None, unrolls: bool = False) -> Iterator[None]:
+    """Keras in the operators that a format is made from, while a model is traced; the arguments are those of :func:`freeze`."""
     with (
         _inlined_functions(),
         traced_functions(format_),
@@ -249,9 +258,7 @@ def _trace(source: KerasSource, format_: Format, *, recurrence: Operator | None,
         traced_ops(),
         traced_recurrence(recurrence, unrolls=unrolls),
     ):
-        traced = tf.function(infer, input_signature=signature, autograph=False).get_concrete_function()
-    check_no_random(traced)
-    return traced
+        yield
 
 
 @contextmanager
@@ -271,7 +278,7 @@ def _inlined_functions() -> Iterator[None]:
 
 
 @contextmanager
-def _refusing() -> Iterator[None]:
+def refusing() -> Iterator[None]:
     """What TensorFlow raises for a model that it cannot trace, as our own error."""
     import tensorflow as tf
 

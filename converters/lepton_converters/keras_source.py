@@ -144,7 +144,7 @@ class KerasSource:
         position = next((number for number, spec in enumerate(self.outputs) if len(spec.shape) == 2), None)
         if position is None or self.outputs[position].shape[1] != 1:
             return position is not None
-        return self._last_operators[position] == "Sigmoid"
+        return self.last_operators[position] == "Sigmoid"
 
     def call(self, tensors: list[Any]) -> list[Any]:  # Any: TensorFlow has no type hints
         """The model's flat outputs for its flat inputs, in inference mode."""
@@ -197,7 +197,7 @@ class KerasSource:
         return {spec.name: np.concatenate(arrays) for spec, *arrays in zip(self.outputs, *parts, strict=True)}
 
     @cached_property
-    def _last_operators(self) -> list[str]:
+    def last_operators(self) -> list[str]:
         """The kind of TensorFlow operator that computes the values of each output; it costs a trace."""
         from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 

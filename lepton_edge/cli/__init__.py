@@ -15,6 +15,7 @@ from lepton_edge.cli.demo import demo
 from lepton_edge.cli.doctor import doctor
 from lepton_edge.cli.explain import explain
 from lepton_edge.cli.export import export
+from lepton_edge.cli.finetune import finetune
 from lepton_edge.cli.inspect import inspect
 from lepton_edge.cli.report import report
 from lepton_edge.cli.run import run
@@ -36,7 +37,7 @@ def cli(debug: bool) -> None:
         os.environ["LEPTON_EDGE_DEBUG"] = "1"
 
 
-for command in (check, export, inspect, explain, run, benchmark, compare, report, doctor, demo):
+for command in (check, export, finetune, inspect, explain, run, benchmark, compare, report, doctor, demo):
     cli.add_command(command)
 
 

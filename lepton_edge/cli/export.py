@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lepton_edge.cli.options import comma_list, json_option
-from lepton_runtime.errors import InputError, ParityError
+from lepton_edge.cli.options import (
+    PREPROCESSING_EPILOG,
+    comma_list,
+    custom_objects_option,
+    json_option,
+    preprocessing_options,
+    read_labels,
+    read_preprocessing,
+    size_option,
+)
+from lepton_runtime.errors import ParityError
 from lepton_runtime.formats import Format, Precision, Target
 
 if TYPE_CHECKING:
     from lepton_converters import ExportResult, Step
-
-
-_EPILOG = """\b
-A TOML file for --preprocess, for example:
-    resize = "crop"
-    scale = "1/255"
-    mean = [0.485, 0.456, 0.406]
-    std = [0.229, 0.224, 0.225]
-"""
 
 
 def _batch(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
@@ -37,14 +37,7 @@ def _batch(context: click.Context, parameter: click.Parameter, value: str) -> in
     return int(value)
 
 
-def _size(context: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
-    lengths = value.lower().replace("×", "x").split("x") if value else []
-    if not all(length.isdigit() and int(length) > 0 for length in lengths):
-        raise click.BadParameter(f"lengths such as 224x160 (height x width), or one such as 50 for a sequence, found {value!r}")
-    return [int(length) for length in lengths] or None
-
-
-@click.command(epilog=_EPILOG)
+@click.command(epilog=PREPROCESSING_EPILOG)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle: a folder, or a .zip file. [default: MODEL.bundle]")
 @click.option("--format", "formats", multiple=True, callback=comma_list(Format.parse), metavar="onnx|tflite", help="[default: both]")
@@ -80,29 +73,15 @@ def _size(context: click.Context, parameter: click.Parameter, value: str | None)
 @click.option("--recipe", "repeat", metavar="BUNDLE", help="Make static-int8 files as those of that bundle were made, without a search.")
 @click.option("--keep-failed", is_flag=True, help="Keep artifacts that break the budget, marked.")
 @click.option("--batch", default="1", callback=_batch, show_default=True, metavar="N|dynamic", help="Length of the batch axis.")
-@click.option("--size", callback=_size, metavar="HxW", help="Lengths for the free axes of inputs; without it they stay free.")
+@size_option
 @click.option(
     "--io", type=click.Choice(["float", "int8", "uint8"]), default="float", show_default=True, help="Numbers at the doors of static-int8."
 )
-@click.option("--preprocess", "toml", type=click.Path(path_type=Path), help="TOML file with the preprocessing; options below override it.")
-@click.option("--resize", type=click.Choice(["none", "stretch", "crop", "pad"]), help="How images get the model's size. [default: none]")
-@click.option(
-    "--interpolation", type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos"]), help="Of the resize. [default: bilinear]"
-)
-@click.option("--color", type=click.Choice(["keep", "rgb", "bgr", "gray"]), help="Convert images to this. [default: keep]")
-@click.option("--scale", metavar="1/255", help="Factor on raw values. [default: 1]")
-@click.option("--mean", callback=comma_list(str), metavar="A[,B,C]", help="Subtracted after the scale. [default: 0]")
-@click.option("--std", callback=comma_list(str), metavar="A[,B,C]", help="Divided by after that. [default: 1]")
-@click.option("--labels", type=click.Path(path_type=Path), help="Text file, one class name a line. [default: names of class folders]")
+@preprocessing_options
 @click.option("--license", "license_", help="Recorded in the bundle.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything chosen at random.")
 @click.option("--signature", metavar="NAME", help="Which of a SavedModel's signatures. [default: serving_default, or the only one]")
-@click.option(
-    "--custom-objects",
-    multiple=True,
-    metavar="MODULE:NAME",
-    help="The model's own layer or function, or a dict of them; imported, and so run, from here. May be repeated.",
-)
+@custom_objects_option
 @click.option("--trust-code", is_flag=True, help="Load Lambda layers and SavedModels: runs code that came with the model.")
 @click.option("--keep-dropout", is_flag=True, help="Keep dropout (Monte-Carlo dropout): its noise is drawn anew in each call.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
@@ -125,14 +104,13 @@ def export(
     from lepton_converters import export as export_bundle
 
     given = {"resize": resize, "interpolation": interpolation, "color": color, "scale": scale, "mean": mean, "std": std}
-    preprocessing = {**_read_toml(toml), **{name: value for name, value in given.items() if value}}
     started = monotonic()
     with StepPrinter() as on_step:
         result = export_bundle(
             model,
             output or model.with_suffix(".bundle"),
-            preprocessing=preprocessing,
-            labels=_read_labels(labels),
+            preprocessing=read_preprocessing(toml, given),
+            labels=read_labels(labels),
             on_step=on_step,
             **options,
         )
@@ -141,21 +119,6 @@ def export(
         click.echo("Without --calib PATH there is no static-int8 and no int16x8: they need sample inputs.", err=True)
     if result.failed:
         raise ParityError(f"every precision asked for must keep to the budget, {', '.join(result.failed)} did not; the table says how far")
-
-
-def _read_toml(path: Path | None) -> dict[str, Any]:
-    from lepton_runtime.preprocess import Preprocessing
-
-    return Preprocessing.from_toml(path) if path else {}
-
-
-def _read_labels(path: Path | None) -> list[str] | None:
-    if path is None:
-        return None
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--labels must be a text file with one name a line, {str(path)!r} cannot be read: {error}") from error
 
 
 def report_export(result: "ExportResult", *, json_path: str | None, seconds: float) -> None:

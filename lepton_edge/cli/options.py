@@ -1,10 +1,12 @@
 """Options that several commands share, and how their texts are read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from lepton_runtime.errors import InputError
 
 Item = TypeVar("Item")
 
@@ -34,3 +36,73 @@ def comma_list(read: Callable[[str], Item]) -> Callable[[click.Context, click.Pa
         return tuple(read(part.strip()) for text in texts for part in text.split(","))
 
     return callback
+
+
+PREPROCESSING_EPILOG = """\b
+A TOML file for --preprocess, for example:
+    resize = "crop"
+    scale = "1/255"
+    mean = [0.485, 0.456, 0.406]
+    std = [0.229, 0.224, 0.225]
+"""
+
+_PREPROCESSING = (
+    click.option(
+        "--preprocess", "toml", type=click.Path(path_type=Path), help="TOML file with the preprocessing; options below override it."
+    ),
+    click.option(
+        "--resize", type=click.Choice(["none", "stretch", "crop", "pad"]), help="How images get the model's size. [default: none]"
+    ),
+    click.option(
+        "--interpolation", type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos"]), help="Of the resize. [default: bilinear]"
+    ),
+    click.option("--color", type=click.Choice(["keep", "rgb", "bgr", "gray"]), help="Convert images to this. [default: keep]"),
+    click.option("--scale", metavar="1/255", help="Factor on raw values. [default: 1]"),
+    click.option("--mean", callback=comma_list(str), metavar="A[,B,C]", help="Subtracted after the scale. [default: 0]"),
+    click.option("--std", callback=comma_list(str), metavar="A[,B,C]", help="Divided by after that. [default: 1]"),
+    click.option("--labels", type=click.Path(path_type=Path), help="Text file, one class name a line. [default: names of class folders]"),
+)
+
+
+def preprocessing_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options for what happens to samples before the network, and for the names of classes; see :func:`read_preprocessing`."""
+    for option in reversed(_PREPROCESSING):
+        command = option(command)
+    return command
+
+
+def read_preprocessing(toml: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in a TOML file, with those in their place that were given beside it."""
+    from lepton_runtime.preprocess import Preprocessing
+
+    return {**(Preprocessing.from_toml(toml) if toml else {}), **{name: value for name, value in given.items() if value}}
+
+
+def read_labels(path: Path | None) -> list[str] | None:
+    """The class names in a text file.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    if path is None:
+        return None
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--labels must be a text file with one name a line, {str(path)!r} cannot be read: {error}") from error
+
+
+def _size(context: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
+    lengths = value.lower().replace("×", "x").split("x") if value else []
+    if not all(length.isdigit() and int(length) > 0 for length in lengths):
+        raise click.BadParameter(f"lengths such as 224x160 (height x width), or one such as 50 for a sequence, found {value!r}")
+    return [int(length) for length in lengths] or None
+
+
+size_option = click.option("--size", callback=_size, metavar="HxW", help="Lengths for the free axes of inputs; without it they stay free.")
+custom_objects_option = click.option(
+    "--custom-objects",
+    multiple=True,
+    metavar="MODULE:NAME",
+    help="The model's own layer or function, or a dict of them; imported, and so run, from here. May be repeated.",
+)
