@@ -3,14 +3,17 @@
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
 
 from fidelity_peers.engine import Call, accuracy, answers, open_file
 from fidelity_peers.samples import CALIBRATION, Samples
+from lepton_runtime.cpu import read_cpu
 
 _MAX_DROP = 0.005
+_TUNED_ON = 8000
 _TRANSFORMERS = ("vit",)
 
 
@@ -25,7 +28,7 @@ def convert(method: str, model: Path, samples: Samples, output: Path) -> str:
         shutil.copyfile(model, output)
         return ""
     if maker == "ours":
-        return _ours(model, samples, output, precision="fp32" if "fp32" in rest else "static-int8", has_budget="budget" in rest)
+        return _ours(model, samples, output, kind=rest.partition("-")[0])
     makers: dict[str, Callable[[Path, Samples, Path], str]] = {
         "ort-default": _ort_default,
         "ort-best": _ort_best,
@@ -36,32 +39,46 @@ def convert(method: str, model: Path, samples: Samples, output: Path) -> str:
     return makers[method](model, samples, output) if method in makers else _nncf(model, samples, output, has_budget="budget" in rest)
 
 
-def _ours(model: Path, samples: Samples, output: Path, *, precision: str, has_budget: bool) -> str:
-    """The export as a user calls it: plain, or with a budget, which searches among images to train on."""
+def _ours(model: Path, samples: Samples, output: Path, *, kind: str) -> str:
+    """The export as a user calls it: of ``fp32``, or in 8 bits.
+
+    With a ``budget`` it searches among images to train on; with a ``target`` it is for this machine's CPU alone; or the network is
+    ``tuned`` before, on 8,000 images to train on and their classes.
+    """
     from lepton_converters import export
 
-    is_quantized = precision == "static-int8"
+    words = []
+    if kind == "tuned":
+        tuned = output.with_suffix(".keras")
+        words.append(_tuned(model, samples, tuned))
+        model = tuned
+    settings: dict[str, Any] = {"precisions": ["fp32"]}
+    if kind != "fp32":
+        settings = {"precisions": ["static-int8"], "calib": samples.train_file, "calib_samples": CALIBRATION}
+    if kind == "budget":
+        settings |= {"evaluate": samples.search_file, "max_drop": f"{100 * _MAX_DROP}pp"}
+    if kind == "target":
+        settings["target"] = "arm-dotprod" if _is_arm() else "x86-avx2" if read_cpu().saturates else "x86-vnni"
+        words.append(settings["target"])
     bundle = output.with_suffix(".bundle")
-    result = export(
-        model,
-        bundle,
-        formats=[output.suffix.removeprefix(".")],
-        precisions=[precision],
-        calib=samples.train_file if is_quantized else None,
-        calib_samples=CALIBRATION,
-        evaluate=samples.search_file if has_budget else None,
-        max_drop=f"{100 * _MAX_DROP}pp" if has_budget else None,
-        keep_failed=True,
-        force=True,
-    )
+    result = export(model, bundle, formats=[output.suffix.removeprefix(".")], keep_failed=True, force=True, **settings)
     (artifact,) = result.manifest.artifacts
     shutil.copyfile(bundle / artifact.file, output)
     shutil.rmtree(bundle)
-    made = artifact.quantization
-    if made is None:
-        return ""
-    kept = f"; {len(made.float_blocks)} of {made.blocks} blocks in float" if has_budget else ""
-    return f"{made.ranges} ranges, {made.rounding} weights{', equalized' if made.equalized else ''}{kept}"
+    if made := artifact.quantization:
+        words.append(f"{made.ranges} ranges, {made.rounding} weights{', equalized' if made.equalized else ''}")
+    if made and kind == "budget":
+        words.append(f"{len(made.float_blocks)} of {made.blocks} blocks in float")
+    return "; ".join(words)
+
+
+def _tuned(model: Path, samples: Samples, output: Path) -> str:
+    """Fine-tune with the command's own settings, and say what an epoch took."""
+    from lepton_converters import finetune
+
+    result = finetune(model, output, data=samples.train_file, samples=_TUNED_ON, force=True)
+    seconds = mean(epoch.seconds for epoch in result.epochs)
+    return f"epoch {result.best_epoch} of {len(result.epochs)}, {seconds:.0f} s each"
 
 
 def _load(model: Path) -> Any:
@@ -108,10 +125,6 @@ def _ort_best(model: Path, samples: Samples, output: Path) -> str:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static  # noqa: TID251
     from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: TID251
 
-    from lepton_edge.device import read_device
-
-    device = read_device()
-    is_arm, has_vnni = device.machine == "aarch64", bool({"avx_vnni", "avx512_vnni"} & set(device.features))
     path = _keras_onnx(model, output)
     prepared = output.with_suffix(".prepared.onnx")
     quant_pre_process(path, prepared)
@@ -124,8 +137,8 @@ def _ort_best(model: Path, samples: Samples, output: Path) -> str:
             _Reader(prepared, samples),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            reduce_range=not is_arm and not has_vnni,
-            activation_type=QuantType.QInt8 if is_arm else QuantType.QUInt8,
+            reduce_range=bool(read_cpu().saturates),
+            activation_type=QuantType.QInt8 if _is_arm() else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=method,
         )
@@ -133,6 +146,10 @@ def _ort_best(model: Path, samples: Samples, output: Path) -> str:
     best = max(found, key=lambda name: found[name])
     shutil.copyfile(output.with_suffix(f".{best}.onnx"), output)
     return f"{best} calibration"
+
+
+def _is_arm() -> bool:
+    return read_cpu().machine == "aarch64"
 
 
 class _Reader:

@@ -46,7 +46,9 @@ METHODS = {
         Method("keras", "Keras, float32", "keras", ("tensorflow", "keras")),
         Method("ours-fp32-onnx", "lepton-edge fp32", "onnxruntime", _OURS),
         Method("ours-onnx", "**lepton-edge static-int8**", "onnxruntime", _OURS, base="ours-fp32-onnx"),
+        Method("ours-target-onnx", "**lepton-edge static-int8 --target**", "onnxruntime", _OURS, base="ours-fp32-onnx"),
         Method("ours-budget-onnx", "**lepton-edge static-int8 --max-drop 0.5pp**", "onnxruntime", _OURS, base="ours-fp32-onnx"),
+        Method("ours-tuned-onnx", "**lepton-edge finetune, then static-int8**", "onnxruntime", _OURS, base="ours-fp32-onnx"),
         Method("ort-default", "onnxruntime, defaults", "onnxruntime", _ORT, base="ours-fp32-onnx"),
         Method("ort-best", "onnxruntime, as its guide says", "onnxruntime", _ORT, base="ours-fp32-onnx"),
         Method("nncf-onnx", "NNCF", "onnxruntime", _NNCF, "nncf", base="ours-fp32-onnx"),
@@ -54,6 +56,7 @@ METHODS = {
         Method("ours-fp32-tflite", "lepton-edge fp32", "litert", _OURS),
         Method("ours-tflite", "**lepton-edge static-int8**", "litert", _OURS, base="ours-fp32-tflite"),
         Method("ours-budget-tflite", "**lepton-edge static-int8 --max-drop 0.5pp**", "litert", _OURS, base="ours-fp32-tflite"),
+        Method("ours-tuned-tflite", "**lepton-edge finetune, then static-int8**", "litert", _OURS, base="ours-fp32-tflite"),
         Method("tflite", "TensorFlow's converter", "litert", ("tensorflow", "keras"), base="ours-fp32-tflite"),
         Method(
             "ai-edge-quantizer",

@@ -10,5 +10,6 @@ Read :func:`export` for the pipeline; each room it calls has one job.
 
 from lepton_converters.conversion import LeftOut, Step
 from lepton_converters.export import ExportResult, export
+from lepton_converters.finetune import FinetuneResult, finetune
 
-__all__ = ["ExportResult", "LeftOut", "Step", "export"]
+__all__ = ["ExportResult", "FinetuneResult", "LeftOut", "Step", "export", "finetune"]
