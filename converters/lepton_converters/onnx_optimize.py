@@ -1,6 +1,7 @@
 """Rewrites of ONNX graphs (NCHW inside) that keep their meaning, and the one canonical form of a graph."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -232,7 +233,10 @@ def _canonical_graph(graph: onnx.GraphProto, names: _Names) -> onnx.GraphProto:
     inputs = [_renamed(value, names) for value in graph.input]
     used: dict[str, onnx.TensorProto] = {}
     nodes = []
+    readers = Counter(name for node in graph.node for name in node.input)
     for node in _walk(graph):
+        if _is_numbered(node) and readers[node.input[1]] == 1:
+            names.rename(node.output[0], like=node.input[1].removesuffix(":0").removesuffix("/merged_input"))
         for position, name in enumerate((*node.input, *_names_inside(node))):
             if name in initializers:
                 # Of equal constants tf2onnx keeps one, by chance: it is named after what takes it first.
@@ -245,6 +249,11 @@ def _canonical_graph(graph: onnx.GraphProto, names: _Names) -> onnx.GraphProto:
     tensors = [onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), name) for name, tensor in used.items()]
     outputs = [_renamed(value, names) for value in graph.output]
     return onnx.helper.make_graph(nodes, "model", inputs, outputs, tensors)
+
+
+def _is_numbered(node: onnx.NodeProto) -> bool:
+    """Whether tf2onnx made it of a convolution and a bias and named it after neither; its weights still have the layer's name."""
+    return node.op_type in _LINEAR and node.output[0].startswith(f"{node.op_type}__")
 
 
 def _canonical_node(node: onnx.NodeProto, names: _Names) -> onnx.NodeProto:

@@ -63,6 +63,17 @@ def test_batch_normalization_disappears_and_the_answers_stay(keras, liven, name:
     np.testing.assert_allclose(answer(graph, **inputs)[0], next(iter(expected.values())), atol=2e-5)  # float32 sums of some tens of terms
 
 
+def test_a_convolution_keeps_the_name_of_its_layer(keras, liven) -> None:
+    inputs = keras.Input((8, 8, 3), name="x")
+    x = inputs
+    for name in ("first", "second"):
+        x = keras.layers.BatchNormalization()(keras.layers.Conv2D(3, 3, use_bias=False, name=name)(x))
+    model = keras.Model(inputs, keras.layers.ReLU()(x))
+    liven(keras, model)
+    names = [node.output[0] for node in base_of(KerasSource.open(model)).graph.node if node.op_type == "Conv"]
+    assert [next(layer for layer in ("first", "second") if layer in name) for name in names] == ["first", "second"], names
+
+
 def test_a_layer_that_is_used_twice_keeps_its_weights(keras, liven) -> None:
     inputs = keras.Input((8, 8, 3), name="x")
     shared = keras.layers.Conv2D(3, 3, padding="same")
