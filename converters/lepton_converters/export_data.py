@@ -215,7 +215,21 @@ def id_limits(source: KerasSource) -> dict[str, int]:
 
 
 def _unseen(samples: Iterator[Sample], calibration: Calibration | None) -> Iterator[Sample]:
-    return (sample for sample in samples if calibration is None or not calibration.holds(sample))
+    """Those that were not calibrated on, under another place in the data or not.
+
+    Raises:
+        InputError: There were some, and each has the content of one that was.
+    """
+    count = unseen = 0
+    for count, sample in enumerate(samples, 1):
+        if calibration is None or not calibration.holds(sample):
+            unseen += 1
+            yield sample
+    if count and not unseen:
+        raise InputError(
+            f"verification needs samples that differ from all that were calibrated on, of the {count} others each is the same as one of "
+            "those; check the data, or give other samples with --eval or --calib"
+        )
 
 
 def plan_preprocessing(source: KerasSource, settings: Mapping[str, Any]) -> Preprocessing | None:

@@ -98,6 +98,13 @@ def test_black_calibration_samples_are_noted(classifier: Path, pictures: Path, t
     assert any("calibration samples are the same" in note and "every value of 'image' is 0" in note for note in notes)
 
 
+def test_samples_that_are_all_calibrated_on_leave_none_to_verify_on(classifier: Path, tmp_path: Path) -> None:
+    samples = tmp_path / "black.npy"
+    np.save(samples, np.zeros((80, 8, 8, 3), np.float32))
+    with pytest.raises(InputError, match=r"samples that differ from all that were calibrated on, of the \d+ others each is the same as one"):
+        export(classifier, tmp_path / "b", formats=["onnx"], precisions=["static-int8"], calib=samples, calib_samples=40)
+
+
 def test_calibration_samples_of_one_class_are_noted(classifier: Path, tmp_path: Path) -> None:
     samples = np.random.default_rng(3).integers(0, 60, (80, 8, 8, 3)).astype(np.float32)
     notes = manifest_of(classifier, tmp_path / "b", samples).notes
