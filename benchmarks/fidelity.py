@@ -19,14 +19,15 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fidelity_peers.comparison import compare
-from fidelity_peers.method import ENVIRONMENTS, METHODS, SUFFIXES, Method
+from fidelity_peers.comparison import Lead, compare, lead
+from fidelity_peers.method import ENVIRONMENTS, METHODS, PLAIN, SUFFIXES, Method
 from fidelity_peers.page import write_page
 from fidelity_peers.result import Key, Latency, Result, append_record, read_records
 from fidelity_peers.samples import Samples, write_samples
@@ -105,10 +106,33 @@ class Run:
         result = replace(result, **found, **answered, size_bytes=size_bytes)
         if result.failure:
             return result
-        reference = self.file(network, METHODS["keras"]).with_suffix(".npy")
-        fidelity = compare(np.load(scores), np.load(reference), samples.test()[1])
+        fidelity = compare(np.load(scores), self._scores(network, "keras"), samples.test()[1])
         named = {"drop_low": fidelity.low, "drop_high": fidelity.high}
         return replace(result, accuracy=fidelity.accuracy, drop=fidelity.drop, agreement=fidelity.agreement, **named)
+
+    def leads(self, network: str, method: Method, results: Mapping[Key, Result]) -> tuple[Lead, Lead] | None:
+        """That over the plain peer of the same engine that is right most often, and over the one that answers most often as Keras.
+
+        Each is chosen by the very samples that the lead is measured on, which is to the peer's good.
+        """
+        found = [results[key] for each in METHODS.values() if each.is_plain_peer and (key := (network, each.name)) in results]
+        peers = [peer for peer in found if not peer.failure and METHODS[peer.method].engine == method.engine]
+        own = results.get((network, method.name))
+        if own is None or own.failure or not peers:
+            return None
+        labels = self.samples(network).test()[1]
+        reference = self._scores(network, "keras").argmax(axis=1)
+        accurate = max(peers, key=lambda peer: (peer.accuracy or 0, peer.agreement or 0)).method
+        faithful = max(peers, key=lambda peer: (peer.agreement or 0, peer.accuracy or 0)).method
+        scores = self._scores(network, method.name)
+        return (
+            lead(scores, self._scores(network, accurate), labels, over=METHODS[accurate].title),
+            lead(scores, self._scores(network, faithful), reference, over=METHODS[faithful].title),
+        )
+
+    def _scores(self, network: str, name: str) -> np.ndarray:
+        scores: np.ndarray = np.load(self.file(network, METHODS[name]).with_suffix(".npy"))
+        return scores
 
     def clock(self, network: str, method: Method) -> Latency:
         """The medians of the method's file and of float32, in several processes."""
@@ -185,7 +209,10 @@ def main(arguments: argparse.Namespace) -> None:
         append_record(work / "latency.jsonl", latency)
         _tell(number, len(unknown), key, latency.failure or f"{min(latency.new_ms):.3f} ms")
 
-    arguments.page.write_text(write_page(list(sources), results, latencies, absent=absent, environments=run.pythons))
+    leads = {
+        (network, name): found for name in PLAIN for network in sources if (found := run.leads(network, METHODS[name], results)) is not None
+    }
+    arguments.page.write_text(write_page(list(sources), results, latencies, leads, absent=absent, environments=run.pythons))
     records = {"results": [asdict(each) for each in results.values()], "latencies": [asdict(each) for each in latencies.values()]}
     (work / "fidelity.json").write_text(json.dumps(records, indent=1) + "\n")
     print(arguments.page)

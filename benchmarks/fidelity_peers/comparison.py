@@ -36,6 +36,30 @@ def compare(scores: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Fi
     return Fidelity(float(np.mean(answers == labels)), (lost - won) / len(labels), low, high, float(np.mean(answers == expected)))
 
 
+@dataclass(frozen=True)
+class Lead:
+    """How much more often one file gives the answer that is expected than another, on the same samples.
+
+    Attributes:
+        over: What the other was made by.
+        value: The difference of the shares, -1 to 1.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+    """
+
+    over: str
+    value: float
+    low: float
+    high: float
+
+
+def lead(scores: np.ndarray, others: np.ndarray, expected: np.ndarray, *, over: str) -> Lead:
+    """The lead of ``scores`` over ``others``, both ``(samples, classes)``; ``expected`` are class numbers, ``(samples,)``."""
+    ours, theirs = scores.argmax(axis=1) == expected, others.argmax(axis=1) == expected
+    won, lost = int(np.sum(ours & ~theirs)), int(np.sum(theirs & ~ours))
+    return Lead(over, (won - lost) / len(expected), *paired_interval(won, lost, len(expected)))
+
+
 def paired_interval(lost: int, won: int, count: int) -> tuple[float, float]:
     """The 95 % interval of a paired difference of shares, ``(lost - won) / count``: only samples that one alone gets right decide.
 

@@ -34,6 +34,11 @@ class Method:
     base: str = ""
 
     @property
+    def is_plain_peer(self) -> bool:
+        """Whether another quantizer makes it without a budget."""
+        return bool(self.base) and not self.name.startswith("ours") and "budget" not in self.name
+
+    @property
     def packages(self) -> tuple[str, ...]:
         """The distributions whose versions matter."""
         names = (_VERSIONS.get(module, module.partition(".")[0]) for module in self.imports)
@@ -73,3 +78,5 @@ METHODS = {
 }
 """Every method by its name, in the order of the page."""
 ENVIRONMENTS = tuple(dict.fromkeys(method.environment for method in METHODS.values() if method.environment))
+PLAIN = ("ours-onnx", "ours-target-onnx", "ours-tflite")
+"""Ours that are held against the best plain peer of their engine."""

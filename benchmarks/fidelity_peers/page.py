@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import geometric_mean, mean, median
 
+from fidelity_peers.comparison import Lead
 from fidelity_peers.method import METHODS, TITLES, Method
 from fidelity_peers.result import Key, Latency, Result
 from lepton_edge.latency.statistics import paired_ratio
@@ -38,6 +39,7 @@ def write_page(
     networks: Sequence[str],
     results: Mapping[Key, Result],
     latencies: Mapping[Key, Latency],
+    leads: Mapping[Key, tuple[Lead, Lead]],
     *,
     absent: Sequence[str],
     environments: Collection[str],
@@ -48,6 +50,7 @@ def write_page(
         networks: The networks, in order.
         results: Those of all methods that were run.
         latencies: Likewise.
+        leads: Of our plain files, over the most accurate and the most faithful of the others.
         absent: Networks that are not there.
         environments: The peers that are installed.
     """
@@ -55,6 +58,7 @@ def write_page(
     parts += _summary(networks, results, latencies, environments)
     if absent:
         parts += [f"\n**Not measured**: {', '.join(absent)}."]
+    parts += ["\n## Against the best of the others\n", *_leads(leads)]
     for network in networks:
         parts += [f"\n## {network}\n", *_table(network, results, latencies, environments)]
     return "\n".join(parts) + "\n"
@@ -101,6 +105,21 @@ def _summary(
             f"{median(result.seconds or 0 for result in found):.1f}",
         )
         yield f"| {TITLES[method.engine]} | {method.title} | {' | '.join(cells)} |"
+
+
+def _leads(leads: Mapping[Key, tuple[Lead, Lead]]) -> Iterable[str]:
+    yield "Our plain file against that one of the others without a budget on the same engine that is right most often, and against that"
+    yield "one that answers most often as Keras does, both chosen by these very images: how much more often ours does, in points (95 %)."
+    yield ""
+    yield "| engine | ours | network | most often right | ours more | most faithful | ours more |"
+    yield "|---|---|---|---|--:|---|--:|"
+    for (network, name), (right, faithful) in leads.items():
+        cells = (right.over, _points(right), faithful.over, _points(faithful))
+        yield f"| {TITLES[METHODS[name].engine]} | {METHODS[name].title} | {network} | {' | '.join(cells)} |"
+
+
+def _points(lead: Lead) -> str:
+    return f"{100 * lead.value:+.2f} ({100 * lead.low:+.2f} to {100 * lead.high:+.2f})"
 
 
 def _absence(method: Method, environments: Collection[str]) -> str:

@@ -221,7 +221,8 @@ def _unseen(samples: Iterator[Sample], calibration: Calibration | None) -> Itera
         InputError: There were some, and each has the content of one that was.
     """
     count = unseen = 0
-    for count, sample in enumerate(samples, 1):
+    for sample in samples:
+        count += 1
         if calibration is None or not calibration.holds(sample):
             unseen += 1
             yield sample

@@ -101,7 +101,7 @@ def test_black_calibration_samples_are_noted(classifier: Path, pictures: Path, t
 def test_samples_that_are_all_calibrated_on_leave_none_to_verify_on(classifier: Path, tmp_path: Path) -> None:
     samples = tmp_path / "black.npy"
     np.save(samples, np.zeros((80, 8, 8, 3), np.float32))
-    with pytest.raises(InputError, match=r"samples that differ from all that were calibrated on, of the \d+ others each is the same as one"):
+    with pytest.raises(InputError, match=r"differ from all that were calibrated on, of the \d+ others each is the same as one"):
         export(classifier, tmp_path / "b", formats=["onnx"], precisions=["static-int8"], calib=samples, calib_samples=40)
 
 

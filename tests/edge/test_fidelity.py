@@ -32,6 +32,16 @@ def test_only_samples_that_one_alone_gets_right_make_a_drop() -> None:
     assert found.low < found.drop < found.high
 
 
+def test_a_lead_counts_samples_that_one_alone_answers_as_expected() -> None:
+    from fidelity_peers.comparison import lead
+
+    expected = np.array([0, 0, 0, 1])
+    ours, theirs = np.eye(2)[[0, 0, 1, 1]], np.eye(2)[[0, 1, 1, 0]]
+    found = lead(ours, theirs, expected, over="a peer")
+    assert (found.over, found.value) == ("a peer", 0.5)
+    assert found.low < found.value < found.high
+
+
 def test_the_paired_interval_holds_the_true_drop_in_nineteen_of_twenty_draws() -> None:
     from fidelity_peers.comparison import paired_interval
 
@@ -64,7 +74,7 @@ def test_the_page_names_failures_peers_that_are_not_installed_and_networks_that_
 
     failed = replace(result, method="ort-default", failure="crashes: SIGSEGV", accuracy=None, drop=None)
     results = {each.key: each for each in (result, failed)}
-    page = write_page(["resnet8"], results, {}, absent=["vit"], environments=["nncf"])
+    page = write_page(["resnet8"], results, {}, {}, absent=["vit"], environments=["nncf"])
     assert "| LiteRT | TensorFlow's converter | 75.00 % | +1.00 (+0.50 to +1.50) | 97.00 % |" in page
     assert "| onnxruntime | onnxruntime, defaults | failed: crashes: SIGSEGV |" in page
     assert "| LiteRT | ai-edge-quantizer | not measured: ai-edge-quantizer is not installed |" in page
