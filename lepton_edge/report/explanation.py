@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lepton_runtime.manifest import SearchStep
 
 _MUCH_CLIPPED = 0.005  # every way to find ranges leaves less of the values out on data like that of the calibration
+_TRAINED_ON = "or train the network on with lepton-edge finetune"
 BLOCK_HEADERS = ("kind", "SNR dB", "own dB", "clipped", "unused", "range")
 
 
@@ -122,7 +123,7 @@ def advice_lines(explanation: "Explanation", bundle: Path) -> list[str]:
     if worst and record is not None:
         lead = f"{short_block(worst.name)} adds the most error ({decibel_text(worst.own_snr_db)} dB)"
         if record.steps:
-            lines.append(f"{lead}: a smaller --max-drop than it was exported with keeps more blocks in float")
+            lines.append(f"{lead}: a smaller --max-drop than it was exported with keeps more blocks in float, {_TRAINED_ON}")
         else:
-            lines.append(f"{lead}: export with --eval PATH --max-drop 0.5pp, which keeps blocks in float where they must be")
+            lines.append(f"{lead}: export with --eval PATH --max-drop 0.5pp, which keeps blocks in float where they must be, {_TRAINED_ON}")
     return lines or [f"Next: lepton-edge benchmark {path}"]
