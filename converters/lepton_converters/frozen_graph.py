@@ -6,8 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from lepton_converters.eight_bit_form import take_8_bit_form
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.memory import release_memory
 from lepton_converters.quiet import quiet_tensorflow, reason_of
@@ -19,10 +18,6 @@ from lepton_converters.traced_ops import traced_ops
 from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.formats import Format
 
-_MASK = 1e8
-_MASKING = {"Add", "AddV2", "Sub", "Mul", "Neg", "Select", "SelectV2", "Minimum", "Maximum", "Identity", "Cast", "Reshape", "ExpandDims"}
-_MASKING |= {"Squeeze", "Transpose", "BroadcastTo"}
-_SOFT_MASK = 32.0  # its exponential is 1e-14 of another's
 _VALID_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.-]*")
 
 
@@ -73,9 +68,7 @@ def freeze(
         format_: What it is converted to.
         recurrence: What stands for recurrent layers; ``None`` leaves Keras' loops.
         unrolls: Write the steps of the loops that are left one after the other.
-        for_8_bits: Mask a softmax by a number that 8 bits can hold beside others, instead of Keras' -1e9; make numbers of truth
-            values by a choice: TFLite takes a cast 1 for its own smallest step; and multiply by reciprocals instead of
-            dividing: TFLite's 8-bit quotients are wrong where a divisor is small beside the others.
+        for_8_bits: In the form that TFLite computes well in 8 bits; see :mod:`lepton_converters.eight_bit_form`.
 
     Raises:
         UnsupportedError: TensorFlow cannot trace the model.
@@ -98,9 +91,7 @@ def freeze(
         if source.model is None and batch is not None:
             _fix_lists(graph_def, batch)
         if for_8_bits:
-            for find, mend in _BEYOND_8_BITS:
-                for node in find(graph_def):
-                    mend(node, graph_def)
+            take_8_bit_form(graph_def)
     release_memory(size)
     return FrozenGraph(graph_def, inputs, outputs, size)
 
@@ -125,89 +116,6 @@ def _fix_lists(graph_def: Any, batch: int) -> None:
                 made.name = f"{node.name}/element_shape_of_batch_{position}"
                 made.attr["value"].tensor.CopyFrom(tf.make_tensor_proto([batch, *values[1:]], values.dtype))
                 node.input[position] = made.name
-
-
-def needs_8_bit_form(graph: FrozenGraph) -> bool:
-    """Whether freezing for 8 bits would give another graph than this one, which was frozen for floats."""
-    return any(find(graph.definition) for find, _ in _BEYOND_8_BITS)
-
-
-def _softmax_masks(graph_def: Any) -> list[Any]:
-    """The constants of a graph that mask a softmax: beside their values, 8 bits hold no others."""
-    import tensorflow as tf
-
-    readers: dict[str, list[Any]] = {}
-    for node in graph_def.node:
-        for name in node.input:
-            readers.setdefault(name.lstrip("^").partition(":")[0], []).append(node)
-
-    def masks(constant: Any) -> bool:
-        pending, seen = [constant], set()
-        while pending:
-            node = pending.pop()
-            if node.op == "Softmax":
-                return True
-            if node.name not in seen and (node is constant or node.op in _MASKING):
-                seen.add(node.name)
-                pending.extend(readers.get(node.name, []))
-        return False
-
-    constants = [node for node in graph_def.node if node.op == "Const" and node.attr["dtype"].type == tf.float32.as_datatype_enum]
-    # The walk is cheap, the values are all of the network's weights.
-    return [node for node in constants if masks(node) and np.abs(tf.make_ndarray(node.attr["value"].tensor)).max(initial=0) >= _MASK]
-
-
-def _truth_casts(graph_def: Any) -> list[Any]:
-    """The operators of a graph that make float32 numbers of truth values."""
-    import tensorflow as tf
-
-    types = tf.bool.as_datatype_enum, tf.float32.as_datatype_enum
-    return [node for node in graph_def.node if node.op == "Cast" and (node.attr["SrcT"].type, node.attr["DstT"].type) == types]
-
-
-def _choose(node: Any, graph_def: Any) -> None:
-    """Put a choice of 1 and 0 in the place of a cast."""
-    import tensorflow as tf
-
-    names = [f"{node.name}/{value}" for value in (1, 0)]
-    for name, value in zip(names, (1.0, 0.0), strict=True):
-        constant = graph_def.node.add(name=name, op="Const")
-        constant.attr["dtype"].type = tf.float32.as_datatype_enum
-        constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, tf.float32))
-    node.op = "SelectV2"
-    node.input.extend(names)
-    node.attr.clear()
-    node.attr["T"].type = tf.float32.as_datatype_enum
-
-
-def _quotients(graph_def: Any) -> list[Any]:
-    """The divisions of a graph of which neither operand is constant, of float32 numbers."""
-    import tensorflow as tf
-
-    constants = {node.name for node in graph_def.node if node.op == "Const"}
-    divisions = [node for node in graph_def.node if node.op == "RealDiv" and node.attr["T"].type == tf.float32.as_datatype_enum]
-    return [node for node in divisions if not {name.partition(":")[0] for name in node.input} & constants]
-
-
-def _multiply(node: Any, graph_def: Any) -> None:
-    """Put a product with the reciprocal in the place of a division."""
-    reciprocal = graph_def.node.add(name=f"{node.name}/reciprocal", op="Reciprocal", input=[node.input[1]])
-    reciprocal.attr["T"].CopyFrom(node.attr["T"])
-    node.op = "Mul"
-    node.input[1] = reciprocal.name
-
-
-def _soften(node: Any, graph_def: Any) -> None:
-    """Mask by a number that 8 bits can hold beside others."""
-    import tensorflow as tf
-
-    values = tf.make_ndarray(node.attr["value"].tensor)
-    softened = np.where(np.abs(values) >= _MASK, np.sign(values) * _SOFT_MASK, values)
-    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(softened.astype(np.float32)))
-
-
-_BEYOND_8_BITS = ((_softmax_masks, _soften), (_truth_casts, _choose), (_quotients, _multiply))
-"""What finds the nodes that TFLite gets wrong in 8 bits, and what mends one."""
 
 
 def save_traced(source: KerasSource, folder: str, *, recurrence: Operator, unrolls: bool) -> None:

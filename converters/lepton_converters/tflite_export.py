@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from lepton_converters.artifact import Artifact
 from lepton_converters.calibration import Calibration
-from lepton_converters.frozen_graph import FrozenGraph, freeze, graph_names, needs_8_bit_form, save_traced
+from lepton_converters.eight_bit_form import needs_8_bit_form
+from lepton_converters.frozen_graph import FrozenGraph, freeze, graph_names, save_traced
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.memory import release_memory
 from lepton_converters.quantizer import Quantizer
@@ -53,7 +54,7 @@ class TfliteExporter:
     @cached_property
     def _calibrated(self) -> FrozenGraph:
         """The graph for what is calibrated: without loops, and with what 8 bits can hold."""
-        if not self._has_loops and not needs_8_bit_form(self._graph):
+        if not self._has_loops and not needs_8_bit_form(self._graph.definition):
             return self._graph
         return freeze(self._source, Format.TFLITE, unrolls=True, for_8_bits=True)
 

@@ -1,7 +1,9 @@
 """Activations inside of TFLite files; see :class:`lepton_converters.inner_tensors.InnerTensors`."""
 
 import copy
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -30,6 +32,7 @@ class TfliteInnerTensors:
                 # At the outputs of the network, the name goes to the real numbers that are made of the integers.
                 held = operator.inputs[0] if _code(content, operator) == "DEQUANTIZE" else index
                 indices.setdefault(graph.tensors[index].name.decode(), int(held))
+        indices |= _renumbered(set(names) - set(indices), set(indices) - set(names), indices)
         specs = {name: _spec(name, graph.tensors[indices[name]]) for name in names if name in indices}
         self.specs = {name: spec for name, spec in specs.items() if spec is not None}
         self._indices = {name: indices[name] for name in self.specs}
@@ -63,6 +66,24 @@ class TfliteInnerTensors:
             operator.inputs = [given.get(int(index), int(index)) for index in operator.inputs]
         graph.inputs = [*graph.inputs, *given.values()]
         return BuiltinRun(content)
+
+
+def _renumbered(missing: Collection[str], others: Collection[str], indices: Mapping[str, int]) -> dict[str, int]:
+    """The tensors that only one of the others can be: TensorFlow numbers names, and lists what it merged, for each file anew."""
+    wanted, held = Counter(map(_last_operator, missing)), Counter(map(_last_operator, others))
+    found = {_last_operator(name): indices[name] for name in others}
+    return {name: found[last] for name in missing if wanted[last := _last_operator(name)] == held[last] == 1}
+
+
+def _last_operator(name: str) -> str:
+    """The operator that made a tensor, without the number that sets it apart from others of its name.
+
+    >>> _last_operator("net/re_lu_1/Relu;net/conv_1/convolution;net/conv_1/sub1")
+    'net/re_lu_1/Relu'
+    >>> _last_operator("net/conv_1/convolution2")
+    'net/conv_1/convolution'
+    """
+    return re.sub(r"(?<=[a-z])\d+$", "", name.partition(";")[0])
 
 
 def tflite_blocks(model: bytes) -> tuple[Block, ...]:

@@ -1,0 +1,195 @@
+"""The form of a frozen TensorFlow graph that TFLite computes well in 8 bits.
+
+A softmax is masked by a number that 8 bits can hold beside others, instead of Keras' -1e9. Numbers are made of truth values by a
+choice: TFLite takes a cast 1 for its own smallest step. Instead of dividing, it is multiplied by reciprocals: TFLite's 8-bit
+quotients are wrong where a divisor is small beside the others. A batch normalization that stands by itself is a convolution.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+_MASK = 1e8
+_MASKING = {"Add", "AddV2", "Sub", "Mul", "Neg", "Select", "SelectV2", "Minimum", "Maximum", "Identity", "Cast", "Reshape", "ExpandDims"}
+_MASKING |= {"Squeeze", "Transpose", "BroadcastTo"}
+_SOFT_MASK = 32.0  # its exponential is 1e-14 of another's
+_CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative", "Conv2DBackpropInput")
+_OF_PICTURES = (*_CONVOLUTIONS, "MaxPool", "AvgPool")
+_KEEPING_AXES = ("AddV2", "BiasAdd", "ConcatV2", "Elu", "Identity", "LeakyRelu", "Mul", "Pad", "PadV2", "Relu", "Relu6", "Selu", "Sigmoid")
+_ELEMENTWISE = ("AddV2", "Identity", "Mul", "Neg", "Rsqrt", "Sub")
+
+
+def needs_8_bit_form(graph_def: Any) -> bool:
+    """Whether a graph that was frozen for floats has what 8 bits need in another form."""
+    return any(find(graph_def) for find, _ in _BEYOND_8_BITS)
+
+
+def take_8_bit_form(graph_def: Any) -> None:
+    """Give a ``GraphDef`` that form, in place."""
+    for find, mend in _BEYOND_8_BITS:
+        for node in find(graph_def):
+            mend(node, graph_def)
+
+
+def _softmax_masks(graph_def: Any) -> list[Any]:
+    """The constants of a graph that mask a softmax: beside their values, 8 bits hold no others."""
+    import tensorflow as tf
+
+    readers: dict[str, list[Any]] = {}
+    for node in graph_def.node:
+        for name in node.input:
+            readers.setdefault(_source(name), []).append(node)
+
+    def masks(constant: Any) -> bool:
+        pending, seen = [constant], set()
+        while pending:
+            node = pending.pop()
+            if node.op == "Softmax":
+                return True
+            if node.name not in seen and (node is constant or node.op in _MASKING):
+                seen.add(node.name)
+                pending.extend(readers.get(node.name, []))
+        return False
+
+    constants = [node for node in graph_def.node if node.op == "Const" and node.attr["dtype"].type == tf.float32.as_datatype_enum]
+    # The walk is cheap, the values are all of the network's weights.
+    return [node for node in constants if masks(node) and np.abs(tf.make_ndarray(node.attr["value"].tensor)).max(initial=0) >= _MASK]
+
+
+def _truth_casts(graph_def: Any) -> list[Any]:
+    """The operators of a graph that make float32 numbers of truth values."""
+    import tensorflow as tf
+
+    types = tf.bool.as_datatype_enum, tf.float32.as_datatype_enum
+    return [node for node in graph_def.node if node.op == "Cast" and (node.attr["SrcT"].type, node.attr["DstT"].type) == types]
+
+
+def _choose(node: Any, graph_def: Any) -> None:
+    """Put a choice of 1 and 0 in the place of a cast."""
+    import tensorflow as tf
+
+    names = [f"{node.name}/{value}" for value in (1, 0)]
+    for name, value in zip(names, (1.0, 0.0), strict=True):
+        constant = graph_def.node.add(name=name, op="Const")
+        constant.attr["dtype"].type = tf.float32.as_datatype_enum
+        constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, tf.float32))
+    node.op = "SelectV2"
+    node.input.extend(names)
+    node.attr.clear()
+    node.attr["T"].type = tf.float32.as_datatype_enum
+
+
+def _quotients(graph_def: Any) -> list[Any]:
+    """The divisions of a graph of which neither operand is constant, of float32 numbers."""
+    import tensorflow as tf
+
+    constants = {node.name for node in graph_def.node if node.op == "Const"}
+    divisions = [node for node in graph_def.node if node.op == "RealDiv" and node.attr["T"].type == tf.float32.as_datatype_enum]
+    return [node for node in divisions if not {name.partition(":")[0] for name in node.input} & constants]
+
+
+def _multiply(node: Any, graph_def: Any) -> None:
+    """Put a product with the reciprocal in the place of a division."""
+    reciprocal = graph_def.node.add(name=f"{node.name}/reciprocal", op="Reciprocal", input=[node.input[1]])
+    reciprocal.attr["T"].CopyFrom(node.attr["T"])
+    node.op = "Mul"
+    node.input[1] = reciprocal.name
+
+
+def _soften(node: Any, graph_def: Any) -> None:
+    """Mask by a number that 8 bits can hold beside others."""
+    import tensorflow as tf
+
+    values = tf.make_ndarray(node.attr["value"].tensor)
+    softened = np.where(np.abs(values) >= _MASK, np.sign(values) * _SOFT_MASK, values)
+    node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(softened.astype(np.float32)))
+
+
+def _lone_normalizations(graph_def: Any) -> list[Any]:
+    """The sums of a graph that end a batch normalization of a picture, if no convolution in front of it can take it in."""
+    import tensorflow as tf
+
+    nodes = {node.name: node for node in graph_def.node}
+    readers = Counter(_source(name) for node in graph_def.node for name in node.input)
+
+    def is_lone(total: Any) -> bool:
+        if total.op != "AddV2" or total.attr["T"].type != tf.float32.as_datatype_enum:
+            return False
+        product, channels = nodes[_source(total.input[0])], _channels(total.input[1], nodes)
+        if channels in (None, 1) or product.op != "Mul" or readers[product.name] > 1 or _channels(product.input[1], nodes) != channels:
+            return False
+        before = nodes[_source(product.input[0])]
+        if before.op == "BiasAdd":
+            before = nodes[_source(before.input[0])]
+        takes_in = before.op in _CONVOLUTIONS and readers[_source(product.input[0])] == 1
+        return not takes_in and _is_picture(product.input[0], nodes)
+
+    return [node for node in graph_def.node if is_lone(node)]
+
+
+def _channels(name: str, nodes: Mapping[str, Any]) -> int | None:
+    """The length of a vector that is computed from constants alone, element by element; ``None`` for all else."""
+    node = nodes[_source(name)]
+    if node.op == "Const":
+        shape = node.attr["value"].tensor.tensor_shape.dim
+        return None if len(shape) > 1 else shape[0].size if shape else 1
+    if node.op not in _ELEMENTWISE:
+        return None
+    length = 1
+    for one in node.input:
+        found = _channels(one, nodes)
+        if found is None or (found != length and 1 not in (found, length)):
+            return None
+        length = max(length, found)
+    return length
+
+
+def _is_picture(name: str, nodes: Mapping[str, Any]) -> bool:
+    """Whether a tensor has four axes, as far as the operators before it tell."""
+    node = nodes[_source(name)]
+    while node.op in _KEEPING_AXES:
+        node = nodes[_source(node.input[0])]
+    return node.op in _OF_PICTURES or (node.op == "Placeholder" and len(node.attr["shape"].shape.dim) == 4)
+
+
+def _as_convolution(total: Any, graph_def: Any) -> None:
+    """Put one convolution of each channel by itself in the place of a product and a sum.
+
+    The product, rounded to 8 bits by itself, wastes half of them on what a ReLU takes away; a weight a channel has no rounding error.
+    """
+    import tensorflow as tf
+
+    product = next(node for node in graph_def.node if node.name == _source(total.input[0]))
+    shape, weights = f"{product.name}/shape", f"{product.name}/weights"
+    constant = graph_def.node.add(name=shape, op="Const")
+    constant.attr["dtype"].type = tf.int32.as_datatype_enum
+    constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto([1, 1, -1, 1], tf.int32))
+    reshaped = graph_def.node.add(name=weights, op="Reshape", input=[product.input[1], shape])
+    reshaped.attr["T"].CopyFrom(product.attr["T"])
+    reshaped.attr["Tshape"].type = tf.int32.as_datatype_enum
+    product.op, total.op = "DepthwiseConv2dNative", "BiasAdd"
+    product.input[1] = weights
+    for node in (product, total):
+        kind = node.attr["T"].type
+        node.attr.clear()
+        node.attr["T"].type = kind
+        node.attr["data_format"].s = b"NHWC"
+    for name in ("strides", "dilations"):
+        product.attr[name].list.i.extend([1, 1, 1, 1])
+    product.attr["padding"].s = b"VALID"
+
+
+def _source(name: str) -> str:
+    """The node that gives a tensor."""
+    return name.lstrip("^").partition(":")[0]
+
+
+_BEYOND_8_BITS = (
+    (_softmax_masks, _soften),
+    (_truth_casts, _choose),
+    (_quotients, _multiply),
+    (_lone_normalizations, _as_convolution),
+)
+"""What finds the nodes that TFLite computes wrong or badly in 8 bits, and what mends one."""
