@@ -6,19 +6,21 @@ from dataclasses import replace
 import numpy as np
 
 from lepton_converters.artifact import Artifact
-from lepton_converters.artifact_runner import ArtifactRunner, best_classes
+from lepton_converters.artifact_runner import ArtifactRunner
 from lepton_converters.budget import Budget
 from lepton_converters.calibration import grouped
 from lepton_converters.dataset import Sample
+from lepton_converters.expected_drop import calibrated, expected_drop
 from lepton_converters.float_graph import Block
 from lepton_converters.quantizer import Candidate, Comparison
+from lepton_runtime.errors import InputError
 from lepton_runtime.formats import Target
-from lepton_runtime.labels import class_output
+from lepton_runtime.labels import class_output, class_scores
 from lepton_runtime.manifest import BlockRecord, SearchStep
 from lepton_runtime.tensors import Array
 
 _GROUP = 256
-_CONFIDENCE = 1.64  # standard errors: 19 of 20 other sets of samples keep to the budget then
+_CONFIDENCE = 2.33  # standard errors: 99 of 100 other sets of samples keep to the budget then
 # What one product of numbers costs in 8 bits, as a share of the same in float32, by the widest instruction for it.
 _PRODUCT_COST = {Target.ANY: 0.5, Target.X86_VNNI: 0.25, Target.X86_AVX2: 0.6, Target.ARM_DOTPROD: 0.25, Target.ARM_V8: 0.7}
 _LEAST_COST = 0.01  # of the whole network: so that blocks that cost next to nothing are told apart by what they save
@@ -46,14 +48,21 @@ class Search:
         not to be needed. None are kept where none must, nor where so many must that 8 bits would save no time.
         """
         blocks = {block.name: block for block in candidate.graph.blocks}
-        right = self._right(replace(candidate, io="float").artifact(frozenset(blocks)))
+        labels = np.array([sample.label for sample in self._samples()])
+        scores = self._scores(replace(candidate, io="float").artifact(frozenset(blocks)))
+        probabilities, before = calibrated(scores, labels), scores.argmax(axis=1)
+        accuracy = float((before == labels).mean())
         steps: list[SearchStep] = []
 
         def keeps(names: Sequence[str], changed: str = "") -> bool:
-            drop, margin = _drop(right, self._right(candidate.artifact(frozenset(names))))
+            after = self._scores(candidate.artifact(frozenset(names))).argmax(axis=1)
+            drop, standard_error = expected_drop(probabilities, before, after)
+            margin = _CONFIDENCE * standard_error
             steps.append(SearchStep(len(names), changed, drop, margin))
             self._on_progress(f"search: {len(names)} of {len(blocks)} blocks in float, drop {100 * drop:.2f}pp")
-            return self._budget.allows(float(right.mean()) - drop - margin, source_accuracy=float(right.mean()))
+            # What the labels say is noisier; it must not speak against it.
+            worst = min(accuracy - drop - margin, float((after == labels).mean()) + margin)
+            return self._budget.allows(worst, source_accuracy=accuracy)
 
         if keeps([]):
             return replace(candidate, record=replace(candidate.record, steps=tuple(steps)))
@@ -67,14 +76,13 @@ class Search:
         float_blocks = tuple(name for name in blocks if name in kept) if _saves_time(candidate, kept) else ()
         return replace(candidate, record=replace(candidate.record, float_blocks=float_blocks, measured=tuple(measured), steps=tuple(steps)))
 
-    def _right(self, artifact: Artifact) -> Array:
-        """Which samples an artifact answers right, ``(samples,)`` bool."""
+    def _scores(self, artifact: Artifact) -> Array:
+        """An artifact's class scores, ``(samples, classes)``."""
         runner, classes = ArtifactRunner(artifact, threads=1), class_output(artifact.outputs)
-        found = [
-            best_classes(runner.answers(group, self._batch), classes) == np.array([sample.label for sample in group])
-            for group in grouped(self._samples(), -(-_GROUP // self._batch) * self._batch)
-        ]
-        return np.concatenate(found)
+        if classes is None:
+            raise InputError(f"accuracy needs an output of (batch, classes), found {', '.join(map(str, artifact.outputs))}")
+        groups = grouped(self._samples(), -(-_GROUP // self._batch) * self._batch)
+        return np.concatenate([class_scores(runner.answers(group, self._batch)[classes.name]) for group in groups])
 
 
 def measure_blocks(candidate: Candidate, comparison: Comparison, *, on_progress: Callable[[str], None]) -> list[BlockRecord]:
@@ -89,12 +97,6 @@ def measure_blocks(candidate: Candidate, comparison: Comparison, *, on_progress:
         without, _ = comparison.measure(candidate.artifact(frozenset({name})))
         records.append(BlockRecord(name, alone, cumulative, plain - without, drop))
     return records
-
-
-def _drop(reference: Array, found: Array) -> tuple[float, float]:
-    """The accuracy lost, 0 to 1, and the margin of a paired comparison on two sets of as many samples."""
-    differences = reference.astype(np.float64) - found
-    return float(differences.mean()), _CONFIDENCE * float(differences.std()) * (2 / len(differences)) ** 0.5
 
 
 def _ranked(candidate: Candidate, measured: Sequence[BlockRecord]) -> list[str]:

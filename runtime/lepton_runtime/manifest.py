@@ -86,7 +86,7 @@ class SearchStep:
     Attributes:
         float_blocks: How many blocks were in float.
         changed: The block that was added or taken back last; empty where several were.
-        drop: The accuracy lost on the samples of the search, 0 to 1.
+        drop: The accuracy lost, 0 to 1, as the float network's probabilities tell on the samples of the search.
         margin: How far the drop on as many other samples may be from it by chance; both together must keep to the budget.
     """
 
