@@ -6,98 +6,190 @@ from typing import Any
 
 import numpy as np
 
-from lepton_converters.keras_source import KerasSource
+from lepton_converters.keras_source import computing
+from lepton_runtime.errors import InputError, UnsupportedError
 from lepton_runtime.labels import class_output, class_scores
-from lepton_runtime.tensors import Array
+from lepton_runtime.tensors import Array, TensorSpec
 
-_TEMPERATURE = 2.0
-_LABEL_SHARE = 0.5  # of the loss, where there are labels
-_SMALLEST = 1e-7  # probability; Source: keras.config.epsilon
+_TEMPERATURE = 2.0  # the least that shows what a network that is sure of itself thinks of the other classes
+_LABEL_SHARE = 0.5  # of the loss: few labels alone would be learned by heart, the float model's answers alone keep its mistakes
+_LEAST_VARIANCE = 1e-6  # of the mean square: what varies by less than a thousandth of its size, 8 bits do not show
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a network answers, tensors or arrays, one an output.
+
+    Attributes:
+        values: The outputs.
+        logits: What the softmax or sigmoid is given that makes an output; the output itself where another operator makes it.
+    """
+
+    values: tuple[Any, ...]  # Any: TensorFlow has no type hints
+    logits: tuple[Any, ...]
+
+    @classmethod
+    def traced(cls, outputs: Sequence[Any], values: Sequence[Any]) -> "Answers":
+        """The answers of a model that is being traced.
+
+        Args:
+            outputs: What it gives.
+            values: What is read in the place of that.
+        """
+        import tensorflow as tf
+
+        pairs = zip(outputs, values, strict=True)
+        return cls(
+            tuple(values),
+            tuple(tf.reshape(computing(output.op).inputs[0], output.shape) if operator_of(output) else value for output, value in pairs),
+        )
+
+    @classmethod
+    def of_flat(cls, arrays: Sequence[Array]) -> "Answers":
+        """The answers that :attr:`flat` lists."""
+        return cls(tuple(arrays[: len(arrays) // 2]), tuple(arrays[len(arrays) // 2 :]))
+
+    @property
+    def flat(self) -> list[Any]:
+        """Values, then logits."""
+        return [*self.values, *self.logits]
+
+
+def operator_of(output: Any) -> str | None:
+    """``Softmax`` or ``Sigmoid`` where it makes an output of a model that is being traced, of as many classes, else ``None``."""
+    operator = computing(output.op)
+    is_plain = operator.type == "Sigmoid" or (operator.type == "Softmax" and output.shape[-1] == operator.inputs[0].shape[-1])
+    return str(operator.type) if is_plain else None
+
+
+@dataclass(frozen=True)
+class Head:
+    """One output, and how it is judged.
+
+    Attributes:
+        place: Among the model's outputs.
+        operator: ``Softmax`` or ``Sigmoid`` if it holds probabilities, else ``None``.
+        metric: ``accuracy`` of classes with labels; ``agreement``, how often the best class is that of the float model; or
+            ``fidelity``, what of the variance of the float model's output is left when the mean square of the difference is taken off.
+        variance: Of the float model's output from sample to sample, a mean over its values.
+    """
+
+    place: int
+    operator: str | None
+    metric: str
+    variance: float
+
+    def distance(self, given: Any, wanted: Any) -> Any:
+        """Kullback-Leibler divergence of the probabilities of logits; of other outputs the mean square as a share of the variance.
+
+        Source: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2: softened by a temperature, whose
+        square keeps the gradient's size.
+        """
+        import tensorflow as tf
+
+        if self.operator == "Softmax":
+            student, teacher = (tf.nn.log_softmax(logits / _TEMPERATURE) for logits in (given, wanted))
+            # What is masked by -inf has no part in the sum.
+            parts = tf.math.multiply_no_nan(teacher - student, tf.exp(teacher))
+            return _TEMPERATURE**2 * tf.reduce_mean(tf.reduce_sum(parts, axis=-1))
+        if self.operator == "Sigmoid":
+            cross, own = (tf.nn.sigmoid_cross_entropy_with_logits(tf.sigmoid(wanted), logits) for logits in (given, wanted))
+            return tf.reduce_mean(cross - own)
+        return tf.reduce_mean(tf.square(given - wanted)) / self.variance
+
+    def cross_entropy(self, logits: Any, labels: Any) -> Any:
+        """Of a classifier that ends in sigmoids (one for each class, or one unit for two), in a softmax, or in logits."""
+        import tensorflow as tf
+
+        if self.operator != "Sigmoid":
+            return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        is_class = labels[:, None] if logits.shape[1] == 1 else tf.one_hot(labels, logits.shape[1])
+        return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(tf.cast(is_class, tf.float32), logits))
+
+    def scores(self, values: Array, wanted: Array, labels: Array | None) -> Array:
+        """The metric of each sample, 1 at the best, ``(samples,)`` float64."""
+        if self.metric == "fidelity":
+            squares = np.square(values.astype(np.float64) - wanted).reshape(len(values), -1).mean(axis=1)
+            return np.asarray(1 - squares / self.variance)
+        answers, others = (class_scores(given).argmax(axis=1) for given in (values, wanted))
+        return np.asarray(answers == (labels if self.metric == "accuracy" else others), np.float64)
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What fine-tuning makes smaller, and what it is judged by.
+    """What fine-tuning makes smaller, and what it is judged by: a mean over the outputs of real numbers.
 
     Attributes:
-        operators: What computes the values of each output, as TensorFlow calls it; ``Softmax`` gives probabilities.
-        classes: The place of the output that holds class scores, or ``None``.
-        metric: ``accuracy`` with labels; ``agreement``, how often the best class is that of the float model; or ``fidelity``, how
-            much of the mean square of the float model's outputs is left when that of the difference is taken off.
+        heads: One for each of them.
     """
 
-    operators: tuple[str, ...]
-    classes: int | None
-    metric: str
+    heads: tuple[Head, ...]
 
     @classmethod
-    def of(cls, source: KerasSource, *, is_labeled: bool) -> "Objective":
-        """What fits the model's outputs; other outputs than probabilities may be scores or not, so only labels say so."""
-        operators = tuple(source.last_operators)
-        place = source.outputs.index(found) if source.has_class_scores() and (found := class_output(source.outputs)) else None
-        is_classifier = place is not None and (is_labeled or operators[place] in ("Softmax", "Sigmoid"))
-        return cls(operators, place if is_classifier else None, "accuracy" if is_labeled else "agreement" if is_classifier else "fidelity")
+    def of(
+        cls, outputs: Sequence[TensorSpec], operators: Sequence[str | None], values: Sequence[Array], *, is_labeled: bool
+    ) -> "Objective":
+        """What fits the model's outputs.
 
-    def loss(self, outputs: Sequence[Any], wanted: Sequence[Any], labels: Any | None) -> Any:  # Any: TensorFlow has no type hints
-        """The distance from the float model's outputs, and with labels as much of the cross-entropy; a scalar tensor.
+        Labels are those of the first output of shape ``(batch, classes)``. Without them only probabilities are known to be classes.
 
         Args:
-            outputs: One tensor an output, ``(batch, …)``.
+            outputs: The model's.
+            operators: See :func:`operator_of`.
+            values: The float model's on the samples that are trained on.
+            is_labeled: Whether there are labels.
+
+        Raises:
+            InputError: There are labels, but no scores of real numbers.
+            UnsupportedError: No output holds real numbers.
+        """
+        floats = [place for place, spec in enumerate(outputs) if np.dtype(spec.dtype).kind == "f"]
+        listed = ", ".join(map(str, outputs))
+        if not floats:
+            raise UnsupportedError(f"fine-tuning needs an output of real numbers, found {listed}; cut off what makes others of them")
+        labeled = outputs.index(found) if is_labeled and (found := class_output(outputs)) else None
+        if is_labeled and labeled not in floats:
+            raise InputError(f"labels need an output of (batch, classes) of real numbers as the first of that shape, found {listed}")
+
+        def metric(place: int) -> str:
+            if place == labeled:
+                return "accuracy"
+            return "agreement" if len(outputs[place].shape) == 2 and operators[place] else "fidelity"
+
+        return cls(tuple(Head(place, operators[place], metric(place), _variance(values[place])) for place in floats))
+
+    @property
+    def metric(self) -> str:
+        """What the score is; where outputs are judged in several ways, their names joined by ``and``."""
+        return " and ".join(dict.fromkeys(head.metric for head in self.heads))
+
+    def loss(self, given: Sequence[Any], wanted: Sequence[Any], labels: Any | None) -> Any:
+        """The distance from the float model's answers, and with labels as much of the cross-entropy; a scalar tensor.
+
+        Args:
+            given: The logits of :class:`Answers`, one tensor an output, ``(batch, …)``.
             wanted: The float model's.
             labels: ``(batch,)`` int32, or ``None``.
         """
         import tensorflow as tf
 
-        distances = [_distance(*values) for values in zip(outputs, wanted, self.operators, strict=True)]
-        distance = tf.add_n(distances) / len(distances)
-        if labels is None or self.classes is None:
+        distance = tf.add_n([head.distance(given[head.place], wanted[head.place]) for head in self.heads]) / len(self.heads)
+        labeled = next((head for head in self.heads if head.metric == "accuracy"), None)
+        if labels is None or labeled is None:
             return distance
-        entropy = _cross_entropy(outputs[self.classes], labels, self.operators[self.classes])
-        return (1 - _LABEL_SHARE) * distance + _LABEL_SHARE * entropy
+        return (1 - _LABEL_SHARE) * distance + _LABEL_SHARE * labeled.cross_entropy(given[labeled.place], labels)
 
-    def score(self, outputs: Sequence[Array], wanted: Sequence[Array], labels: Array | None) -> float:
-        """The metric, 1 at the best."""
-        if self.classes is None:
-            shares = [_left(values, aims) for values, aims in zip(outputs, wanted, strict=True)]
-            return float(np.mean(shares))
-        answers, others = (class_scores(values[self.classes]).argmax(axis=1) for values in (outputs, wanted))
-        return float((answers == (others if labels is None else labels)).mean())
+    def scores(self, values: Sequence[Array], wanted: Sequence[Array], labels: Array | None) -> Array:
+        """The score of each sample, 1 at the best, ``(samples,)`` float64."""
+        return np.asarray(np.mean([head.scores(values[head.place], wanted[head.place], labels) for head in self.heads], axis=0))
 
-
-def _left(values: Array, aims: Array) -> float:
-    power = float(np.square(aims, dtype=np.float64).mean())
-    return 1 - float(np.square(values.astype(np.float64) - aims).mean()) / (power or 1.0)
+    def accuracy(self, values: Sequence[Array], labels: Array | None) -> float | None:
+        """How often the best class is the label; ``None`` without labels."""
+        found = [head.scores(values[head.place], values[head.place], labels) for head in self.heads if head.metric == "accuracy"]
+        return float(found[0].mean()) if found else None
 
 
-def _distance(values: Any, wanted: Any, operator: str) -> Any:
-    """Kullback-Leibler divergence of probabilities, else the mean square as a share of what is wanted.
-
-    Source: Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", section 2: softened by a temperature, whose
-    square keeps the gradient's size.
-    """
-    import tensorflow as tf
-
-    if operator == "Softmax":
-        student, teacher = (tf.nn.log_softmax(_logarithm(given) / _TEMPERATURE) for given in (values, wanted))
-        return _TEMPERATURE**2 * tf.reduce_mean(tf.reduce_sum(tf.exp(teacher) * (teacher - student), axis=-1))
-    if operator == "Sigmoid":
-        pairs = ((values, wanted), (1 - values, 1 - wanted))
-        return tf.add_n([tf.reduce_mean(aim * (_logarithm(aim) - _logarithm(given))) for given, aim in pairs])
-    return tf.reduce_mean(tf.square(values - wanted)) / (tf.reduce_mean(tf.square(wanted)) + _SMALLEST)
-
-
-def _cross_entropy(scores: Any, labels: Any, operator: str) -> Any:
-    """Of a classifier that ends in a softmax, in sigmoids (one for each class, or one unit for two), or in logits."""
-    import tensorflow as tf
-
-    if operator == "Sigmoid":
-        is_class = tf.cast(labels[:, None] if scores.shape[1] == 1 else tf.one_hot(labels, scores.shape[1]), tf.float32)
-        return -tf.reduce_mean(is_class * _logarithm(scores) + (1 - is_class) * _logarithm(1 - scores))
-    logits = _logarithm(scores) if operator == "Softmax" else scores
-    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
-
-
-def _logarithm(probabilities: Any) -> Any:
-    import tensorflow as tf
-
-    return tf.math.log(tf.maximum(probabilities, _SMALLEST))
+def _variance(values: Array) -> float:
+    """Of an output from sample to sample; never 0."""
+    least = _LEAST_VARIANCE * float(np.square(values, dtype=np.float64).mean())
+    return max(float(values.var(axis=0, dtype=np.float64).mean()), least) or 1.0

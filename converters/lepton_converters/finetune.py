@@ -10,14 +10,13 @@ import numpy as np
 
 from lepton_converters.calibration import stack
 from lepton_converters.dataset import Sample, check_exists
-from lepton_converters.distillation import Objective
 from lepton_converters.export_data import fitting_labels, open_samples, plan_preprocessing
 from lepton_converters.keras_loading import CustomObjects, import_keras, read_custom_objects
 from lepton_converters.keras_model import functional
 from lepton_converters.keras_reader import load_model
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.model_file import check_file
-from lepton_converters.quantized_training import Epoch, QuantizedTrainer, Samples, best_epoch
+from lepton_converters.quantized_training import Epoch, QuantizedTrainer, Samples, Training
 from lepton_converters.quiet import quiet_tensorflow
 from lepton_runtime.errors import InputError, OutputError, ParityError, UnsupportedError
 from lepton_runtime.formats import Target
@@ -36,8 +35,9 @@ class FinetuneResult:
 
     Attributes:
         path: The tuned network's ``.keras`` file.
-        metric: What the four scores are: ``accuracy``, or without labels ``agreement`` with the float network on the best class, or
-            ``fidelity`` of its outputs; see :class:`lepton_converters.distillation.Objective`. 1 is the best.
+        metric: What the four scores are: ``accuracy`` by the labels, ``agreement`` with the float network on the best class, or
+            ``fidelity`` of its outputs, joined by ``and`` where they are a mean over several kinds of outputs; see
+            :class:`lepton_converters.distillation.Head`. 1 is the best.
         float_before: Of the network as it was.
         int8_before: Of its static-int8 file, as it is simulated.
         int8_after: Of the tuned network's, likewise.
@@ -46,8 +46,10 @@ class FinetuneResult:
         epochs: What each took and gave.
         samples: How many samples it was trained on.
         held_back: How many others the scores are of.
-        blocks: How many operators with weights were simulated in 8 bits.
+        operators: How many operators with weights were simulated in 8 bits.
         floating: Recurrent layers, which stay in float as in the file.
+        unmatched: Layers whose values the file rounds, but the simulation could not: it sees less loss there than there is.
+        diverged: The epoch that ended the training with NaN or infinite numbers, or ``None``; those before it stay.
         target: The CPU that was trained for.
     """
 
@@ -61,8 +63,10 @@ class FinetuneResult:
     epochs: tuple[Epoch, ...]
     samples: int
     held_back: int
-    blocks: int
+    operators: int
     floating: tuple[str, ...]
+    unmatched: tuple[str, ...]
+    diverged: int | None
     target: Target
 
 
@@ -128,13 +132,12 @@ def finetune(
     if training.count < batch_size:
         raise InputError(f"there must be a batch of {batch_size} to train on, found {training.count} samples; give more or a smaller batch")
     trainer = QuantizedTrainer(source, training=training, held_back=held_back, target=cpu)
-    float_before = trainer.float_score()
-    _check_labels(trainer.objective, float_before, source)
+    _check_labels(trainer.float_accuracy, source)
     try:
-        done = trainer.run(epochs=epochs, learning_rate=learning_rate, seed=seed, on_epoch=on_epoch)
-        first, best = done[0], best_epoch(done, samples=held_back.count)
+        trained = trainer.run(epochs=epochs, learning_rate=learning_rate, seed=seed, on_epoch=on_epoch)
+        first, best = trained.epochs[0], trained.best
         if best is first:
-            raise ParityError(_nothing_won(trainer.objective.metric, float_before, done))
+            raise ParityError(_nothing_won(trainer.objective.metric, trainer.float_before, trained))
         float_after = trainer.float_score()
         _save(source, loaded, path)
     finally:
@@ -142,16 +145,18 @@ def finetune(
     return FinetuneResult(
         path=path,
         metric=trainer.objective.metric,
-        float_before=float_before,
+        float_before=trainer.float_before,
         int8_before=first.score,
         int8_after=best.score,
         float_after=float_after,
         best_epoch=best.number,
-        epochs=done[1:],
+        epochs=trained.epochs[1:],
         samples=training.count,
         held_back=held_back.count,
-        blocks=trainer.simulated.blocks,
+        operators=trainer.simulated.operators,
         floating=trainer.simulated.floating,
+        unmatched=trainer.simulated.unmatched,
+        diverged=trained.diverged,
         target=cpu,
     )
 
@@ -195,6 +200,15 @@ def _check_source(source: KerasSource) -> None:
         raise InputError(f"fine-tuning needs inputs of known size, found {free}; give it with --size")
 
 
+def _check_classes(source: KerasSource) -> None:
+    """Refuse classes that the model has no scores for, as ``--eval`` of an export does."""
+    if not source.has_class_scores():
+        raise InputError(
+            f"classes need an output of (batch, classes), or one unit with a sigmoid; found {', '.join(map(str, source.outputs))}; give "
+            "--data without classes, or end the model in a sigmoid"
+        )
+
+
 def _read_samples(
     source: KerasSource, data: str, preprocessing: Mapping[str, Any], labels: Sequence[str] | None, *, count: int, seed: int
 ) -> tuple[Samples, Samples]:
@@ -202,6 +216,8 @@ def _read_samples(
     dataset = open_samples(source, data, plan_preprocessing(source, preprocessing), labels=labels, option="--data")
     if dataset.count < 2:
         raise InputError(f"--data needs at least 2 samples, one of them held back to judge by, found {dataset.count} in {data!r}")
+    if dataset.is_labeled:
+        _check_classes(source)
     fitting_labels(source, labels, dataset if source.has_class_scores() else None, None)
     order = np.random.default_rng(seed).permutation(dataset.count)[:count]
     # They come in ascending order, whatever was asked for.
@@ -210,7 +226,7 @@ def _read_samples(
     split = max(1, len(chosen) // _HELD_BACK)
     if len(chosen) < 2:
         raise InputError(f"at least 2 samples are needed, one of them held back to judge by, found --samples {count}")
-    is_labeled = dataset.is_labeled and source.has_class_scores()
+    is_labeled = dataset.is_labeled
     return _stacked(source, chosen[split:], is_labeled=is_labeled), _stacked(source, chosen[:split], is_labeled=is_labeled)
 
 
@@ -226,21 +242,25 @@ def _stacked(source: KerasSource, samples: Sequence[Sample], *, is_labeled: bool
     return Samples(inputs, labels)
 
 
-def _check_labels(objective: Objective, accuracy: float, source: KerasSource) -> None:
+def _check_labels(accuracy: float | None, source: KerasSource) -> None:
     """Refuse to train on labels that look as if they were not the model's: it would unlearn what it knows."""
     found = class_output(source.outputs)
-    if objective.metric == "accuracy" and found and accuracy <= _CHANCE / max(2, found.shape[1] or 2):
+    if accuracy is not None and found and accuracy <= _CHANCE / max(2, found.shape[1] or 2):
         raise InputError(
             f"the labels must be the model's, it is right on {100 * accuracy:.1f} % of those held back, little more than chance: check "
             "the preprocessing and the order of the classes (--labels), or leave the labels out"
         )
 
 
-def _nothing_won(metric: str, float_before: float, done: Sequence[Epoch]) -> str:
-    first, *others = (f"{100 * epoch.score:.2f} % at a loss of {epoch.held_loss:.4f}" for epoch in done)
+def _nothing_won(metric: str, float_before: float, trained: Training) -> str:
+    first, *others = (f"{100 * epoch.score:.2f} % at a loss of {epoch.held_loss:.4f}" for epoch in trained.epochs)
+    if trained.diverged is not None:
+        others.append(f"NaN or infinity in epoch {trained.diverged}, for the training diverged")
+    advice = "another" if trained.diverged is None else "a lower"
     return (
         f"an epoch must be better than the beginning, int8 {metric} was {first} (float {100 * float_before:.2f} %) and then "
-        f"{', '.join(others)}; nothing was written: try more samples or epochs, or another --learning-rate"
+        f"{', '.join(others)}; nothing was written: try {'more samples or epochs, or ' if trained.diverged is None else ''}{advice} "
+        "--learning-rate"
     )
 
 

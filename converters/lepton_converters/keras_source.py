@@ -203,11 +203,11 @@ class KerasSource:
 
         with quiet_tensorflow():
             operators = [output.op for output in convert_variables_to_constants_v2(_trace(self)).outputs]
-        return [str(_computing(operator).type) for operator in operators]
+        return [str(computing(operator).type) for operator in operators]
 
 
-def _computing(operator: Any) -> Any:
-    """The operator, or the one before it that computes what it only passes on."""
+def computing(operator: Any) -> Any:
+    """The TensorFlow operator, or the one before it that computes what it only passes on."""
     while operator.type in _PASSING:
         operator = operator.inputs[0].op
     return operator

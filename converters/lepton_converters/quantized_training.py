@@ -1,15 +1,18 @@
 """Training a network as its static-int8 file computes, on samples in memory."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from time import monotonic
 from typing import Any
 
 import numpy as np
 
+from lepton_converters.compiled_function import compile_function
 from lepton_converters.dataset import Sample
-from lepton_converters.distillation import Objective
-from lepton_converters.frozen_graph import refusing
+from lepton_converters.distillation import Answers, Objective, operator_of
+from lepton_converters.divergence import is_lower
+from lepton_converters.frozen_graph import exported_form
 from lepton_converters.keras_loading import import_keras
 from lepton_converters.keras_model import layers_of
 from lepton_converters.keras_source import KerasSource
@@ -17,15 +20,17 @@ from lepton_converters.onnx_export import OnnxExporter
 from lepton_converters.onnx_float_graph import OnnxFloatGraph
 from lepton_converters.parity import Probe
 from lepton_converters.quiet import quiet_tensorflow
-from lepton_converters.simulated_int8 import SimulatedInt8
+from lepton_converters.simulated_int8 import NotFiniteError, SimulatedInt8
 from lepton_converters.source_specs import filled
 from lepton_converters.tflite_export import TfliteExporter
-from lepton_runtime.formats import Target
-from lepton_runtime.tensors import Array
+from lepton_runtime.errors import InputError
+from lepton_runtime.formats import Format, Target
+from lepton_runtime.tensors import Array, TensorSpec
 
 _CALIBRATION_SAMPLES = 200  # as many as an export takes unless it is told otherwise
 _RANGES = "by-tensor"  # an export takes others only where it cannot tell them apart
 _PROBES = 2
+_LOOKED_AT = 8  # samples at a time where ranges are measured: every activation of theirs is in memory
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,9 @@ class Samples:
         """How many there are."""
         return len(next(iter(self.inputs.values())))
 
-    def batches(self, size: int, *, most: int | None = None) -> Iterator[dict[str, Array]]:
+    def batches(self, size: int) -> Iterator[dict[str, Array]]:
         """Inputs in their order, all of ``size``: the last sample is repeated."""
-        for start in range(0, min(self.count, most or self.count), size):
+        for start in range(0, self.count, size):
             yield {name: filled(values[start : start + size], size) for name, values in self.inputs.items()}
 
 
@@ -72,19 +77,43 @@ class Epoch:
     seconds: float
 
 
-def best_epoch(epochs: Sequence[Epoch], *, samples: int) -> Epoch:
-    """The one of the best score, and of scores that chance could have made of one another, that of the lowest loss.
+@dataclass(frozen=True)
+class Training:
+    """What a training gave.
+
+    Attributes:
+        epochs: All of them, from number 0, which is before the first.
+        best: The one of these whose weights were kept.
+        diverged: The number of the epoch that ended it with weights or values that are not finite, which is none of these, or ``None``.
+    """
+
+    epochs: tuple[Epoch, ...]
+    best: Epoch
+    diverged: int | None
+
+
+def best_epoch(losses: Sequence[float], scores: Sequence[Array]) -> int:
+    """The place of the lowest loss among the epochs whose score chance could have made of the highest one.
+
+    None is taken whose score is surely below that of the beginning. Of two epochs in a row the later is the best, or the best of before
+    stays, so that its weights are all that need be kept.
 
     Args:
-        epochs: In their order, of which the first counts as the best until another one is better.
-        samples: How many the scores are of; a share of so many has the standard error of a binomial distribution.
+        losses: Of the held-back samples, before the first epoch and after each.
+        scores: Of each of these samples, the same in each epoch, ``(samples,)``; told apart as by
+            :func:`lepton_converters.divergence.is_lower`.
     """
-    best = epochs[0]
-    for epoch in epochs[1:]:
-        share = min(max(best.score, 0.0), 1.0)
-        is_clear = abs(epoch.score - best.score) > (share * (1 - share) / samples) ** 0.5
-        if epoch.score > best.score if is_clear else epoch.held_loss < best.held_loss:
-            best = epoch
+
+    def is_below(place: int, other: int) -> bool:
+        return is_lower(1 - scores[other], 1 - scores[place])
+
+    best = highest = 0
+    for place in range(1, len(losses)):
+        if scores[place].mean() > scores[highest].mean():
+            highest = place
+        is_as_good = not is_below(place, highest) and not is_below(place, 0)
+        if is_below(best, highest) or (is_as_good and losses[place] < losses[best]):
+            best = place
     return best
 
 
@@ -93,6 +122,12 @@ class QuantizedTrainer:
 
     Ranges are measured anew before each epoch, with the weights as they are then and as an export measures them, and stay for the
     epoch: what is trained and what is judged is what an export would make.
+
+    Attributes:
+        objective: What is made smaller, and what it is judged by.
+        simulated: The model as its file computes.
+        float_before: The score of the float network as it was.
+        float_accuracy: How often its best class is the label, ``None`` without labels.
     """
 
     def __init__(self, source: KerasSource, *, training: Samples, held_back: Samples, target: Target) -> None:
@@ -105,33 +140,41 @@ class QuantizedTrainer:
             target: The CPU that the file is for.
 
         Raises:
-            InputError: The model fails on the samples.
+            InputError: The model fails on the samples, or its answers are not finite.
             UnsupportedError: It cannot be simulated.
         """
         self._source, self._training, self._held_back = source, training, held_back
-        self._batch = source.inputs[0].shape[0] or 1
-        self._wanted, self._judged = self._float_answers(training), self._float_answers(held_back)
-        self.objective = Objective.of(source, is_labeled=training.labels is not None)
-        self.simulated = SimulatedInt8(source, _float_graph(source, training), target=target, batch=next(training.batches(self._batch)))
-        self._infer = self._compiled(lambda *inputs: self.simulated.call(inputs), self.simulated.signature)
+        few = _few_at_a_time(source)
+        self._batch, self._few = (each.inputs[0].shape[0] or 1 for each in (source, few))
+        operators: list[str | None] = []
+
+        def exact(*tensors: Any) -> list[Any]:
+            with exported_form(Format.ONNX):
+                outputs = few.call(list(tensors))
+            operators[:] = map(operator_of, outputs)
+            return Answers.traced(outputs, outputs).flat
+
+        self._exact = compile_function(exact, _signature(few.inputs))
+        wanted, self._judged = (self._answers(self._exact, samples) for samples in (training, held_back))
+        if not all(np.isfinite(values).all() for answers in (wanted, self._judged) for values in answers.values):
+            raise InputError(
+                "the float network's own answers must be finite, found NaN or infinity; check its weights and --scale, --mean, --std"
+            )
+        self._wanted = wanted.logits
+        self.objective = Objective.of(source.outputs, operators, wanted.values, is_labeled=training.labels is not None)
+        self.float_before, self.float_accuracy = self.float_score(), self.objective.accuracy(self._judged.values, held_back.labels)
+        batch = next(training.batches(self._few))
+        self.simulated = SimulatedInt8(few, _float_graph(few, training), target=target, batch=batch)
+        self._infer = compile_function(lambda *tensors: self.simulated.call(tensors).flat, _signature(few.inputs))
 
     def float_score(self) -> float:
         """The network's own score with its present weights."""
-        return self.objective.score(self._float_answers(self._held_back), self._judged, self._held_back.labels)
+        return float(self._scores(self._answers(self._exact, self._held_back)).mean())
 
-    def int8_score(self) -> tuple[float, float]:
-        """The loss and the score of the static-int8 file that its present weights would give, on the held-back samples."""
-        import tensorflow as tf
-
-        self.simulated.calibrate(self._training.batches(self._batch, most=_CALIBRATION_SAMPLES), ranges=_RANGES)
-        parts = [[np.asarray(output) for output in self._infer(*self._tensors(batch))] for batch in self._held_back.batches(self._batch)]
-        answers = [np.concatenate(arrays)[: self._held_back.count] for arrays in zip(*parts, strict=True)]
-        labels = self._held_back.labels
-        loss = self.objective.loss(list(map(tf.constant, answers)), list(map(tf.constant, self._judged)), labels)
-        return float(loss), self.objective.score(answers, self._judged, labels)
-
-    def run(self, *, epochs: int, learning_rate: float, seed: int, on_epoch: Callable[[Epoch], None]) -> tuple[Epoch, ...]:
+    def run(self, *, epochs: int, learning_rate: float, seed: int, on_epoch: Callable[[Epoch], None]) -> Training:
         """Train, and leave the weights of the best epoch.
+
+        It ends early where an epoch makes the loss, weights or values within the network infinite or NaN.
 
         Args:
             epochs: How many times to go through the samples.
@@ -139,76 +182,126 @@ class QuantizedTrainer:
             seed: Of the order of the samples.
             on_epoch: Told what each gave; first, as number 0, what there is to begin with.
 
-        Returns:
-            All of these, from number 0 on.
+        Raises:
+            InputError: Values are not finite to begin with, or a batch does not fit in memory.
         """
         variables = _trained_variables(self._source.model)
-        steps = self._training.count // self._batch
-        step = self._step(variables, learning_rate, steps * epochs)
+        step = self._step(variables, learning_rate, self._training.count // self._batch * epochs)
         generator = np.random.default_rng(seed)
-        started = monotonic()
-        done = [Epoch(0, epochs, None, *self.int8_score(), monotonic() - started)]
-        on_epoch(done[0])
-        kept = [np.asarray(variable) for variable in variables]
-        for number in range(1, epochs + 1):
+        done: list[Epoch] = []
+        scores: list[Array] = []
+        kept: list[Array] = []
+        best, diverged = 0, None
+        for number in range(epochs + 1):
             started = monotonic()
-            order = generator.permutation(self._training.count)
-            losses = [float(step(*self._batch_of(order[place * self._batch : (place + 1) * self._batch]))) for place in range(steps)]
-            done.append(Epoch(number, epochs, float(np.mean(losses)), *self.int8_score(), monotonic() - started))
+            try:
+                with quiet_tensorflow():  # not around all of them: what is told of each must be seen
+                    loss = self._train(step, variables, generator.permutation(self._training.count)) if number else None
+                    held_loss, found = self._judge()
+            except NotFiniteError:
+                if number == 0:
+                    raise
+                diverged = number
+                break
+            scores.append(found)
+            done.append(Epoch(number, epochs, loss, held_loss, float(found.mean()), monotonic() - started))
             on_epoch(done[-1])
-            if best_epoch(done, samples=self._held_back.count) is done[-1]:
+            best = best_epoch([epoch.held_loss for epoch in done], scores)
+            if best == number:
                 kept = [np.asarray(variable) for variable in variables]
         for variable, values in zip(variables, kept, strict=True):
             variable.assign(values)
-        self.int8_score()  # so that the ranges fit the weights
-        return tuple(done)
+        return Training(tuple(done), done[best], diverged)
 
-    def _step(self, variables: Sequence[Any], learning_rate: float, steps: int) -> Any:
-        """One step of the training: a function of inputs, wanted outputs and labels that gives the loss."""
+    def _train(self, step: Callable[..., Any], variables: Sequence[Any], order: Array) -> float:
+        """The mean loss of one time through the samples in that order; a last batch that is not full is left out.
+
+        Raises:
+            NotFiniteError: The loss or a weight is not finite.
+        """
+        losses = []
+        for start in range(0, len(order) - self._batch + 1, self._batch):
+            losses.append(float(step(*self._batch_of(order[start : start + self._batch]))))
+            if not np.isfinite(losses[-1]):
+                raise NotFiniteError(f"the loss must be finite, found {losses[-1]}; lower --learning-rate")
+        if not all(np.isfinite(np.asarray(variable)).all() for variable in variables):
+            raise NotFiniteError("weights must be finite, found NaN or infinity; lower --learning-rate")
+        return float(np.mean(losses))
+
+    def _judge(self) -> tuple[float, Array]:
+        """The loss and the scores of the static-int8 file that the present weights would give, on the held-back samples.
+
+        Raises:
+            NotFiniteError: An answer, or a value within the network, is not finite.
+        """
+        import tensorflow as tf
+
+        most = min(_CALIBRATION_SAMPLES, self._training.count) // self._few  # whole batches: no sample counts twice
+        self.simulated.calibrate(islice(self._training.batches(self._few), most), ranges=_RANGES)
+        answers = self._answers(self._infer, self._held_back)
+        if not all(np.isfinite(values).all() for values in answers.values):
+            raise NotFiniteError("the answers in 8 bits must be finite, found NaN or infinity; check the model's weights")
+        tensors, wanted = ([tf.constant(logits) for logits in given.logits] for given in (answers, self._judged))
+        return float(self.objective.loss(tensors, wanted, self._held_back.labels)), self._scores(answers)
+
+    def _scores(self, answers: Answers) -> Array:
+        return self.objective.scores(answers.values, self._judged.values, self._held_back.labels)
+
+    def _step(self, variables: Sequence[Any], learning_rate: float, steps: int) -> Callable[..., Any]:
+        """One step of the training: a function of inputs, wanted logits and labels, if there are any, that gives the loss."""
         import tensorflow as tf
 
         keras = import_keras()
         optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps))
         optimizer.build(variables)
 
-        def step(inputs: list[Any], wanted: list[Any], labels: Any | None) -> Any:
-            loss = self.objective.loss(self.simulated.call(inputs), wanted, labels)
+        def step(inputs: list[Any], wanted: list[Any], *labels: Any) -> Any:
+            loss = self.objective.loss(self.simulated.call(inputs).logits, wanted, labels[0] if labels else None)
             # Not with a tape: operators that were made again for folded weights are not on it.
             gradients = tf.gradients(loss, [variable.value for variable in variables])
             pairs = [(gradient, variable) for gradient, variable in zip(gradients, variables, strict=True) if gradient is not None]
             optimizer.apply_gradients(pairs)
             return loss
 
-        return self._compiled(step)
+        wanted = [tf.TensorSpec((self._batch, *logits.shape[1:]), logits.dtype) for logits in self._wanted]
+        labels = [] if self._training.labels is None else [tf.TensorSpec((self._batch,), tf.int32)]
+        return compile_function(step, [_signature(self._source.inputs), wanted, *labels])
 
-    def _compiled(self, function: Callable[..., Any], signature: Any = None) -> Any:
+    def _batch_of(self, places: Array) -> tuple[list[Any], list[Any]] | tuple[list[Any], list[Any], Any]:
         import tensorflow as tf
 
-        compiled = tf.function(function, input_signature=signature, autograph=False)
-
-        def run(*arguments: Any) -> Any:
-            with refusing():
-                return compiled(*arguments)
-
-        return run
+        inputs = self._tensors({name: values[places] for name, values in self._training.inputs.items()})
+        wanted = [tf.constant(values[places]) for values in self._wanted]
+        labels = self._training.labels
+        return (inputs, wanted) if labels is None else (inputs, wanted, tf.constant(labels[places]))
 
     def _tensors(self, batch: Mapping[str, Array]) -> list[Any]:
         import tensorflow as tf
 
         return [tf.convert_to_tensor(batch[spec.name], spec.dtype) for spec in self._source.inputs]
 
-    def _batch_of(self, places: Array) -> tuple[list[Any], list[Any], Any | None]:
-        import tensorflow as tf
-
-        labels = self._training.labels
-        inputs = self._tensors({name: values[places] for name, values in self._training.inputs.items()})
-        return inputs, [tf.constant(values[places]) for values in self._wanted], None if labels is None else tf.constant(labels[places])
-
-    def _float_answers(self, samples: Samples) -> list[Array]:
-        """One array an output, ``(samples, …)``."""
+    def _answers(self, function: Callable[..., Any], samples: Samples) -> Answers:
+        """What a compiled function of a few inputs gives for all samples, as arrays."""
         with quiet_tensorflow():
-            parts = [self._source.predict(batch) for batch in samples.batches(self._batch)]
-        return [np.concatenate([part[spec.name] for part in parts])[: samples.count] for spec in self._source.outputs]
+            parts = [list(map(np.asarray, function(*self._tensors(batch)))) for batch in samples.batches(self._few)]
+        return Answers.of_flat([np.concatenate(arrays)[: samples.count] for arrays in zip(*parts, strict=True)])
+
+
+def _few_at_a_time(source: KerasSource) -> KerasSource:
+    """The source for batches of a few samples, if its model takes any number."""
+    batch = source.inputs[0].shape[0] or 1
+    if source.model is None or any(tensor.shape[0] is not None for tensor in source.model.inputs):
+        return source
+    inputs, outputs = (
+        tuple(replace(spec, shape=(min(batch, _LOOKED_AT), *spec.shape[1:])) for spec in specs) for specs in (source.inputs, source.outputs)
+    )
+    return replace(source, inputs=inputs, outputs=outputs)
+
+
+def _signature(inputs: Sequence[TensorSpec]) -> list[Any]:
+    import tensorflow as tf
+
+    return [tf.TensorSpec(spec.shape, spec.dtype) for spec in inputs]
 
 
 def _float_graph(source: KerasSource, samples: Samples) -> OnnxFloatGraph:

@@ -41,15 +41,16 @@ class RoundedTrace:
         activation: Gives what is read in the place of a float32 tensor, by its number among those that are made of the inputs. Every
             trace of a model counts them alike.
         weight: Gives what is read in the place of weights, and is told all their axes but those of the output channels.
-        blocks: How many operators have weights.
+        operators: How many operators have weights.
         floating: The names of recurrent layers, whose insides stay as they are.
+        count: How many tensors have a number.
     """
 
     activation: Callable[[int, Any], Any]  # Any: TensorFlow has no type hints
     weight: Callable[[Any, list[int]], Any]
-    blocks: int = 0
+    operators: int = 0
     floating: list[str] = field(default_factory=list)
-    _count: int = 0
+    count: int = 0
     _read: dict[Any, Any] = field(default_factory=dict)  # what is read in the place of a tensor
     _constant: set[Any] = field(default_factory=set)  # tensors made of weights and constants only
     _is_paused: bool = False
@@ -92,7 +93,7 @@ class RoundedTrace:
         linear = _LINEAR.get(kind)
         if linear and self._is_constant(inputs[linear.weights]) and not all(map(self._is_constant, inputs)):
             kernel = inputs[linear.weights]
-            self.blocks += 1
+            self.operators += 1
             is_transposed = any(name in attributes and attributes[name].b for name in ("transpose_b", "adj_y"))
             kept = [len(kernel.shape) + axis for axis in ((-2,) if is_transposed else linear.channels)]
             with self._paused():
@@ -105,8 +106,8 @@ class RoundedTrace:
         for output in outputs:
             if output.dtype == tf.float32:
                 with self._paused():
-                    self._read[output.ref()] = self.activation(self._count, output)
-                self._count += 1
+                    self._read[output.ref()] = self.activation(self.count, output)
+                self.count += 1
 
     @contextmanager
     def _paused(self) -> Iterator[None]:

@@ -106,7 +106,7 @@ def _report(result: "FinetuneResult", json_path: str | None) -> None:
         note = (
             f"{result.metric.capitalize()} on {result.held_back:,} samples that were held back; trained on {result.samples:,}, "
             f"{sum(epoch.seconds for epoch in result.epochs) / len(result.epochs):.1f} s an epoch, of which the weights after epoch "
-            f"{result.best_epoch} were kept. {result.blocks} layers with weights were simulated in 8 bits."
+            f"{result.best_epoch} were kept. {result.operators} layers with weights were simulated in 8 bits."
         )
         print_table(("", "before", "after"), rows, note=note)
     if result.floating:
