@@ -143,7 +143,7 @@ class Objective:
             InputError: There are labels, but no scores of real numbers.
             UnsupportedError: No output holds real numbers.
         """
-        floats = [place for place, spec in enumerate(outputs) if np.dtype(spec.dtype).kind == "f"]
+        floats = [place for place, array in enumerate(values) if array.dtype.kind == "f"]  # Keras takes what a Lambda gives for floats
         listed = ", ".join(map(str, outputs))
         if not floats:
             raise UnsupportedError(f"fine-tuning needs an output of real numbers, found {listed}; cut off what makes others of them")

@@ -18,7 +18,7 @@ def scores(name: str, *, classes: int = 3, dtype: str = "float32") -> TensorSpec
 
 
 def made(outputs, operators, values=None, *, is_labeled: bool = False) -> Objective:
-    values = values or [np.random.default_rng(1).normal(size=(50, *spec.shape[1:])) for spec in outputs]
+    values = values or [np.random.default_rng(1).normal(size=(50, *spec.shape[1:])).astype(spec.dtype) for spec in outputs]
     return Objective.of(outputs, operators, values, is_labeled=is_labeled)
 
 

@@ -173,3 +173,37 @@ def test_an_embedding_and_a_recurrent_layer_learn_what_they_answered_before(kera
     assert trained.best.held_loss < trained.epochs[0].held_loss / 2
     assert made.simulated.floating == ("memory",)
     assert not any(np.array_equal(one, weight) for one, weight in zip(before, model.weights, strict=True))
+
+
+def test_several_inputs_and_outputs_are_trained_with_the_labels_of_the_first_classes(keras, liven) -> None:
+    layers = keras.layers
+    keras.utils.set_random_seed(1)
+    left, right_ = keras.Input((4,), name="left"), keras.Input((3,), name="right")
+    x = layers.Dense(8, activation="relu", name="hidden")(layers.concatenate([left, right_]))
+    cat, best = layers.Dense(1, activation="sigmoid", name="cat")(x), layers.Lambda(lambda x: keras.ops.argmax(x, axis=-1), name="best")(x)
+    model = keras.Model([left, right_], [cat, layers.Dense(2, name="box")(x), best])
+    liven(keras, model)
+    generator = np.random.default_rng(4)
+    drawn = {"left": generator.normal(size=(48, 4)).astype(np.float32), "right": generator.normal(size=(48, 3)).astype(np.float32)}
+    source = KerasSource.open(model, batch=16)
+    labels = (source.predict(drawn)["cat"][:, 0] > 0.5).astype(np.int32)
+    labels[0] = 1 - labels[0]
+    first, last = ({name: rows[part] for name, rows in drawn.items()} for part in (slice(16), slice(16, None)))
+    made = QuantizedTrainer(source, training=Samples(last, labels[16:]), held_back=Samples(first, labels[:16]), target=Target.ANY)
+    assert made.objective.metric == "accuracy and fidelity"
+    assert made.float_accuracy == 15 / 16
+    assert made.float_before == pytest.approx((15 / 16 + 1) / 2)
+    told: list[Epoch] = []
+    run(made, told, epochs=1)
+    assert np.isfinite([told[1].loss, told[1].held_loss, told[1].score]).all()
+
+
+def test_a_model_for_batches_of_one_size_is_measured_in_these(keras, liven) -> None:
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((6,), batch_size=16, name="row"), layers.Dense(8, activation="relu"), layers.Dense(3)])
+    liven(keras, model)
+    samples = Samples({"row": np.random.default_rng(2).normal(size=(40, 6)).astype(np.float32)}, None)
+    made = QuantizedTrainer(KerasSource.open(model, batch=16), training=samples, held_back=samples, target=Target.ANY)
+    told: list[Epoch] = []
+    run(made, told, epochs=1)
+    assert (made._few, len(told)) == (16, 2)
