@@ -269,7 +269,8 @@ def _save(source: KerasSource, loaded: Any, path: Path) -> None:
     if source.model is not None and any(one is not other for one, other in zip(source.model.weights, loaded.weights, strict=False)):
         original = functional(loaded)
         for layer in source.model.layers:  # a copy that computes in float32
-            original.get_layer(layer.name).set_weights(layer.get_weights())
+            if layer.weights:
+                original.get_layer(layer.name).set_weights(layer.get_weights())
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.keras")
     try:
         with quiet_tensorflow():

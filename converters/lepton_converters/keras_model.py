@@ -118,7 +118,8 @@ def as_float32(model: "keras.Model") -> "keras.Model":
             keras.config.set_dtype_policy("float32")
             result = keras.models.clone_model(model, input_tensors=inputs, clone_function=copy, recursive=True)
             for layer in model.layers:
-                result.get_layer(layer.name).set_weights([weight.astype("float32") for weight in layer.get_weights()])
+                if layer.weights:  # an input's layer may have another name in the copy: that of its tensor
+                    result.get_layer(layer.name).set_weights([weight.astype("float32") for weight in layer.get_weights()])
     except _build_errors() as error:
         raise UnsupportedError(
             f"the model must be convertible to float32, copying its layers failed: {reason_of(error)}; build it under "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lepton_converters.keras_loading import import_keras
 from lepton_converters.legacy_config import modernize
-from lepton_converters.legacy_layers import LEGACY_LAYERS, legacy_objects
+from lepton_converters.legacy_layers import LEGACY_LAYERS, legacy_objects, register_legacy
 from lepton_converters.legacy_weights import load_legacy_archive, load_legacy_weights
 from lepton_converters.model_file import ModelFile, read_model_file
 from lepton_converters.quiet import quiet_tensorflow, reason_of
@@ -64,6 +64,7 @@ def load_model(path: Path, *, trust_code: bool, custom_objects: Mapping[str, Any
     """
     keras = import_keras()
     file = read_model_file(path)
+    register_legacy()
     try:
         with quiet_tensorflow():
             if file.is_legacy:

@@ -231,7 +231,8 @@ def is_keras(layer: LayerConfig) -> bool:
 
 
 def _is_keras_module(module: str | None) -> bool:
-    return module is not None and module.partition(".")[0] in ("keras", "tf_keras")
+    """Whether it is Keras', or ours of the layers that Keras has no longer."""
+    return module is not None and module.partition(".")[0] in ("keras", "tf_keras", "lepton_converters")
 
 
 def is_random_on_purpose(layer: LayerConfig) -> bool:

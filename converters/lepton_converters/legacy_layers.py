@@ -10,6 +10,9 @@ from lepton_converters.keras_names import HARD_SIGMOID, is_mathematical
 from lepton_runtime.errors import UnsupportedError
 
 
+LEGACY_PACKAGE = "lepton_edge"
+
+
 class _Layers(Mapping[str, Any]):
     """The classes by name; they are made when the first is asked for, since Keras is needed to make them."""
 
@@ -34,8 +37,18 @@ LEGACY_LAYERS: Mapping[str, Any] = _Layers()
 
 
 def legacy_objects() -> dict[str, Any]:
-    """Everything by the name that a configuration has for it."""
+    """Everything by the name that a configuration of Keras 1 or 2 has for it."""
     return {**LEGACY_LAYERS, HARD_SIGMOID: hard_sigmoid_of_keras_2}
+
+
+def register_legacy() -> None:
+    """Let Keras save and load all of it in its present format, under the package ``lepton_edge``.
+
+    So a network of Keras 2 that was trained on is one of Keras 3, and a class of the user's own that is called the same is another.
+    """
+    register = import_keras().saving.register_keras_serializable
+    for made in legacy_objects().values():
+        register(LEGACY_PACKAGE)(made)
 
 
 def hard_sigmoid_of_keras_2(x: Any) -> Any:
