@@ -11,6 +11,8 @@ TEXT_LAYERS = frozenset({"StringLookup", "IntegerLookup", "TextVectorization", "
 TEXT = "string"
 HARD_SIGMOID = "hard_sigmoid_of_keras_2"
 """The activation ``hard_sigmoid`` of Keras 1 and 2, which is another in Keras 3."""
+LEGACY_PACKAGE = "lepton_edge"
+"""Under which what Keras no longer has is registered, in files that are saved anew."""
 # Public TensorFlow functions that compute, and do nothing else: a file must not be able to name one that reads or writes.
 _MATHEMATICAL_MODULES = ("math", "nn", "linalg", "image", "signal", "bitwise", "__operators__")
 _MATHEMATICAL_FUNCTIONS = (

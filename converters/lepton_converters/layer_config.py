@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lepton_converters.keras_names import unique_names
+from lepton_converters.keras_names import LEGACY_PACKAGE, unique_names
 from lepton_converters.layer_shape import Shape, output_shape
 from lepton_converters.model_file import serialized_objects
 from lepton_runtime.errors import InputError
@@ -109,7 +109,7 @@ def _read_model(config: Any, prefix: str) -> ModelConfig:
 def _class(config: Mapping[str, Any]) -> tuple[str, str | None]:
     """The class's name without its package, and its module: empty where old files don't say."""
     kind = str(config["class_name"]).rpartition(">")[2]
-    return kind, None if package_of(config) else config.get("module", "")
+    return kind, None if package_of(config) not in ("", LEGACY_PACKAGE) else config.get("module", "")
 
 
 def package_of(config: Mapping[str, Any]) -> str:

@@ -4,7 +4,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lepton_converters.keras_names import ACTIVATIONS, DROPOUT, FORMER_LAYERS, KERAS_LAYERS, TEXT, TEXT_LAYERS, is_mathematical
+from lepton_converters.keras_names import (
+    ACTIVATIONS,
+    DROPOUT,
+    FORMER_LAYERS,
+    KERAS_LAYERS,
+    LEGACY_PACKAGE,
+    TEXT,
+    TEXT_LAYERS,
+    is_mathematical,
+)
 from lepton_converters.layer_config import INNER, INPUT, MODELS, LayerConfig, package_of
 from lepton_converters.layer_shape import output_shape
 from lepton_converters.model_file import is_code, serialized_objects
@@ -253,6 +262,8 @@ def own_names(layer: LayerConfig) -> list[str]:
             continue
         function = value.get("config")
         name = function if value["class_name"] == "function" and isinstance(function, str) else value["class_name"]
+        if str(name).startswith(f"{LEGACY_PACKAGE}>"):
+            continue
         names.append(f"{package_of(value)}>{str(name).rpartition('>')[2]}".lstrip(">"))
     for key in ("activation", "recurrent_activation"):
         activation = layer.settings.get(key)

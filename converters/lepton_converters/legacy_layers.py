@@ -6,11 +6,8 @@ from functools import cache
 from typing import Any
 
 from lepton_converters.keras_loading import import_keras
-from lepton_converters.keras_names import HARD_SIGMOID, is_mathematical
+from lepton_converters.keras_names import HARD_SIGMOID, LEGACY_PACKAGE, is_mathematical
 from lepton_runtime.errors import UnsupportedError
-
-
-LEGACY_PACKAGE = "lepton_edge"
 
 
 class _Layers(Mapping[str, Any]):
@@ -42,7 +39,7 @@ def legacy_objects() -> dict[str, Any]:
 
 
 def register_legacy() -> None:
-    """Let Keras save and load all of it in its present format, under the package ``lepton_edge``.
+    """Let Keras save and load all of it in its present format.
 
     So a network of Keras 2 that was trained on is one of Keras 3, and a class of the user's own that is called the same is another.
     """
