@@ -107,7 +107,7 @@ class Run:
         if result.failure:
             return result
         fidelity = compare(np.load(scores), self._scores(network, "keras"), samples.test()[1])
-        named = {"drop_low": fidelity.low, "drop_high": fidelity.high}
+        named = {"drop_low": fidelity.low, "drop_high": fidelity.high, "expected_drop": fidelity.expected}
         return replace(result, accuracy=fidelity.accuracy, drop=fidelity.drop, agreement=fidelity.agreement, **named)
 
     def leads(self, network: str, method: Method, results: Mapping[Key, Result]) -> tuple[Lead, Lead] | None:

@@ -5,6 +5,8 @@ from math import sqrt
 
 import numpy as np
 
+from lepton_converters.expected_drop import calibrated, expected_drop
+
 _Z = 1.959964  # of a normal distribution, 95 %
 
 
@@ -17,6 +19,7 @@ class Fidelity:
         drop: What the float network has more of them.
         low: Lower end of the drop's 95 % interval.
         high: Upper end.
+        expected: The drop that the float network's own probabilities tell.
         agreement: Share of samples with the same highest score, 0 to 1.
     """
 
@@ -24,6 +27,7 @@ class Fidelity:
     drop: float
     low: float
     high: float
+    expected: float
     agreement: float
 
 
@@ -33,7 +37,9 @@ def compare(scores: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Fi
     lost = int(np.sum((expected == labels) & (answers != labels)))
     won = int(np.sum((expected != labels) & (answers == labels)))
     low, high = paired_interval(lost, won, len(labels))
-    return Fidelity(float(np.mean(answers == labels)), (lost - won) / len(labels), low, high, float(np.mean(answers == expected)))
+    told, _ = expected_drop(calibrated(reference, labels), expected, answers)
+    agreement = float(np.mean(answers == expected))
+    return Fidelity(float(np.mean(answers == labels)), (lost - won) / len(labels), low, high, told, agreement)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ already preprocessed, and evaluated one image at a time on all 2,000 images to t
 
 - **drop**: what float Keras gets right more often, in percentage points, with its 95 % interval. Only images that one of the two
   alone gets right decide (normal approximation of the paired difference, Agresti and Min 2005). An interval that holds 0 is no difference.
+- **expected**: the drop as float Keras' own probabilities tell it, calibrated by the labels ([how](quantization.md#a-budget)). Answers that
+  change were mostly nearly a tie, where the label is chance: the drop is mostly the luck of these images, this is not.
 - **same answer**: images on which the answer is Keras', right or wrong.
 - **latency**: as a share of lepton-edge's fp32 file's on the same engine, of OpenVINO's own fp32 there; one thread, blocks in turns
   A B B A in six processes, medians, and the 95 % interval of Wilcoxon's signed-rank test.
@@ -81,8 +83,8 @@ def _summary(
 ) -> Iterable[str]:
     yield f"Means over the networks that a method made a file of, of {len(networks)}. *over 0.5*: how many drop more than half a point."
     yield ""
-    yield "| engine | method | networks | mean drop | largest drop | over 0.5 | same answer | latency | median seconds |"
-    yield "|---|---|--:|--:|--:|--:|--:|--:|--:|"
+    yield "| engine | method | networks | mean drop | largest drop | over 0.5 | mean expected | same answer | latency | median seconds |"
+    yield "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"
     for method in METHODS.values():
         if method.name == "keras":
             continue
@@ -91,7 +93,7 @@ def _summary(
         if not found:
             is_known = any((network, method.name) in results for network in networks)
             reason = "all failed" if is_known else _absence(method, environments)
-            yield f"| {TITLES[method.engine]} | {method.title} | {reason} | | | | | | |"
+            yield f"| {TITLES[method.engine]} | {method.title} | {reason} | | | | | | | |"
             continue
         worst = max(found, key=lambda result: result.drop or 0)
         ratios = [_ratio(latencies[result.key])[0] for result in found if result.key in latencies and not latencies[result.key].failure]
@@ -100,6 +102,7 @@ def _summary(
             f"{100 * mean(drops):+.2f}",
             f"{100 * max(drops):+.2f} ({worst.network})",
             f"{sum(drop > 0.005 + 1e-9 for drop in drops)}",
+            f"{100 * mean(result.expected_drop or 0 for result in found):+.2f}",
             f"{100 * mean(result.agreement or 0 for result in found):.2f} %",
             f"{100 * geometric_mean(ratios):.0f} % ({len(ratios)})" if ratios else "–",
             f"{median(result.seconds or 0 for result in found):.1f}",
@@ -127,20 +130,26 @@ def _absence(method: Method, environments: Collection[str]) -> str:
 
 
 def _table(network: str, results: Mapping[Key, Result], latencies: Mapping[Key, Latency], environments: Collection[str]) -> Iterable[str]:
-    yield "| engine | method | accuracy | drop (95 %) | same answer | latency | kB | seconds | peak MB (imports) |"
-    yield "|---|---|--:|--:|--:|--:|--:|--:|--:|"
+    yield "| engine | method | accuracy | drop (95 %) | expected | same answer | latency | kB | seconds | peak MB (imports) |"
+    yield "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"
     for method in METHODS.values():
         result = results.get((network, method.name))
         head = f"| {TITLES[method.engine]} | {method.title}"
         if result is None or result.failure:
             reason = f"failed: {_escaped(result.failure)}" if result else _absence(method, environments)
-            yield f"{head} | {reason} | | | | | | |"
+            yield f"{head} | {reason} | | | | | | | |"
             continue
         cells = [f"{100 * (result.accuracy or 0):.2f} %"]
         if method.name == "keras":
-            yield f"{head} | {cells[0]} | | | | {_kilobytes(result)} | | |"
+            yield f"{head} | {cells[0]} | | | | | {_kilobytes(result)} | | |"
             continue
-        cells += [_drop(result), f"{100 * (result.agreement or 0):.2f} %", _latency(latencies.get(result.key)), _kilobytes(result)]
+        cells += [
+            _drop(result),
+            f"{100 * (result.expected_drop or 0):+.2f}",
+            f"{100 * (result.agreement or 0):.2f} %",
+            _latency(latencies.get(result.key)),
+            _kilobytes(result),
+        ]
         cells += [f"{result.seconds:.1f}", f"{(result.peak_bytes or 0) / 1e6:,.0f} ({(result.import_bytes or 0) / 1e6:,.0f})"]
         yield f"{head}{f', {result.note}' if result.note else ''} | {' | '.join(cells)} |"
 

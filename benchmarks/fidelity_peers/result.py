@@ -21,6 +21,7 @@ class Result:
         drop: What float Keras has more, and the ends of its 95 % interval.
         drop_low: See ``drop``.
         drop_high: See ``drop``.
+        expected_drop: The drop that float Keras' own probabilities tell, once the labels have calibrated them.
         agreement: Share of samples on which the answer is Keras', 0 to 1.
         seconds: From the ``.keras`` file to the finished one, imports not counted.
         peak_bytes: The largest resident memory of the process that did it.
@@ -40,6 +41,7 @@ class Result:
     drop: float | None = None
     drop_low: float | None = None
     drop_high: float | None = None
+    expected_drop: float | None = None
     agreement: float | None = None
     seconds: float | None = None
     peak_bytes: int | None = None

@@ -20,7 +20,7 @@ from lepton_runtime.manifest import BlockRecord, SearchStep
 from lepton_runtime.tensors import Array
 
 _GROUP = 256
-_CONFIDENCE = 2.33  # standard errors: 99 of 100 other sets of samples keep to the budget then
+_CONFIDENCE = 1.64  # standard errors: 19 of 20 other sets of samples keep to the budget then
 # What one product of numbers costs in 8 bits, as a share of the same in float32, by the widest instruction for it.
 _PRODUCT_COST = {Target.ANY: 0.5, Target.X86_VNNI: 0.25, Target.X86_AVX2: 0.6, Target.ARM_DOTPROD: 0.25, Target.ARM_V8: 0.7}
 _LEAST_COST = 0.01  # of the whole network: so that blocks that cost next to nothing are told apart by what they save

@@ -46,15 +46,15 @@ def test_the_drop_is_what_labels_would_say_on_average() -> None:
     assert standard_error == pytest.approx(np.std(seen), rel=0.15)
 
 
-def test_ninety_nine_of_a_hundred_other_sets_keep_to_drop_and_margin() -> None:
+def test_nineteen_of_twenty_other_sets_keep_to_drop_and_margin() -> None:
     generator, kept = np.random.default_rng(3), []
     for _ in range(400):
         first, second = generator.permutation(4000)[:2000].reshape(2, 1000)
         changed = nearly_the_same(LOGITS, generator).argmax(axis=1)
         drop, standard_error = expected_drop(TRUE[first], LOGITS[first].argmax(axis=1), changed[first])
         labels = drawn(TRUE[second], generator)
-        kept.append((LOGITS[second].argmax(axis=1) == labels).mean() - (changed[second] == labels).mean() <= drop + 2.33 * standard_error)
-    assert 0.97 <= np.mean(kept) < 1
+        kept.append((LOGITS[second].argmax(axis=1) == labels).mean() - (changed[second] == labels).mean() <= drop + 1.64 * standard_error)
+    assert np.mean(kept) == pytest.approx(0.95, abs=0.02)
 
 
 def test_answers_that_stay_lose_nothing() -> None:

@@ -18,7 +18,7 @@ def _benchmarks_on_the_path():
 def result(_benchmarks_on_the_path):
     from fidelity_peers.result import Result
 
-    figures = {"drop": 0.01, "drop_low": 0.005, "drop_high": 0.015, "agreement": 0.97}
+    figures = {"drop": 0.01, "drop_low": 0.005, "drop_high": 0.015, "expected_drop": 0.008, "agreement": 0.97}
     return Result("resnet8", "tflite", "0", accuracy=0.75, seconds=3.0, date="2026-01-01", machine="a board", **figures)
 
 
@@ -75,7 +75,7 @@ def test_the_page_names_failures_peers_that_are_not_installed_and_networks_that_
     failed = replace(result, method="ort-default", failure="crashes: SIGSEGV", accuracy=None, drop=None)
     results = {each.key: each for each in (result, failed)}
     page = write_page(["resnet8"], results, {}, {}, absent=["vit"], environments=["nncf"])
-    assert "| LiteRT | TensorFlow's converter | 75.00 % | +1.00 (+0.50 to +1.50) | 97.00 % |" in page
+    assert "| LiteRT | TensorFlow's converter | 75.00 % | +1.00 (+0.50 to +1.50) | +0.80 | 97.00 % |" in page
     assert "| onnxruntime | onnxruntime, defaults | failed: crashes: SIGSEGV |" in page
     assert "| LiteRT | ai-edge-quantizer | not measured: ai-edge-quantizer is not installed |" in page
     assert "| OpenVINO | NNCF | not measured |" in page
