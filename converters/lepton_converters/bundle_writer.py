@@ -5,15 +5,14 @@ import hashlib
 import io
 import os
 import re
-import shutil
 import zipfile
-from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 
+from lepton_converters.output_place import check_folder, remove_stale, sync, temporary_place
 from lepton_runtime.bundle import DIGEST_FILE, MANIFEST_FILE, Bundle, digest_line
 from lepton_runtime.encoders import Encoder
 from lepton_runtime.errors import BundleError, OutputError
@@ -71,10 +70,8 @@ def check_output(path: Path, *, force: bool) -> None:
             raise OutputError(
                 f"--force replaces whole bundles and nothing else, {str(path)!r} is or holds something else; choose another --output"
             )
-    folder = _existing_parent(path)
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"the output's folder must be writable, {str(folder)!r} is not; choose another with --output")
-    _remove_stale(path)
+    check_folder(path)
+    remove_stale(path)
 
 
 def _is_replaceable(path: Path) -> bool:
@@ -112,7 +109,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes], *, 
     everything = {**files, DIGEST_FILE: digest_line(data), MANIFEST_FILE: data}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary(path) as temporary:
+        with temporary_place(path) as temporary:
             if path.suffix == ".zip":
                 _write_file(temporary, _zipped(everything))
                 os.replace(temporary, path)
@@ -120,9 +117,9 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes], *, 
                 temporary.mkdir()
                 for name, content in everything.items():
                     _write_file(temporary / name, content)
-                _sync(temporary)
+                sync(temporary)
                 _put_folder(temporary, path)
-            _sync(path.parent)
+            sync(path.parent)
     except OSError as error:
         raise OutputError(f"the output {str(path)!r} must be writable: {error.strerror}; nothing was left behind") from error
 
@@ -141,14 +138,6 @@ def _write_file(path: Path, content: bytes) -> None:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _put_folder(temporary: Path, path: Path) -> None:
@@ -174,47 +163,3 @@ def _exchange(one: Path, other: Path) -> bool:
     if renameat2 is None:
         return False
     return bool(renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
-
-
-@contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    """A free name beside the output; whatever lies there at the end is removed."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        yield temporary
-    finally:
-        _remove(temporary)
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove what processes that were killed have left beside the output."""
-    if not path.parent.is_dir():
-        return
-    for stale in path.parent.glob(f".{path.name}.tmp-*"):
-        process = stale.name.rpartition("-")[2]
-        if process.isdigit() and (int(process) == os.getpid() or not _is_alive(int(process))):
-            _remove(stale)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _existing_parent(path: Path) -> Path:
-    for folder in path.absolute().parents:
-        if folder.exists():
-            return folder
-    return Path("/")

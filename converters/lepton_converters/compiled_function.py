@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lepton_converters.frozen_graph import refusing
+from lepton_converters.quiet import quiet_tensorflow
 from lepton_runtime.errors import InputError
 
 
@@ -28,7 +29,8 @@ def compile_function(function: Callable[..., Any], signature: Sequence[Any]) -> 
 
     def run(*arguments: Any) -> Any:
         try:
-            return traced(*tf.nest.flatten(arguments))
+            with quiet_tensorflow():
+                return traced(*tf.nest.flatten(arguments))
         except tf.errors.ResourceExhaustedError as error:
             raise InputError(f"a batch must fit in memory, this one does not: {_reason(error)}; lower --batch-size") from error
         except tf.errors.InvalidArgumentError as error:

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of an export, told to whoever shows progress.
+    """One step of an export or a fine-tuning, told to whoever shows progress.
 
     Attributes:
-        name: ``read``, ``convert``, ``quantize``, ``verify`` or ``write``.
+        name: ``read``, ``convert``, ``quantize``, ``verify`` or ``write``; of a fine-tuning also ``answer``, ``train`` and ``judge``.
         subject: The file it works on.
         detail: What came out, in words; empty while it is under way.
         fraction: How much of it is done, 0 to 1.

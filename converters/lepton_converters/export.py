@@ -16,16 +16,18 @@ from lepton_converters.dataset import check_exists
 from lepton_converters.export_data import ExportData, plan_preprocessing
 from lepton_converters.keras_loading import CustomObjects, import_keras
 from lepton_converters.keras_source import KerasSource
+from lepton_converters.label_doubt import label_doubts
 from lepton_converters.recipe import IntegerIo, Recipe, plan_recipe, read_quantization
 from lepton_runtime.cpu import may_saturate, target_of
 from lepton_runtime.errors import InputError, ParityError, UnsupportedError
 from lepton_runtime.formats import Format, Precision, Target
-from lepton_runtime.labels import class_output
 from lepton_runtime.manifest import ArtifactRecord, Evaluation, Manifest, Quantization
 from lepton_runtime.versions import installed_versions
 
 if TYPE_CHECKING:
     import keras
+
+    from lepton_converters.parity import Verification
 
 _TOOLCHAIN = ("lepton-edge", "tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "ai-edge-litert", "numpy")
 
@@ -162,7 +164,7 @@ def export(
         doubts = CalibrationReview(source, data.calibration, steps)
         quantizer = _quantizer(data, recipe.io, cpu, seed, budget, repeated, doubts, on_step)
     artifacts, not_converted = convert(source, recipe, quantizer, data.probes, on_step)
-    records, golden, evaluation = _verify(source, artifacts, data, budget, on_step)
+    records, verification, evaluation = _verify(source, artifacts, data, budget, on_step)
     kept = [record for record in records if record.passed or keep_failed]
     failed = {record.precision for record in records if not record.passed}
     left_out += [*not_converted, *(LeftOut(record.format, record.precision, record.verdict) for record in records if record not in kept)]
@@ -175,7 +177,7 @@ def export(
 
     names = {record.file for record in kept}
     dropped = {artifact.file for artifact in artifacts} - names
-    arrays = pack_arrays({name: array for name, array in golden.items() if name.rpartition("/")[0] not in dropped})
+    arrays = pack_arrays({name: array for name, array in verification.golden.items() if name.rpartition("/")[0] not in dropped})
     encoders, vocabularies = pack_encoders(source.encoders)
     manifest = Manifest(
         source={"file": source.file, "sha256": source.sha256},
@@ -197,7 +199,12 @@ def export(
         },
         versions=installed_versions(_TOOLCHAIN),
         removed_layers=source.removed_layers,
-        notes=(*source.notes, *_doubts(source, evaluation), *(doubts.found if doubts else ()), *_target_doubts(kept)),
+        notes=(
+            *source.notes,
+            *label_doubts(verification.accuracy, verification.counts),
+            *(doubts.found if doubts else ()),
+            *_target_doubts(kept),
+        ),
         noise_inputs=source.noise,
         encoders=encoders,
     )
@@ -211,18 +218,6 @@ def export(
     return ExportResult(
         path, manifest, tuple(records), tuple(left_out), tuple(sorted(failed)), tuple(quantizer.cache.notes) if quantizer else ()
     )
-
-
-def _doubts(source: KerasSource, evaluation: Evaluation | None) -> list[str]:
-    """What looks as if the labels were not the model's."""
-    classes = class_output(source.outputs)
-    chance = 1 / max(2, (classes.shape[1] or 2) if classes else 2)
-    if evaluation is None or evaluation.accuracy > 1.5 * chance:
-        return []
-    return [
-        f"Keras itself is right on {100 * evaluation.accuracy:.1f} % of the labelled samples, little more than chance: check the "
-        "preprocessing and the order of the classes; folders count in the order of their names unless --labels gives the model's"
-    ]
 
 
 def _target_doubts(records: Sequence[ArtifactRecord]) -> list[str]:
@@ -321,7 +316,7 @@ def _why_no_search_helped(artifact: Artifact) -> str:
 
 def _verify(
     source: KerasSource, artifacts: Sequence[Artifact], data: ExportData, budget: Any, on_step: Callable[[Step], None]
-) -> tuple[list[ArtifactRecord], Mapping[str, Any], Evaluation | None]:
+) -> tuple[list[ArtifactRecord], "Verification", Evaluation | None]:
     from lepton_converters.parity import judge, verify
 
     total, samples = data.verification()
@@ -355,4 +350,4 @@ def _verify(
     evaluation = None
     if verification.accuracy is not None and budget is not None:
         evaluation = Evaluation(verification.accuracy, verification.samples, budget.text)
-    return records, verification.golden, evaluation
+    return records, verification, evaluation

@@ -67,16 +67,7 @@ class ExportData:
         calibrated = evaluated = calibration = None
         held_back: tuple[int, ...] = ()
         if evaluate is not None:
-            evaluated = open_samples(source, evaluate, steps, labels=labels, option="--eval")
-            if not evaluated.is_labeled:
-                raise InputError(
-                    f"--eval needs classes: one folder a class, 'y' in a .npz, or a column 'label' in a .csv; found none in {evaluate!r}"
-                )
-            if not source.has_class_scores():
-                raise InputError(
-                    f"accuracy needs an output of (batch, classes), or one unit with a sigmoid; found "
-                    f"{', '.join(map(str, source.outputs))}; leave --eval out"
-                )
+            evaluated = open_labelled(source, evaluate, steps, labels=labels)
         if calib is not None:
             # Its classes are of no matter.
             calibrated = open_samples(source, calib, steps)
@@ -142,6 +133,19 @@ def open_samples(
     else:
         dataset = open_dataset(path, inputs=inputs, preprocessing=steps, labels=labels, option=option)
     return _completed(source, dataset)
+
+
+def open_labelled(source: KerasSource, path: str, steps: Preprocessing | None, *, labels: Sequence[str] | None) -> Dataset:
+    """The samples of ``--eval``, which must have labels, for a model that must give class scores."""
+    dataset = open_samples(source, path, steps, labels=labels, option="--eval")
+    if not dataset.is_labeled:
+        raise InputError(f"--eval needs classes: one folder a class, 'y' in a .npz, or a column 'label' in a .csv; found none in {path!r}")
+    if not source.has_class_scores():
+        raise InputError(
+            f"accuracy needs an output of (batch, classes), or one unit with a sigmoid; found "
+            f"{', '.join(map(str, source.outputs))}; leave --eval out"
+        )
+    return dataset
 
 
 def _completed(source: KerasSource, dataset: Dataset) -> Dataset:

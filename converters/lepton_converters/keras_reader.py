@@ -4,6 +4,7 @@ import inspect
 import re
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +56,14 @@ _FORGOTTEN: dict[str, tuple[Any, ...] | None] = {
 }
 
 
-def load_model(path: Path, *, trust_code: bool, custom_objects: Mapping[str, Any]) -> "keras.Model":
+def load_model(path: Path, *, trust_code: bool, custom_objects: Mapping[str, Any], is_compiled: bool = False) -> "keras.Model":
     """The model in a ``.keras`` or ``.h5`` file, by whatever Keras it was written.
+
+    Args:
+        path: The file.
+        trust_code: Load Lambda layers.
+        custom_objects: The model's own layers and functions by name.
+        is_compiled: With its loss, metrics and optimizer, if Keras 3 wrote the file and can load them.
 
     Raises:
         InputError: Keras cannot load it.
@@ -69,7 +76,11 @@ def load_model(path: Path, *, trust_code: bool, custom_objects: Mapping[str, Any
         with quiet_tensorflow():
             if file.is_legacy:
                 return _load_legacy(path, file, trust_code=trust_code, custom_objects=custom_objects)
-            return keras.saving.load_model(path, compile=False, safe_mode=not trust_code, custom_objects=dict(custom_objects))
+            settings = {"safe_mode": not trust_code, "custom_objects": dict(custom_objects)}
+            if is_compiled:
+                with suppress(*_LOAD_ERRORS):  # of the model itself, they are raised again
+                    return keras.saving.load_model(path, compile=True, **settings)
+            return keras.saving.load_model(path, compile=False, **settings)
     except _LOAD_ERRORS as error:
         unknown = _UNKNOWN.search(str(error))
         if unknown:

@@ -2,9 +2,21 @@
 
 import ctypes
 import gc
+import re
 import sys
+from pathlib import Path
 
 _WORTHWHILE = 2**25  # bytes; the collector takes a third of a second, and a conversion asks for it forty times
+
+
+def available_bytes() -> int | None:
+    """How much could be taken without swapping, as Linux estimates it; ``None`` where nothing says.
+
+    Source: proc_meminfo(5), ``MemAvailable``.
+    """
+    meminfo = Path("/proc/meminfo")
+    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
+    return int(found[1]) * 1024 if found else None
 
 
 def release_memory(weights_bytes: int) -> None:

@@ -32,6 +32,7 @@ class ModelFile:
         size_bytes: How large it is, a folder with all that is in it.
         parameters: How many weights it has; ``None`` if that takes more than reading shapes.
         config: The configuration, as Keras wrote it; ``None`` for a SavedModel, which is a program.
+        is_compiled: Whether it also says with which loss, metrics and optimizer the model was trained.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ModelFile:
     size_bytes: int
     parameters: int | None
     config: Any  # Any: JSON
+    is_compiled: bool = False
 
     @property
     def is_legacy(self) -> bool:
@@ -144,7 +146,13 @@ def _read_zip(path: Path, *, is_verified: bool) -> ModelFile:
         raise InputError(f"{str(path)!r} must be a .keras file, it is another zip file: {error.args[0]}") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{str(path)!r} must be a whole .keras file, it is damaged or cut short ({error}); copy it again") from error
-    return ModelFile(path.name, ".keras", version if isinstance(version, str) else None, path.stat().st_size, parameters, config)
+    return ModelFile(
+        path.name, ".keras", version if isinstance(version, str) else None, path.stat().st_size, parameters, config, _has_compiled(config)
+    )
+
+
+def _has_compiled(config: Any) -> bool:
+    return isinstance(config, dict) and bool(config.get("compile_config"))
 
 
 def _read_json(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
@@ -207,6 +215,7 @@ def _read_hdf5(path: Path) -> ModelFile:
             if config is None:
                 raise InputError(f"{str(path)!r} must hold a whole model, it holds weights only; save it with model.save, not save_weights")
             parameters = _count_weights(file["model_weights"]) if "model_weights" in file else None
+            is_compiled = "training_config" in file.attrs
     except _HDF5_ERRORS as error:
         raise InputError(f"{str(path)!r} must be a whole .h5 file, it is damaged or cut short ({error}); copy it again") from error
     try:
@@ -214,7 +223,7 @@ def _read_hdf5(path: Path) -> ModelFile:
     except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{str(path)!r} must hold a readable model configuration: {error}; copy it again") from error
     version = version.decode() if isinstance(version, bytes) else version
-    return ModelFile(path.name, ".h5", version if isinstance(version, str) else None, path.stat().st_size, parameters, config)
+    return ModelFile(path.name, ".h5", version if isinstance(version, str) else None, path.stat().st_size, parameters, config, is_compiled)
 
 
 def _count_weights(group: Any) -> int:  # Any: h5py has no type hints

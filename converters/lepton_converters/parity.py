@@ -50,12 +50,14 @@ class Verification:
         reports: One an artifact, in their order.
         accuracy: Of the Keras model, or ``None`` without labels.
         samples: How many there were.
+        counts: How many of them had each label; empty without labels.
         golden: Arrays for ``golden.npz``.
     """
 
     reports: tuple[ParityReport, ...]
     accuracy: float | None
     samples: int
+    counts: tuple[int, ...]
     golden: Mapping[str, Array]
 
 
@@ -120,7 +122,8 @@ def verify(
     classes = class_output(source.outputs)
     width = (classes.shape[1] or 0) if classes else 0
     golden: dict[str, Array] = {}
-    right = labeled = count = 0
+    counts = np.zeros(max(width, 2), np.int64)
+    right = count = 0
     for group in grouped(samples, -(-_GROUP // batch) * batch):
         reference = source.predict_raw(stack_raw(group, len(group)))
         if not all(np.isfinite(output).all() for output in reference.values()):
@@ -132,7 +135,7 @@ def verify(
             raise InputError(f"labels must be class numbers below {max(width, 2)}, as the model's outputs, found {labels.max()}")
         expected = best_classes(reference, classes)
         right += int((expected == labels).sum())
-        labeled += int((labels >= 0).sum())
+        counts += np.bincount(labels[labels >= 0], minlength=len(counts))
         for runner, tally in zip(runners, tallies, strict=True):
             outputs = runner.answers(group, batch)
             tally.add(outputs, reference)
@@ -145,8 +148,9 @@ def verify(
         on_progress(count)
     if count == 0:
         raise InputError("verification needs samples that were not calibrated on, found none; give others, or a smaller --calib-samples")
+    labeled = int(counts.sum())
     reports = tuple(tally.report(samples=count, labeled=labeled, has_classes=width > 1 or labeled > 0) for tally in tallies)
-    return Verification(reports, right / labeled if labeled else None, count, golden)
+    return Verification(reports, right / labeled if labeled else None, count, tuple(counts.tolist()) if labeled else (), golden)
 
 
 def _golden(source: KerasSource, runners: Sequence[ArtifactRunner], samples: Sequence[Sample], batch: int) -> dict[str, Array]:

@@ -11,7 +11,7 @@ import numpy as np
 from lepton_converters.compiled_function import compile_function
 from lepton_converters.dataset import Sample
 from lepton_converters.distillation import Answers, Objective, operator_of
-from lepton_converters.divergence import is_lower
+from lepton_converters.epoch import Epoch, Training, best_epoch
 from lepton_converters.frozen_graph import exported_form
 from lepton_converters.keras_loading import import_keras
 from lepton_converters.keras_model import layers_of
@@ -19,7 +19,6 @@ from lepton_converters.keras_source import KerasSource
 from lepton_converters.onnx_export import OnnxExporter
 from lepton_converters.onnx_float_graph import OnnxFloatGraph
 from lepton_converters.parity import Probe
-from lepton_converters.quiet import quiet_tensorflow
 from lepton_converters.simulated_int8 import NotFiniteError, SimulatedInt8
 from lepton_converters.source_specs import filled
 from lepton_converters.tflite_export import TfliteExporter
@@ -56,67 +55,6 @@ class Samples:
             yield {name: filled(values[start : start + size], size) for name, values in self.inputs.items()}
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """How far the training is.
-
-    Attributes:
-        number: How many epochs are over; 0 before the first.
-        count: How many there will be.
-        loss: The mean over the epoch; ``None`` before the first.
-        held_loss: The simulated int8 network's on the held-back samples.
-        score: The metric of the same.
-        seconds: How long it took.
-    """
-
-    number: int
-    count: int
-    loss: float | None
-    held_loss: float
-    score: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Training:
-    """What a training gave.
-
-    Attributes:
-        epochs: All of them, from number 0, which is before the first.
-        best: The one of these whose weights were kept.
-        diverged: The number of the epoch that ended it with weights or values that are not finite, which is none of these, or ``None``.
-    """
-
-    epochs: tuple[Epoch, ...]
-    best: Epoch
-    diverged: int | None
-
-
-def best_epoch(losses: Sequence[float], scores: Sequence[Array]) -> int:
-    """The place of the lowest loss among the epochs whose score chance could have made of the highest one.
-
-    None is taken whose score is surely below that of the beginning. Of two epochs in a row the later is the best, or the best of before
-    stays, so that its weights are all that need be kept.
-
-    Args:
-        losses: Of the held-back samples, before the first epoch and after each.
-        scores: Of each of these samples, the same in each epoch, ``(samples,)``; told apart as by
-            :func:`lepton_converters.divergence.is_lower`.
-    """
-
-    def is_below(place: int, other: int) -> bool:
-        return is_lower(1 - scores[other], 1 - scores[place])
-
-    best = highest = 0
-    for place in range(1, len(losses)):
-        if scores[place].mean() > scores[highest].mean():
-            highest = place
-        is_as_good = not is_below(place, highest) and not is_below(place, 0)
-        if is_below(best, highest) or (is_as_good and losses[place] < losses[best]):
-            best = place
-    return best
-
-
 class QuantizedTrainer:
     """Trains the weights of a source's model where they are.
 
@@ -130,7 +68,15 @@ class QuantizedTrainer:
         float_accuracy: How often its best class is the label, ``None`` without labels.
     """
 
-    def __init__(self, source: KerasSource, *, training: Samples, held_back: Samples, target: Target) -> None:
+    def __init__(
+        self,
+        source: KerasSource,
+        *,
+        training: Samples,
+        held_back: Samples,
+        target: Target,
+        on_progress: Callable[[str, str, float], None] = lambda name, subject, fraction: None,
+    ) -> None:
         """Ask the float network for the answers that are to be kept.
 
         Args:
@@ -138,12 +84,13 @@ class QuantizedTrainer:
             training: What to train and calibrate on, a batch at the least.
             held_back: What to judge by.
             target: The CPU that the file is for.
+            on_progress: Told what is done, to what, and which share of it is over.
 
         Raises:
             InputError: The model fails on the samples, or its answers are not finite.
             UnsupportedError: It cannot be simulated.
         """
-        self._source, self._training, self._held_back = source, training, held_back
+        self._source, self._training, self._held_back, self._on_progress = source, training, held_back, on_progress
         few = _few_at_a_time(source)
         self._batch, self._few = (each.inputs[0].shape[0] or 1 for each in (source, few))
         operators: list[str | None] = []
@@ -155,24 +102,28 @@ class QuantizedTrainer:
             return Answers.traced(outputs, outputs).flat
 
         self._exact = compile_function(exact, _signature(few.inputs))
-        wanted, self._judged = (self._answers(self._exact, samples) for samples in (training, held_back))
-        if not all(np.isfinite(values).all() for answers in (wanted, self._judged) for values in answers.values):
-            raise InputError(
-                "the float network's own answers must be finite, found NaN or infinity; check its weights and --scale, --mean, --std"
-            )
+        wanted, self._judged = self._float_answers(training), self._float_answers(held_back)
         self._wanted = wanted.logits
         self.objective = Objective.of(source.outputs, operators, wanted.values, is_labeled=training.labels is not None)
-        self.float_before, self.float_accuracy = self.float_score(), self.objective.accuracy(self._judged.values, held_back.labels)
+        self.float_before = float(self._scores(self._judged).mean())
+        self.float_accuracy = self.objective.accuracy(self._judged.values, held_back.labels)
+        on_progress("convert", "graph", 0.0)
         batch = next(training.batches(self._few))
         self.simulated = SimulatedInt8(few, _float_graph(few, training), target=target, batch=batch)
         self._infer = compile_function(lambda *tensors: self.simulated.call(tensors).flat, _signature(few.inputs))
 
     def float_score(self) -> float:
         """The network's own score with its present weights."""
-        return float(self._scores(self._answers(self._exact, self._held_back)).mean())
+        return float(self._scores(self._float_answers(self._held_back)).mean())
 
-    def run(self, *, epochs: int, learning_rate: float, seed: int, on_epoch: Callable[[Epoch], None]) -> Training:
-        """Train, and leave the weights of the best epoch.
+    def answers(self, samples: Samples) -> tuple[Answers, Answers]:
+        """The float network's and those of its static-int8 file, with the present weights and the ranges that were measured last."""
+        return self._float_answers(samples), self._int8_answers(samples)
+
+    def run(
+        self, *, epochs: int, learning_rate: float, seed: int, on_epoch: Callable[[Epoch], None], keep_frozen: bool = False
+    ) -> Training:
+        """Train, and leave the weights of the best epoch, and ranges that fit them.
 
         It ends early where an epoch makes the loss, weights or values within the network infinite or NaN.
 
@@ -181,11 +132,12 @@ class QuantizedTrainer:
             learning_rate: Of the first step; it falls to zero along a cosine.
             seed: Of the order of the samples.
             on_epoch: Told what each gave; first, as number 0, what there is to begin with.
+            keep_frozen: Leave the weights of layers with ``trainable=False`` as they are.
 
         Raises:
-            InputError: Values are not finite to begin with, or a batch does not fit in memory.
+            InputError: There is nothing to train, values are not finite to begin with, or a batch does not fit in memory.
         """
-        variables = _trained_variables(self._source.model)
+        variables = _trained_variables(self._source.model, keep_frozen=keep_frozen)
         step = self._step(variables, learning_rate, self._training.count // self._batch * epochs)
         generator = np.random.default_rng(seed)
         done: list[Epoch] = []
@@ -195,9 +147,9 @@ class QuantizedTrainer:
         for number in range(epochs + 1):
             started = monotonic()
             try:
-                with quiet_tensorflow():  # not around all of them: what is told of each must be seen
-                    loss = self._train(step, variables, generator.permutation(self._training.count)) if number else None
-                    held_loss, found = self._judge()
+                order = generator.permutation(self._training.count) if number else None
+                loss = None if order is None else self._train(step, variables, order, subject=f"epoch {number}/{epochs}")
+                held_loss, found = self._judge()
             except NotFiniteError:
                 if number == 0:
                     raise
@@ -211,19 +163,22 @@ class QuantizedTrainer:
                 kept = [np.asarray(variable) for variable in variables]
         for variable, values in zip(variables, kept, strict=True):
             variable.assign(values)
+        self._calibrate()
         return Training(tuple(done), done[best], diverged)
 
-    def _train(self, step: Callable[..., Any], variables: Sequence[Any], order: Array) -> float:
+    def _train(self, step: Callable[..., Any], variables: Sequence[Any], order: Array, *, subject: str) -> float:
         """The mean loss of one time through the samples in that order; a last batch that is not full is left out.
 
         Raises:
             NotFiniteError: The loss or a weight is not finite.
         """
-        losses = []
-        for start in range(0, len(order) - self._batch + 1, self._batch):
-            losses.append(float(step(*self._batch_of(order[start : start + self._batch]))))
+        losses: list[float] = []
+        steps = len(order) // self._batch
+        for places in order[: steps * self._batch].reshape(steps, self._batch):
+            losses.append(float(step(*self._batch_of(places))))
             if not np.isfinite(losses[-1]):
                 raise NotFiniteError(f"the loss must be finite, found {losses[-1]}; lower --learning-rate")
+            self._on_progress("train", subject, len(losses) / steps)
         if not all(np.isfinite(np.asarray(variable)).all() for variable in variables):
             raise NotFiniteError("weights must be finite, found NaN or infinity; lower --learning-rate")
         return float(np.mean(losses))
@@ -236,13 +191,17 @@ class QuantizedTrainer:
         """
         import tensorflow as tf
 
-        most = min(_CALIBRATION_SAMPLES, self._training.count) // self._few  # whole batches: no sample counts twice
-        self.simulated.calibrate(islice(self._training.batches(self._few), most), ranges=_RANGES)
-        answers = self._answers(self._infer, self._held_back)
+        self._calibrate()
+        answers = self._int8_answers(self._held_back)
         if not all(np.isfinite(values).all() for values in answers.values):
             raise NotFiniteError("the answers in 8 bits must be finite, found NaN or infinity; check the model's weights")
         tensors, wanted = ([tf.constant(logits) for logits in given.logits] for given in (answers, self._judged))
         return float(self.objective.loss(tensors, wanted, self._held_back.labels)), self._scores(answers)
+
+    def _calibrate(self) -> None:
+        """Find the ranges of the present weights."""
+        most = min(_CALIBRATION_SAMPLES, self._training.count) // self._few  # whole batches: no sample counts twice
+        self.simulated.calibrate(islice(self._training.batches(self._few), most), ranges=_RANGES)
 
     def _scores(self, answers: Answers) -> Array:
         return self.objective.scores(answers.values, self._judged.values, self._held_back.labels)
@@ -280,10 +239,23 @@ class QuantizedTrainer:
 
         return [tf.convert_to_tensor(batch[spec.name], spec.dtype) for spec in self._source.inputs]
 
-    def _answers(self, function: Callable[..., Any], samples: Samples) -> Answers:
+    def _float_answers(self, samples: Samples) -> Answers:
+        answers = self._answers(self._exact, samples, step="answer", subject="float network")
+        if not all(np.isfinite(values).all() for values in answers.values):
+            raise InputError(
+                "the float network's own answers must be finite, found NaN or infinity; check its weights and --scale, --mean, --std"
+            )
+        return answers
+
+    def _int8_answers(self, samples: Samples) -> Answers:
+        return self._answers(self._infer, samples, step="judge", subject="int8, simulated")
+
+    def _answers(self, function: Callable[..., Any], samples: Samples, *, step: str, subject: str) -> Answers:
         """What a compiled function of a few inputs gives for all samples, as arrays."""
-        with quiet_tensorflow():
-            parts = [list(map(np.asarray, function(*self._tensors(batch)))) for batch in samples.batches(self._few)]
+        parts = []
+        for number, batch in enumerate(samples.batches(self._few), 1):
+            parts.append(list(map(np.asarray, function(*self._tensors(batch)))))
+            self._on_progress(step, subject, min(1.0, number * self._few / samples.count))
         return Answers.of_flat([np.concatenate(arrays)[: samples.count] for arrays in zip(*parts, strict=True)])
 
 
@@ -311,10 +283,16 @@ def _float_graph(source: KerasSource, samples: Samples) -> OnnxFloatGraph:
     return OnnxExporter(source, tflite=TfliteExporter(source, accept=accept), accept=accept).float_graph()
 
 
-def _trained_variables(model: Any) -> list[Any]:
+def _trained_variables(model: Any, *, keep_frozen: bool) -> list[Any]:
     """Everything that a training changes, of frozen layers, too, which lose to rounding like the others; no statistics.
+
+    Raises:
+        InputError: Frozen layers are to be kept, and all are.
 
     Source: keras/src/layers/layer.py keeps what ``trainable=False`` freezes among ``_trainable_variables``.
     """
-    found = [variable for layer in [model, *layers_of(model)] for variable in layer._trainable_variables]
-    return list({id(variable): variable for variable in found if variable.dtype == "float32"}.values())
+    every = [variable for layer in [model, *layers_of(model)] for variable in layer._trainable_variables]
+    found = [variable for variable in (model.trainable_variables if keep_frozen else every) if variable.dtype == "float32"]
+    if keep_frozen and not found:
+        raise InputError("there must be a layer to train, all are frozen; leave --keep-frozen out, or set trainable=True for some")
+    return list({id(variable): variable for variable in found}.values())

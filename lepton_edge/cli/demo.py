@@ -74,7 +74,8 @@ def _train_and_export(digits: Digits, output: Path, *, force: bool) -> Path:
     """Train the network and export it in every format and precision; the bundle's path."""
     from lepton_converters import export
     from lepton_converters.digits_model import EPOCHS, answer_digits, train_digits
-    from lepton_edge.cli.export import StepPrinter, report_export
+    from lepton_edge.cli.export import report_export
+    from lepton_edge.cli.progress import StepPrinter
 
     if output.exists() and not force:
         raise OutputError(f"the folder {str(output)!r} exists; add --force to replace what is in it, or choose another with --output")

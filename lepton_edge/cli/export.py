@@ -1,13 +1,9 @@
 """``lepton-edge export``."""
 
 import shlex
-import signal
-import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,11 +18,12 @@ from lepton_edge.cli.options import (
     read_preprocessing,
     size_option,
 )
+from lepton_edge.cli.progress import StepPrinter
 from lepton_runtime.errors import ParityError
 from lepton_runtime.formats import Format, Precision, Target
 
 if TYPE_CHECKING:
-    from lepton_converters import ExportResult, Step
+    from lepton_converters import ExportResult
 
 
 def _batch(context: click.Context, parameter: click.Parameter, value: str) -> int | None:
@@ -73,7 +70,7 @@ def _batch(context: click.Context, parameter: click.Parameter, value: str) -> in
 @click.option("--recipe", "repeat", metavar="BUNDLE", help="Make static-int8 files as those of that bundle were made, without a search.")
 @click.option("--keep-failed", is_flag=True, help="Keep artifacts that break the budget, marked.")
 @click.option("--batch", default="1", callback=_batch, show_default=True, metavar="N|dynamic", help="Length of the batch axis.")
-@size_option
+@size_option("without it they stay free")
 @click.option(
     "--io", type=click.Choice(["float", "int8", "uint8"]), default="float", show_default=True, help="Numbers at the doors of static-int8."
 )
@@ -141,39 +138,3 @@ def report_export(result: "ExportResult", *, json_path: str | None, seconds: flo
         click.echo(f"note: {note}", err=True)
     click.echo(f"Wrote {result.path} in {seconds:.1f} s.", err=True)
     click.echo(f"Next: lepton-edge benchmark {shlex.quote(str(result.path))}", err=True)
-
-
-class StepPrinter:
-    """Says on stderr what an export is doing: a line a result, and on a terminal how far it is.
-
-    It also sees to it that Ctrl-C ends the export: a KeyboardInterrupt that is raised inside a callback of
-    TensorFlow's is lost there, so the next step raises it again.
-    """
-
-    def __enter__(self) -> Callable[["Step"], None]:
-        self._is_interrupted = False
-        self._handler = signal.signal(signal.SIGINT, self._interrupt)
-        self._started = monotonic()
-        self._is_terminal = sys.stderr.isatty()
-        return self._show
-
-    def __exit__(self, *error: object) -> None:
-        signal.signal(signal.SIGINT, self._handler)
-        if self._is_terminal:
-            click.echo("\r\033[K", nl=False, err=True)
-
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        self._is_interrupted = True
-        raise KeyboardInterrupt
-
-    def _show(self, step: "Step") -> None:
-        if self._is_interrupted:
-            raise KeyboardInterrupt
-        line = (
-            f"  {step.name:<8} {step.subject:<28} {step.detail or step.doing or f'{100 * step.fraction:3.0f} %':<40} "
-            f"{monotonic() - self._started:6.1f} s"
-        )
-        if step.detail:
-            click.echo(("\r\033[K" if self._is_terminal else "") + line, err=True)
-        elif self._is_terminal:
-            click.echo(f"\r\033[K{line}", nl=False, err=True)

@@ -99,7 +99,11 @@ def _size(context: click.Context, parameter: click.Parameter, value: str | None)
     return [int(length) for length in lengths] or None
 
 
-size_option = click.option("--size", callback=_size, metavar="HxW", help="Lengths for the free axes of inputs; without it they stay free.")
+def size_option(otherwise: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """An option for the lengths of free axes, with what becomes of them without it."""
+    return click.option("--size", callback=_size, metavar="HxW", help=f"Lengths for the free axes of inputs; {otherwise}.")
+
+
 custom_objects_option = click.option(
     "--custom-objects",
     multiple=True,

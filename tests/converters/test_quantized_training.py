@@ -7,8 +7,9 @@ import pytest
 
 from lepton_converters import quantized_training
 from lepton_converters.compiled_function import compile_function
+from lepton_converters.epoch import Epoch, best_epoch
 from lepton_converters.keras_source import KerasSource
-from lepton_converters.quantized_training import Epoch, QuantizedTrainer, Samples, best_epoch
+from lepton_converters.quantized_training import QuantizedTrainer, Samples
 from lepton_runtime import InputError
 from lepton_runtime.formats import Target
 
@@ -88,10 +89,25 @@ def test_the_weights_of_the_best_epoch_are_left(trainer) -> None:
         assert not np.array_equal(weight, last)
 
 
+def test_ranges_are_left_that_fit_the_weights_of_the_best_epoch(trainer) -> None:
+    made = trainer()
+    judged = iter([(3.0, right(0.5)), (2.0, right(0.9)), (1.0, right(0.7))])
+
+    def judge() -> tuple[float, np.ndarray]:
+        made._calibrate()
+        return next(judged)
+
+    made._judge = judge
+    assert run(made, [], epochs=2, learning_rate=1e-2).best.number == 1
+    left = np.asarray(made.simulated._ranges)
+    made._calibrate()
+    np.testing.assert_array_equal(left, made.simulated._ranges)
+
+
 @pytest.mark.parametrize(("loss", "weight"), [(np.nan, 1.0), (1.0, np.nan), (1.0, 1e30)])
 def test_a_training_that_diverges_keeps_the_epochs_before(trainer, loss: float, weight: float) -> None:
     made, told = trainer(), []
-    variables = quantized_training._trained_variables(made._source.model)
+    variables = quantized_training._trained_variables(made._source.model, keep_frozen=False)
     before = [np.asarray(variable) for variable in variables]
     train = made._train
 
@@ -100,8 +116,8 @@ def test_a_training_that_diverges_keeps_the_epochs_before(trainer, loss: float, 
             variable.assign(np.full(variable.shape, weight, np.float32))
         return loss
 
-    def breaking(step, variables, order) -> float:
-        return train(broken_step if len(told) == 2 else step, variables, order)
+    def breaking(step, variables, order, *, subject: str) -> float:
+        return train(broken_step if len(told) == 2 else step, variables, order, subject=subject)
 
     made._train = breaking
     training = run(made, told, learning_rate=3e-3)

@@ -93,7 +93,7 @@ def test_doctor_knows_what_holds_a_raspberry_pi_back() -> None:
 
 def test_ctrl_c_that_a_library_swallows_ends_the_export_at_the_next_step() -> None:
     from lepton_converters import Step
-    from lepton_edge.cli.export import StepPrinter
+    from lepton_edge.cli.progress import StepPrinter
 
     before = signal.getsignal(signal.SIGINT)
     with StepPrinter() as show:
