@@ -101,7 +101,7 @@ class BlockTracing:
         }
         self._files = tuple(opened(artifact.model, list(self._blocks)) for artifact in self._artifacts)
         self._sums = {name: _Sums(specs[name]) for name in self._blocks}
-        self._factors: dict[str, Array] | None = None if self._record and self._record.equalized else {}
+        self._slopes = {name: _Slopes() for name in self._blocks} if self._record and self._record.equalized else {}
         self._count = 0
 
     def _can_be_8_bits(self, block: Block, specs: Sequence[TensorSpec]) -> bool:
@@ -115,6 +115,20 @@ class BlockTracing:
     def _is_kept(self, block: Block) -> bool:
         return self._record is not None and block.name in self._record.float_blocks
 
+    @property
+    def needs_factors(self) -> bool:
+        """Whether channels were made alike, so that :meth:`learn` must see all samples before :meth:`add` does."""
+        return bool(self._slopes)
+
+    def learn(self, inputs: Mapping[str, Array]) -> None:
+        """Take one batch in, to find what each channel was multiplied by when ranges were made alike."""
+        given, files = self._given(inputs), self._files
+        wanted, found = files[0].values(given[0]), files[1].values(given[1])
+        for name, slopes in self._slopes.items():
+            axis = self._channel_axis(name)
+            if axis is not None:
+                slopes.add(wanted[name], self._sums[name].spec.dequantize(found[name]), axis)
+
     def add(self, inputs: Mapping[str, Array]) -> None:
         """Take one batch in.
 
@@ -126,27 +140,18 @@ class BlockTracing:
         """
         if not self._blocks:
             return
-        given = [{spec.name: spec.quantize(inputs[spec.name]) for spec in artifact.inputs} for artifact in self._artifacts]
+        given = self._given(inputs)
         wanted = self._files[0].values(given[0])
         found = self._files[1].values(given[1])
-        if self._factors is None:
-            self._factors = {name: self._equalization(name, wanted[name], found[name]) for name in wanted}
-        wanted = {name: array * self._factors.get(name, 1) for name, array in wanted.items()}
+        wanted = {name: array * self._slopes[name].factors if name in self._slopes else array for name, array in wanted.items()}
         apart = self._files[1].values_apart(given[1], wanted)
         for name, sums in self._sums.items():
             sums.add(wanted[name], found[name], apart[name], first_sample=self._count)
         self._count += len(next(iter(inputs.values())))
 
-    def _equalization(self, name: str, wanted: Array, found: Array) -> Array:
-        """What each channel was multiplied by when ranges were made alike: the slope of the one's values over the other's."""
-        axis = self._channel_axis(name)
-        if axis is None:
-            return np.ones(1, np.float32)
-        axes = tuple(other for other in range(wanted.ndim) if other != axis % wanted.ndim)
-        real = self._sums[name].spec.dequantize(found)
-        squares = (wanted * wanted).sum(axes, keepdims=True)
-        slopes = np.divide((wanted * real).sum(axes, keepdims=True), squares, out=np.ones_like(squares), where=squares > 0)
-        return np.asarray(slopes, np.float32)
+    def _given(self, inputs: Mapping[str, Array]) -> list[dict[str, Array]]:
+        """The inputs as each of the two files takes them."""
+        return [{spec.name: spec.quantize(inputs[spec.name]) for spec in artifact.inputs} for artifact in self._artifacts]
 
     def blocks(self) -> tuple[BlockExplanation, ...]:
         """What each block loses, in the order in which they run."""
@@ -172,6 +177,28 @@ class BlockTracing:
                 )
             )
         return tuple(explained)
+
+
+class _Slopes:
+    """What the channels of one tensor were multiplied by: the slope of the quantized file's values over the float file's."""
+
+    def __init__(self) -> None:
+        self._products: Array | float = 0.0
+        self._squares: Array | float = 0.0
+
+    def add(self, wanted: Array, found: Array, axis: int) -> None:
+        """Take the values of one batch in."""
+        axes = tuple(other for other in range(wanted.ndim) if other != axis % wanted.ndim)
+        exact = wanted.astype(np.float64)
+        self._products = self._products + (exact * found).sum(axes, keepdims=True)
+        self._squares = self._squares + (exact * exact).sum(axes, keepdims=True)
+
+    @property
+    def factors(self) -> Array:
+        """One for each channel, of a length that the values can be multiplied by: no channel was made smaller."""
+        squares = np.asarray(self._squares)
+        slopes = np.divide(self._products, squares, out=np.ones_like(squares), where=squares > 0)
+        return np.asarray(np.maximum(slopes, 1), np.float32)
 
 
 class _Sums:

@@ -150,6 +150,9 @@ def explain(
     answers = _Answers(classes)
     runners = [ArtifactRunner(artifact) for artifact in (in_float, in_8_bits)]
     batch = in_8_bits.inputs[0].shape[0]
+    if tracing.needs_factors:
+        for part in grouped(dataset.samples(numbers), batch or _FREE_BATCH):
+            tracing.learn(stack(part, batch or len(part)))
     done = 0
     for group in grouped(dataset.samples(numbers), -(-_GROUP // (batch or 1)) * (batch or 1)):
         answers.add(group, numbers[done:], *(runner.answers(group, batch or _FREE_BATCH) for runner in runners))

@@ -176,6 +176,8 @@ def artifacts(bundle: Bundle, format_: Format) -> list[Artifact]:
 
 def traced(graph: OnnxFloatGraph, in_float: Artifact, in_8_bits: Artifact, samples: np.ndarray) -> dict[str, BlockExplanation]:
     tracing = BlockTracing(in_float, in_8_bits, graph.blocks, channel_axis=graph.channel_axis, opened=OnnxInnerTensors)
+    for row in samples if tracing.needs_factors else ():
+        tracing.learn({"image": row[None]})
     for row in samples:
         tracing.add({"image": row[None]})
     return {block.name: block for block in tracing.blocks()}
@@ -201,6 +203,7 @@ def test_channels_that_were_equalized_are_compared_with_their_own_factor(bundle:
     assert equal is not None
     in_8_bits = equal.quantize(find_ranges(statistics_of(equal, samples), "min-max"), in_float=frozenset(), target=Target.ANY, io="float")
     first = graph.blocks[0].name
+    samples = np.concatenate([np.zeros_like(samples[:1]), samples])  # one sample alone does not tell factors
     known, unknown = (
         traced(graph, in_float, replace(in_8_bits, quantization=replace(RECORD, equalized=equalized)), samples)[first].own_snr_db
         for equalized in (True, False)
