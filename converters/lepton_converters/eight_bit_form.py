@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 
 _MASK = 1e8
-_MASKING = {"Add", "AddV2", "Sub", "Mul", "Neg", "Select", "SelectV2", "Minimum", "Maximum", "Identity", "Cast", "Reshape", "ExpandDims"}
-_MASKING |= {"Squeeze", "Transpose", "BroadcastTo"}
-_SOFT_MASK = 32.0  # its exponential is 1e-14 of another's
+_MIXING = ("Add", "AddV2", "Sub", "Select", "SelectV2", "Minimum", "Maximum")
+_MASKING = (*_MIXING, "Mul", "Neg", "Identity", "Cast", "Reshape", "ExpandDims", "Squeeze", "Transpose", "BroadcastTo")
+_SOFT_MASK = 32.0  # its exponential is 1e-14 of that of an equal score without it
 _CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative", "Conv2DBackpropInput")
-_OF_PICTURES = (*_CONVOLUTIONS, "MaxPool", "AvgPool")
-_KEEPING_AXES = ("AddV2", "BiasAdd", "ConcatV2", "Elu", "Identity", "LeakyRelu", "Mul", "Pad", "PadV2", "Relu", "Relu6", "Selu", "Sigmoid")
 _ELEMENTWISE = ("AddV2", "Identity", "Mul", "Neg", "Rsqrt", "Sub")
 
 
@@ -43,15 +41,19 @@ def _softmax_masks(graph_def: Any) -> list[Any]:
             readers.setdefault(_source(name), []).append(node)
 
     def masks(constant: Any) -> bool:
-        pending, seen = [constant], set()
+        """Whether all that comes of it is added to, or chosen among, what a softmax takes."""
+        pending, seen = [(reader, False) for reader in readers.get(constant.name, [])], set()
         while pending:
-            node = pending.pop()
-            if node.op == "Softmax":
-                return True
-            if node.name not in seen and (node is constant or node.op in _MASKING):
-                seen.add(node.name)
-                pending.extend(readers.get(node.name, []))
-        return False
+            node, is_beside = pending.pop()
+            if node.op == "Softmax" and is_beside:
+                continue
+            if node.op not in _MASKING or node.name not in readers:
+                return False
+            is_beside = is_beside or node.op in _MIXING
+            if (node.name, is_beside) not in seen:
+                seen.add((node.name, is_beside))
+                pending.extend((reader, is_beside) for reader in readers[node.name])
+        return bool(seen)
 
     constants = [node for node in graph_def.node if node.op == "Const" and node.attr["dtype"].type == tf.float32.as_datatype_enum]
     # The walk is cheap, the values are all of the network's weights.
@@ -113,6 +115,17 @@ def _lone_normalizations(graph_def: Any) -> list[Any]:
 
     nodes = {node.name: node for node in graph_def.node}
     readers = Counter(_source(name) for node in graph_def.node for name in node.input)
+    shapes: dict[str, list[int | None]] = {}
+
+    def is_picture(name: str, channels: int) -> bool:
+        """Whether a tensor has four axes, and so many channels."""
+        if not shapes:
+            with tf.Graph().as_default() as graph:
+                tf.import_graph_def(graph_def, name="")
+            ranked = [tensor for op in graph.get_operations() for tensor in op.outputs if tensor.shape.rank is not None]
+            shapes.update((tensor.name.removesuffix(":0"), tensor.shape.as_list()) for tensor in ranked)
+        shape = shapes.get(name.removesuffix(":0"), [])
+        return len(shape) == 4 and shape[3] == channels
 
     def is_lone(total: Any) -> bool:
         if total.op != "AddV2" or total.attr["T"].type != tf.float32.as_datatype_enum:
@@ -124,7 +137,7 @@ def _lone_normalizations(graph_def: Any) -> list[Any]:
         if before.op == "BiasAdd":
             before = nodes[_source(before.input[0])]
         takes_in = before.op in _CONVOLUTIONS and readers[_source(product.input[0])] == 1
-        return not takes_in and _is_picture(product.input[0], nodes)
+        return not takes_in and is_picture(product.input[0], channels)
 
     return [node for node in graph_def.node if is_lone(node)]
 
@@ -144,14 +157,6 @@ def _channels(name: str, nodes: Mapping[str, Any]) -> int | None:
             return None
         length = max(length, found)
     return length
-
-
-def _is_picture(name: str, nodes: Mapping[str, Any]) -> bool:
-    """Whether a tensor has four axes, as far as the operators before it tell."""
-    node = nodes[_source(name)]
-    while node.op in _KEEPING_AXES:
-        node = nodes[_source(node.input[0])]
-    return node.op in _OF_PICTURES or (node.op == "Placeholder" and len(node.attr["shape"].shape.dim) == 4)
 
 
 def _as_convolution(total: Any, graph_def: Any) -> None:

@@ -57,3 +57,39 @@ def test_all_other_products_and_sums_stay(keras, liven, kind: str) -> None:
     model = keras.Model(image, layers.Dense(3)(layers.Flatten()(x)))
     liven(keras, model)
     assert operators(model, for_8_bits=True)["DepthwiseConv2dNative"] == 0
+
+
+def largest_constant(model) -> float:
+    import tensorflow as tf
+
+    graph = freeze(KerasSource.open(model), Format.TFLITE, for_8_bits=True).definition
+    constants = [tf.make_ndarray(node.attr["value"].tensor) for node in graph.node if node.op == "Const"]
+    return max(float(np.abs(values).max()) for values in constants if values.dtype == np.float32 and values.size)
+
+
+@pytest.mark.parametrize("kind", ["causal", "mask_of_numbers", "chosen"])
+def test_masks_of_a_softmax_become_numbers_that_8_bits_hold(keras, kind: str) -> None:
+    rows, mask = keras.Input((4, 6), name="rows"), keras.Input((4, 4), name="mask")
+    attention = keras.layers.MultiHeadAttention(2, 3)
+    outputs = {
+        "causal": lambda: attention(rows, rows, use_causal_mask=True),
+        "mask_of_numbers": lambda: keras.ops.softmax(keras.ops.matmul(rows, keras.ops.transpose(rows, (0, 2, 1))) + (1.0 - mask) * -1e9),
+        "chosen": lambda: keras.ops.softmax(keras.ops.where(mask > 0, mask, -1e9)),
+    }[kind]()
+    assert largest_constant(keras.Model([rows, mask], [outputs, keras.layers.Dense(1)(mask)])) < 100
+
+
+def test_large_numbers_that_mask_no_softmax_stay(keras) -> None:
+    rows = keras.Input((4,), name="rows")
+    sharp = keras.Model(rows, keras.ops.softmax(rows * 1e10))
+    assert largest_constant(sharp) == np.float32(1e10)
+    masked = rows + np.float32([0, 0, 0, -1e9])
+    both = keras.Model(rows, [keras.ops.softmax(masked), keras.ops.max(masked, axis=-1)])
+    assert largest_constant(both) == np.float32(1e9)
+
+
+def test_a_product_that_makes_channels_stays(keras) -> None:
+    image = keras.Input((6, 6, 1), name="image")
+    colors = image * np.float32([5, 3, 2]) + np.float32([-1, -2, -3])
+    model = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(colors)))
+    assert operators(model, for_8_bits=True)["DepthwiseConv2dNative"] == 0
