@@ -22,6 +22,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from fidelity_peers.page import write_page
 from fidelity_peers.result import Key, Latency, Result, append_record, read_records
 from fidelity_peers.samples import Samples, write_samples
 
+import lepton_converters
+import lepton_runtime
 from lepton_edge.device import read_device
 
 NETWORKS = ("resnet8", "mobilenetv2", "mobilenetv3", "efficientnet", "densenet", "vgg", "vit", "lstm")
@@ -73,9 +76,9 @@ class Run:
         self.pythons = {"": sys.executable, **dict(arguments.peer_python)}
         self.dated = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": str(read_device())}
 
-    def source(self, network: str) -> str:
-        """The first digits of the network's SHA-256."""
-        return _digest(self.zoo / f"{network}.keras")
+    def source(self, network: str, method: Method) -> str:
+        """The first digits of the SHA-256 of what the result rests on: the network, the samples, and the code of ours."""
+        return _digest(self.zoo / f"{network}.keras", *self.samples(network).files, *(_code() if method.name.startswith("ours") else ()))
 
     def pair(self, network: str, method: Method) -> str:
         """The first digits of the SHA-256 of the method's file and of the one it is timed against."""
@@ -95,7 +98,7 @@ class Run:
         """Convert and evaluate."""
         samples, path = self.samples(network), self.file(network, method)
         path.parent.mkdir(parents=True, exist_ok=True)
-        result = Result(network, method.name, self.source(network), **self.dated)
+        result = Result(network, method.name, self.source(network, method), **self.dated)
         found = self._run(method.environment, "make", method.name, self.zoo / f"{network}.keras", samples.folder, path)
         if "failure" in found:
             return replace(result, **found)
@@ -171,8 +174,15 @@ class Run:
         return found
 
 
+@cache
 def _digest(*paths: Path) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
+
+
+@cache
+def _code() -> list[Path]:
+    """The modules that make our files."""
+    return [path for package in (lepton_converters, lepton_runtime) for path in sorted(Path(package.__path__[0]).rglob("*.py"))]
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -180,14 +190,16 @@ def main(arguments: argparse.Namespace) -> None:
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
     run = Run(arguments)
-    sources = {name: run.source(name) for name in NETWORKS if (run.zoo / f"{name}.keras").exists()}
-    absent = [name for name in NETWORKS if name not in sources]
+    present = [name for name in NETWORKS if (run.zoo / f"{name}.keras").exists()]
+    absent = [name for name in NETWORKS if name not in present]
     if absent:
         print(f"not in {run.zoo}, and left out: {', '.join(absent)}", file=sys.stderr)
     wanted = [method for method in METHODS.values() if method.name in ("keras", *arguments.methods) and method.environment in run.pythons]
-    cells = [(network, method) for network in NETWORKS if network in sources and network in arguments.only for method in wanted]
+    cells = [(network, method) for network in present if network in arguments.only for method in wanted]
     results = {
-        key: result for key, result in read_records(work / "results.jsonl", Result).items() if result.source == sources.get(result.network)
+        key: result
+        for key, result in read_records(work / "results.jsonl", Result).items()
+        if result.network in present and result.source == run.source(result.network, METHODS[result.method])
     }
     missing = [(network, method) for network, method in cells if (network, method.name) not in results or method.name in arguments.redo]
     for number, (network, method) in enumerate(missing, 1):
@@ -210,9 +222,9 @@ def main(arguments: argparse.Namespace) -> None:
         _tell(number, len(unknown), key, latency.failure or f"{min(latency.new_ms):.3f} ms")
 
     leads = {
-        (network, name): found for name in PLAIN for network in sources if (found := run.leads(network, METHODS[name], results)) is not None
+        (network, name): found for name in PLAIN for network in present if (found := run.leads(network, METHODS[name], results)) is not None
     }
-    arguments.page.write_text(write_page(list(sources), results, latencies, leads, absent=absent, environments=run.pythons))
+    arguments.page.write_text(write_page(present, results, latencies, leads, absent=absent, environments=run.pythons))
     records = {"results": [asdict(each) for each in results.values()], "latencies": [asdict(each) for each in latencies.values()]}
     (work / "fidelity.json").write_text(json.dumps(records, indent=1) + "\n")
     print(arguments.page)

@@ -25,11 +25,6 @@ def answers(call: Call, inputs: Array) -> Array:
     return np.concatenate([call(single) for single in inputs])
 
 
-def accuracy(scores: Array, labels: Array) -> float:
-    """The share of samples whose highest score is its label's."""
-    return float(np.mean(scores.argmax(axis=1) == labels))
-
-
 def time_in_turns(calls: Sequence[Call], single: Array, *, rounds: int, is_reversed: bool) -> list[float]:
     """The median of each one's block medians, in milliseconds; blocks in the order A B B A, or B A A B."""
     counts = []

@@ -39,6 +39,11 @@ class Method:
         return bool(self.base) and not self.name.startswith("ours") and "budget" not in self.name
 
     @property
+    def is_tuned(self) -> bool:
+        """Whether it is of a network that was trained on."""
+        return "tuned" in self.name
+
+    @property
     def packages(self) -> tuple[str, ...]:
         """The distributions whose versions matter."""
         names = (_VERSIONS.get(module, module.partition(".")[0]) for module in self.imports)

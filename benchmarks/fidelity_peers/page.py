@@ -12,22 +12,24 @@ _INTRODUCTION = """\
 # How faithful 8 bits are, ours and others'
 
 Made by `python benchmarks/fidelity.py ZOO mnist10k.npz WORK --peer-python nncf=PYTHON ai-edge-quantizer=PYTHON --latency`: the eight
-networks of `benchmarks/train_zoo.py`, each quantized by everybody from the same `.keras` file with the same 200 calibration images,
-already preprocessed, and evaluated one image at a time on all 2,000 images to test on.
+networks of `benchmarks/train_zoo.py`, each quantized by everybody from the same `.keras` file with ranges of the same 200 calibration
+images, already preprocessed, and evaluated one image at a time on all 2,000 images to test on.
 
 - **drop**: what float Keras gets right more often, in percentage points, with its 95 % interval. Only images that one of the two
   alone gets right decide (normal approximation of the paired difference, Agresti and Min 2005). An interval that holds 0 is no difference.
 - **expected**: the drop as float Keras' own probabilities tell it, calibrated by the labels ([how](quantization.md#a-budget)). Answers that
-  change were mostly nearly a tie, where the label is chance: the drop is mostly the luck of these images, this is not.
+  change were mostly nearly a tie, where the label is chance, and the drop is mostly the luck of these images. It is never negative, is what
+  lepton-edge's own search goes by, and says nothing of a network that was trained on.
 - **same answer**: images on which the answer is Keras', right or wrong.
 - **latency**: as a share of lepton-edge's fp32 file's on the same engine, of OpenVINO's own fp32 there; one thread, blocks in turns
   A B B A in six processes, medians, and the 95 % interval of Wilcoxon's signed-rank test.
 - **seconds**: from the `.keras` file to the finished one, ours verified against Keras; imports are not counted. **peak**: the largest
   memory of the process that did it, and what of it the imports had taken before.
-- Who tries settings out does so on 2,000 other training images: lepton-edge's and NNCF's search for a drop of at most 0.5 points, and
-  onnxruntime's choice among its three calibrations. *onnxruntime, as its guide says*: `quant_pre_process`, QDQ, a scale a channel,
-  unsigned activations, 7-bit weights where the CPU lacks VNNI: it is for this CPU, as lepton-edge's row *--target* is; its others are
-  right on any. *finetune*: 3 epochs on 8,000 training images with their classes. *onnxruntime, defaults*:
+- Who tries settings out does so on other training images: lepton-edge compares ranges and roundings on 1,000 of them by how far the scores
+  are from float's, and with `--max-drop` looks for a drop of at most 0.5 points on 2,000; NNCF's accuracy control has 2,000; so has
+  onnxruntime's choice among its three calibrations, by how often the answer is float's.
+- *onnxruntime, as its guide says*: `quant_pre_process`, QDQ, a scale a channel, unsigned activations, 7-bit weights where the CPU lacks
+  VNNI: it is for this CPU, as lepton-edge's row *--target* is; its others are right on any. *finetune*: 3 epochs on 8,000 training images with their classes. *onnxruntime, defaults*:
   `quantize_static(model, output, reader)`. Both, and NNCF, start from the ONNX file that Keras' own `model.export(format="onnx")`
   writes. *NNCF*: the preset mixed, and `model_type` transformer for vit. *TensorFlow's converter*: `Optimize.DEFAULT`,
   `TFLITE_BUILTINS_INT8`. *ai-edge-quantizer*: `static_wi8_ai8`.
@@ -102,7 +104,7 @@ def _summary(
             f"{100 * mean(drops):+.2f}",
             f"{100 * max(drops):+.2f} ({worst.network})",
             f"{sum(drop > 0.005 + 1e-9 for drop in drops)}",
-            f"{100 * mean(result.expected_drop or 0 for result in found):+.2f}",
+            "" if method.is_tuned else f"{100 * mean(result.expected_drop or 0 for result in found):.2f}",
             f"{100 * mean(result.agreement or 0 for result in found):.2f} %",
             f"{100 * geometric_mean(ratios):.0f} % ({len(ratios)})" if ratios else "–",
             f"{median(result.seconds or 0 for result in found):.1f}",
@@ -145,7 +147,7 @@ def _table(network: str, results: Mapping[Key, Result], latencies: Mapping[Key, 
             continue
         cells += [
             _drop(result),
-            f"{100 * (result.expected_drop or 0):+.2f}",
+            "" if method.is_tuned else f"{100 * (result.expected_drop or 0):.2f}",
             f"{100 * (result.agreement or 0):.2f} %",
             _latency(latencies.get(result.key)),
             _kilobytes(result),

@@ -15,7 +15,8 @@ class Result:
     Attributes:
         network: The network.
         method: The method.
-        source: The first digits of the network file's SHA-256; a network that was trained again has no results.
+        source: The first digits of the SHA-256 of what it rests on: the network, the samples, and the code of ours. If one of them
+            changes, it is measured anew.
         failure: Why there is no file or no answer, in words.
         accuracy: On all images to test on, 0 to 1.
         drop: What float Keras has more, and the ends of its 95 % interval.

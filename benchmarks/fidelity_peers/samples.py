@@ -40,6 +40,11 @@ class Samples:
         """All images to test on: the figures come from these, and nobody else sees them."""
         return self.folder / "test.npz"
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of them."""
+        return self.calibration_file, self.search_file, self.train_file, self.test_file
+
     def calibration(self) -> Array:
         """Inputs of batch 1, ``(200, 1, …)``."""
         return np.load(self.calibration_file)[:, None]

@@ -75,7 +75,7 @@ def test_the_page_names_failures_peers_that_are_not_installed_and_networks_that_
     failed = replace(result, method="ort-default", failure="crashes: SIGSEGV", accuracy=None, drop=None)
     results = {each.key: each for each in (result, failed)}
     page = write_page(["resnet8"], results, {}, {}, absent=["vit"], environments=["nncf"])
-    assert "| LiteRT | TensorFlow's converter | 75.00 % | +1.00 (+0.50 to +1.50) | +0.80 | 97.00 % |" in page
+    assert "| LiteRT | TensorFlow's converter | 75.00 % | +1.00 (+0.50 to +1.50) | 0.80 | 97.00 % |" in page
     assert "| onnxruntime | onnxruntime, defaults | failed: crashes: SIGSEGV |" in page
     assert "| LiteRT | ai-edge-quantizer | not measured: ai-edge-quantizer is not installed |" in page
     assert "| OpenVINO | NNCF | not measured |" in page
