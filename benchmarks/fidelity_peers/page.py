@@ -29,10 +29,10 @@ images, already preprocessed, and evaluated one image at a time on all 2,000 ima
   are from float's, and with `--max-drop` looks for a drop of at most 0.5 points on 2,000; NNCF's accuracy control has 2,000; so has
   onnxruntime's choice among its three calibrations, by how often the answer is float's.
 - *onnxruntime, as its guide says*: `quant_pre_process`, QDQ, a scale a channel, unsigned activations, 7-bit weights where the CPU lacks
-  VNNI: it is for this CPU, as lepton-edge's row *--target* is; its others are right on any. *finetune*: 3 epochs on 8,000 training images with their classes. *onnxruntime, defaults*:
+  VNNI: it is for this CPU, as lepton-edge's row *--target* is; its others are right on any. *onnxruntime, defaults*:
   `quantize_static(model, output, reader)`. Both, and NNCF, start from the ONNX file that Keras' own `model.export(format="onnx")`
   writes. *NNCF*: the preset mixed, and `model_type` transformer for vit. *TensorFlow's converter*: `Optimize.DEFAULT`,
-  `TFLITE_BUILTINS_INT8`. *ai-edge-quantizer*: `static_wi8_ai8`.
+  `TFLITE_BUILTINS_INT8`. *ai-edge-quantizer*: `static_wi8_ai8`. *finetune*: 3 epochs on 8,000 training images with their classes.
   All files take and give floats. OpenVINO computes what is not quantized in float32, not in bfloat16.
 
 {facts}
