@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lepton_converters.artifact import Artifact
+from lepton_converters.divergence import divergence
 from lepton_converters.float_graph import Block
 from lepton_converters.inner_tensors import InnerTensors
 from lepton_converters.ranges import Range, clipped_share
@@ -15,6 +16,7 @@ from lepton_runtime.manifest import BlockRecord
 from lepton_runtime.tensors import Array, TensorSpec
 
 _BINS = 64
+_JUDGED = 32  # samples that each block is tried on alone: it takes a run of the float network each
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class BlockExplanation:
             until here. Infinite without noise.
         own_snr_db: The same of what the block makes of the float network's values: what it adds itself, by rounding its inputs,
             weights and output.
+        effect: How far that alone moves the float network's answers: their mean :func:`lepton_converters.divergence.divergence`
+            over the first samples, all other blocks being exact.
         range: From where to where the integers reach; ``None`` if it gives float32.
         low: The smallest value in the float network.
         high: The largest.
@@ -60,6 +64,7 @@ class BlockExplanation:
     in_float: bool
     snr_db: float
     own_snr_db: float
+    effect: float
     range: tuple[float, float] | None
     low: float
     high: float
@@ -102,7 +107,8 @@ class BlockTracing:
         self._files = tuple(opened(artifact.model, list(self._blocks)) for artifact in self._artifacts)
         self._sums = {name: _Sums(specs[name]) for name in self._blocks}
         self._slopes = {name: _Slopes() for name in self._blocks} if self._record and self._record.equalized else {}
-        self._count = 0
+        self._effects = dict.fromkeys(self._blocks, 0.0)
+        self._count = self._judged = 0
 
     def _can_be_8_bits(self, block: Block, specs: Sequence[TensorSpec]) -> bool:
         """Whether a block computes in 8 bits, or was kept in float to save accuracy.
@@ -141,13 +147,26 @@ class BlockTracing:
         if not self._blocks:
             return
         given = self._given(inputs)
-        wanted = self._files[0].values(given[0])
+        exact = self._files[0].values(given[0])
         found = self._files[1].values(given[1])
-        wanted = {name: array * self._slopes[name].factors if name in self._slopes else array for name, array in wanted.items()}
+        factors = {name: slopes.factors for name, slopes in self._slopes.items()}
+        wanted = {name: array * factors.get(name, 1) for name, array in exact.items()}
         apart = self._files[1].values_apart(given[1], wanted)
+        if self._judged < _JUDGED:
+            errors = {name: sums.spec.dequantize(apart[name]) / factors.get(name, 1) - exact[name] for name, sums in self._sums.items()}
+            self._judge(given[0], errors)
         for name, sums in self._sums.items():
             sums.add(wanted[name], found[name], apart[name], first_sample=self._count)
         self._count += len(next(iter(inputs.values())))
+
+    def _judge(self, inputs: Mapping[str, Array], errors: Mapping[str, Array]) -> None:
+        """Add up how far the error of each block alone moves the answers."""
+        none = {name: np.zeros_like(error, np.float32) for name, error in errors.items()}
+        reference = self._files[0].answers(inputs, none)
+        for name, error in errors.items():
+            moved = self._files[0].answers(inputs, {**none, name: np.asarray(error, np.float32)})
+            self._effects[name] += float(divergence(reference, moved).sum())
+        self._judged += len(next(iter(inputs.values())))
 
     def _given(self, inputs: Mapping[str, Array]) -> list[dict[str, Array]]:
         """The inputs as each of the two files takes them."""
@@ -167,6 +186,7 @@ class BlockTracing:
                     in_float=self._is_kept(block),
                     snr_db=_decibels(sums.signal, sums.noise),
                     own_snr_db=_decibels(sums.signal, sums.own_noise),
+                    effect=self._effects[name] / max(1, self._judged),
                     range=sums.range,
                     low=sums.statistics.low,
                     high=sums.statistics.high,

@@ -102,8 +102,8 @@ class Explanation:
 
     @property
     def worst(self) -> tuple[BlockExplanation, ...]:
-        """The blocks that add the most error first; those in float come last, for what they add is their inputs' rounding."""
-        return tuple(sorted(self.blocks, key=lambda block: (block.in_float, block.own_snr_db, block.snr_db)))
+        """The blocks that do most to the answers first; those in float come last, for what they add is their inputs' rounding."""
+        return tuple(sorted(self.blocks, key=lambda block: (block.in_float, -block.effect, block.own_snr_db)))
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the values of samples, as JSON values."""

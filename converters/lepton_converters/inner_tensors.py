@@ -29,3 +29,12 @@ class InnerTensors(Protocol):
             given: Of each tensor, real numbers.
         """
         ...
+
+    def answers(self, inputs: Mapping[str, Array], errors: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs of a float file, where whoever reads one of the tensors gets it with an error added.
+
+        Args:
+            inputs: Of the network.
+            errors: Of each tensor, of its shape.
+        """
+        ...

@@ -47,6 +47,25 @@ class OnnxInnerTensors:
         feeds = {name: value for name, value in {**inputs, **feeds}.items() if name in taken}
         return dict(zip(self._places, map(np.asarray, self._apart.run(None, feeds)), strict=True))
 
+    def answers(self, inputs: Mapping[str, Array], errors: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs, with an error added to each tensor."""
+        feeds = {**inputs, **{f"{name}/error": errors[name] for name in self._places}}
+        names = [value.name for value in self._model.graph.output]
+        return dict(zip(names, map(np.asarray, self._disturbed.run(None, feeds)), strict=True))
+
+    @cached_property
+    def _disturbed(self) -> onnxruntime.InferenceSession:
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        graph = model.graph
+        moved = {place.real: f"{name}/moved" for name, place in self._places.items()}
+        for node in graph.node:
+            node.input[:] = [moved.get(name, name) for name in node.input]
+        for name, place in self._places.items():
+            graph.input.append(onnx.helper.make_tensor_value_info(f"{name}/error", onnx.TensorProto.FLOAT, None))
+            graph.node.append(onnx.helper.make_node("Add", [place.real, f"{name}/error"], [f"{name}/moved"]))
+        return _session(model, [moved.get(value.name, value.name) for value in graph.output])
+
     @cached_property
     def _whole(self) -> onnxruntime.InferenceSession:
         model = onnx.ModelProto()

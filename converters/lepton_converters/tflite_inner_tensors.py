@@ -46,6 +46,32 @@ class TfliteInnerTensors:
         arrays = [spec.quantize(given[name]) for name, spec in self.specs.items()]
         return dict(zip(self.specs, self._apart.run([*inputs.values(), *arrays]), strict=True))
 
+    def answers(self, inputs: Mapping[str, Array], errors: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs, with an error added to each tensor."""
+        found = self._disturbed.run([*inputs.values(), *(errors[name] for name in self._indices)])
+        return {f"output_{position}": values for position, values in enumerate(found)}
+
+    @cached_property
+    def _disturbed(self) -> BuiltinRun:
+        content = _read(self._model)
+        graph = content.subgraphs[0]
+        errors: dict[int, int] = {}
+        moved: dict[int, int] = {}
+        for index in self._indices.values():
+            for made, kind in ((errors, b"/error"), (moved, b"/moved")):
+                made[index] = len(graph.tensors)
+                graph.tensors.append(copy.copy(graph.tensors[index]))
+                graph.tensors[-1].name = graph.tensors[index].name + kind
+        operators = []
+        for operator in graph.operators:
+            operator.inputs = [moved.get(int(index), int(index)) for index in operator.inputs]
+            sums = [_sum(content, (int(index), errors[index]), moved[index]) for index in operator.outputs if index in moved]
+            operators += [operator, *sums]
+        graph.operators = operators
+        graph.outputs = [moved.get(int(index), int(index)) for index in graph.outputs]
+        graph.inputs = [*graph.inputs, *errors.values()]
+        return BuiltinRun(content)
+
     @cached_property
     def _whole(self) -> BuiltinRun:
         content = _read(self._model)
@@ -66,6 +92,24 @@ class TfliteInnerTensors:
             operator.inputs = [given.get(int(index), int(index)) for index in operator.inputs]
         graph.inputs = [*graph.inputs, *given.values()]
         return BuiltinRun(content)
+
+
+def _sum(content: Any, terms: tuple[int, int], total: int) -> Any:
+    """An operator that adds two tensors of a file."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    code = schema.BuiltinOperator.ADD
+    known = [number for number, each in enumerate(content.operatorCodes) if max(each.builtinCode, each.deprecatedBuiltinCode) == code]
+    if not known:
+        made = schema.OperatorCodeT()
+        made.builtinCode = made.deprecatedBuiltinCode = code
+        made.version = 1
+        content.operatorCodes.append(made)
+    operator = schema.OperatorT()
+    operator.opcodeIndex = known[0] if known else len(content.operatorCodes) - 1
+    operator.inputs, operator.outputs = list(terms), [total]
+    operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.AddOptions, schema.AddOptionsT()
+    return operator
 
 
 def _renumbered(missing: Collection[str], others: Collection[str], indices: Mapping[str, int]) -> dict[str, int]:

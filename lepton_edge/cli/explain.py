@@ -97,9 +97,12 @@ def _print(explanation: "Explanation", bundle: Path) -> None:
     click.echo(textwrap.fill(f"{title(explanation)}: {summary(explanation)}; {float_words(explanation)}.", 80, break_on_hyphens=False))
     rows = [[short_block(block.name), *block_cells(block)] for block in explanation.worst[:_SHOWN]]
     count = len(explanation.blocks)
-    shown = f"The {len(rows)} of {count} blocks that add the most error" if count > len(rows) else "Those that add the most error first"
+    shown = (
+        f"The {len(rows)} of {count} blocks that do most to the answers" if count > len(rows) else "Those that do most to the answers first"
+    )
     note = (
-        f"{shown}. SNR: of the values there, what has added up; own: what the block adds itself. Clipped: values beyond the range; "
+        f"{shown}. Effect: divergence of the answers if only this block is in 8 bits. SNR: of the values there, what has added up; own: "
+        "what the block adds itself. Clipped: values beyond the range; "
         "unused: of the integers."
     )
     if rows:

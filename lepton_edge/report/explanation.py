@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _MUCH_CLIPPED = 0.005  # every way to find ranges leaves less of the values out on data like that of the calibration
 _TRAINED_ON = "or train the network on with lepton-edge finetune"
-BLOCK_HEADERS = ("kind", "SNR dB", "own dB", "clipped", "unused", "range")
+BLOCK_HEADERS = ("kind", "effect", "SNR dB", "own dB", "clipped", "unused", "range")
 
 
 def title(explanation: "Explanation") -> str:
@@ -67,7 +67,7 @@ def unmatched_words(explanation: "Explanation") -> str:
 def block_cells(block: "BlockExplanation") -> list[str]:
     """The cells for ``BLOCK_HEADERS``."""
     range_ = "float" if block.range is None else f"{block.range[0]:.3g} to {block.range[1]:.3g}"
-    cells = [decibel_text(block.snr_db), decibel_text(block.own_snr_db), clipped_text(block.clipped)]
+    cells = [f"{block.effect:.2g}", decibel_text(block.snr_db), decibel_text(block.own_snr_db), clipped_text(block.clipped)]
     return ["+".join(block.kinds), *cells, percent_text(block.unused, digits=0), range_]
 
 
@@ -121,7 +121,7 @@ def advice_lines(explanation: "Explanation", bundle: Path) -> list[str]:
     worst = next((block for block in explanation.worst if not block.in_float), None)
     record = explanation.quantization
     if worst and record is not None:
-        lead = f"{short_block(worst.name)} adds the most error ({decibel_text(worst.own_snr_db)} dB)"
+        lead = f"{short_block(worst.name)} does most to the answers (divergence {worst.effect:.2g} by itself)"
         if record.steps:
             lines.append(f"{lead}: a smaller --max-drop than it was exported with keeps more blocks in float, {_TRAINED_ON}")
         else:

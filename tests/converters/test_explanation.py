@@ -9,7 +9,10 @@ import pytest
 
 from lepton_converters import export
 from lepton_converters.artifact import Artifact
+from lepton_converters.artifact_runner import ArtifactRunner
 from lepton_converters.block_tracing import BlockExplanation, BlockTracing
+from lepton_converters.dataset import Sample
+from lepton_converters.divergence import divergence
 from lepton_converters.equalization import equalize
 from lepton_converters.explanation import Explanation, explain
 from lepton_converters.onnx_float_graph import OnnxFloatGraph
@@ -209,6 +212,21 @@ def test_channels_that_were_equalized_are_compared_with_their_own_factor(bundle:
         for equalized in (True, False)
     )
     assert unknown + 10 < known > 25
+
+
+def test_the_effect_of_a_block_is_what_it_does_alone_in_8_bits(bundle: Bundle, folder: Path) -> None:
+    in_float = artifacts(bundle, Format.ONNX)[0]
+    graph = OnnxFloatGraph(onnx.load_from_string(in_float.model), inputs=in_float.inputs, outputs=in_float.outputs, route="graph")
+    samples = np.load(folder / "many.npz")["x"]
+    ranges = find_ranges(statistics_of(graph, samples), "min-max")
+    names = frozenset(block.name for block in graph.blocks)
+    made = graph.quantize(ranges, in_float=frozenset(), target=Target.ANY, io="float")
+    rows = [Sample({"image": row}, None) for row in samples]
+    for name, block in traced(graph, in_float, replace(made, quantization=RECORD), samples).items():
+        alone = graph.quantize(ranges, in_float=names - {name}, target=Target.ANY, io="float")
+        found, wanted = (ArtifactRunner(artifact, threads=1).answers(rows, 1) for artifact in (alone, in_float))
+        # Its own output is rounded here as well, which is not if its reader is in float.
+        assert block.effect == pytest.approx(float(divergence(wanted, found).mean()), rel=0.5, abs=1e-5), name
 
 
 def statistics_of(graph: OnnxFloatGraph, samples: np.ndarray) -> dict[str, TensorStatistics]:
