@@ -5,7 +5,7 @@ from math import sqrt
 
 import numpy as np
 
-from lepton_converters.expected_drop import calibrated, expected_drop
+from lepton_converters.expected_drop import expected_drop, temperature_scaled
 
 _Z = 1.959964  # of a normal distribution, 95 %
 
@@ -37,7 +37,7 @@ def compare(scores: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Fi
     lost = int(np.sum((expected == labels) & (answers != labels)))
     won = int(np.sum((expected != labels) & (answers == labels)))
     low, high = paired_interval(lost, won, len(labels))
-    told, _ = expected_drop(calibrated(reference, labels), expected, answers)
+    told, _ = expected_drop(temperature_scaled(reference, labels), expected, answers)
     agreement = float(np.mean(answers == expected))
     return Fidelity(float(np.mean(answers == labels)), (lost - won) / len(labels), low, high, told, agreement)
 

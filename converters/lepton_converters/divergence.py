@@ -33,9 +33,9 @@ def _are_probabilities(values: Array) -> bool:
 
 
 def is_lower(error: Array, other: Array) -> bool:
-    """Whether the first of two errors of the same samples is lower, beyond what chance would make of them.
+    """Whether the first of two errors of the same samples is lower by more than one standard error, and by more than 1 %.
 
-    The mean of the differences must be more than its standard error below 0, and at least 1 % of the other error.
+    The standard error is that of the mean of the differences: where nothing is gained, chance alone passes for it up to once in six times.
     """
     differences = error - other
     standard_error = differences.std(ddof=1) / len(differences) ** 0.5 if len(differences) > 1 else np.inf

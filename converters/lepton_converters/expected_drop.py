@@ -1,7 +1,7 @@
 """The accuracy that other answers lose, as the float network's own probabilities tell.
 
 Answers that 8 bits change are mostly those that were nearly a tie: whether the label is on one side or the other is chance, and
-what a set of labels says of them is mostly noise. The probabilities tell it with a tenth of that, once they are calibrated.
+what a set of labels says of them is mostly noise. The probabilities tell it with a tenth of that, once they are scaled to fit the labels.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ _SMALLEST_SHARE = 1e-7
 _SHARPEST, _BISECTIONS = 1e4, 50
 
 
-def calibrated(scores: Array, labels: Array) -> Array:
+def temperature_scaled(scores: Array, labels: Array) -> Array:
     """Class scores as the probabilities under which the labels are likeliest, ``(samples, classes)``; their order stays.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks": one temperature for all.
@@ -37,6 +37,11 @@ def calibrated(scores: Array, labels: Array) -> Array:
 def expected_drop(probabilities: Array, before: Array, after: Array) -> tuple[float, float]:
     """The accuracy lost, 0 to 1, and the standard error of what as many other samples will show of it.
 
+    It is never 0, even where no answer changed: the fewer samples, the less that says.
+
+    Source: Agresti and Min 2005, "Simple improved confidence intervals for comparing matched proportions": half a sample more is lost,
+        and half a sample more is won.
+
     Args:
         probabilities: Of each class, ``(samples, classes)``.
         before: The answers that they are of, ``(samples,)``.
@@ -47,8 +52,8 @@ def expected_drop(probabilities: Array, before: Array, after: Array) -> tuple[fl
     changed = before != after
     differences = lost - won
     drop = float(differences.mean())
-    variance = float(((lost + won) * changed).mean()) - drop**2  # of a sample that is right before and wrong after, or the other way
-    return drop, ((variance + float(differences.var())) / len(before)) ** 0.5
+    either = (float(((lost + won) * changed).sum()) + 1) / len(before)  # right before and wrong after, or the other way
+    return drop, ((either - drop**2 + float(differences.var())) / len(before)) ** 0.5
 
 
 def _softmax(logits: Array) -> Array:

@@ -10,7 +10,7 @@ from lepton_converters.artifact_runner import ArtifactRunner
 from lepton_converters.budget import Budget
 from lepton_converters.calibration import grouped
 from lepton_converters.dataset import Sample
-from lepton_converters.expected_drop import calibrated, expected_drop
+from lepton_converters.expected_drop import expected_drop, temperature_scaled
 from lepton_converters.float_graph import Block
 from lepton_converters.quantizer import Candidate, Comparison
 from lepton_runtime.errors import InputError
@@ -50,7 +50,7 @@ class Search:
         blocks = {block.name: block for block in candidate.graph.blocks}
         labels = np.array([sample.label for sample in self._samples()])
         scores = self._scores(replace(candidate, io="float").artifact(frozenset(blocks)))
-        probabilities, before = calibrated(scores, labels), scores.argmax(axis=1)
+        probabilities, before = temperature_scaled(scores, labels), scores.argmax(axis=1)
         accuracy = float((before == labels).mean())
         steps: list[SearchStep] = []
 

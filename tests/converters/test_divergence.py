@@ -33,7 +33,7 @@ def test_errors_of_several_outputs_add_up() -> None:
     np.testing.assert_allclose(both, divergence({"a": reference}, {"a": found}))
 
 
-def test_an_error_is_lower_only_beyond_chance() -> None:
+def test_an_error_is_lower_only_by_more_than_a_standard_error() -> None:
     generator = np.random.default_rng(0)
     error = generator.uniform(1, 2, 100)
     assert is_lower(error - 0.1, error)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lepton_converters.expected_drop import calibrated, expected_drop
+from lepton_converters.expected_drop import expected_drop, temperature_scaled
 
 GENERATOR = np.random.default_rng(5)
 TRUE = GENERATOR.dirichlet(np.full(4, 0.7), size=4000)
@@ -20,18 +20,18 @@ def nearly_the_same(scores: np.ndarray, generator: np.random.Generator) -> np.nd
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
 @pytest.mark.parametrize("form", ["probabilities", "logits"])
-def test_too_sure_and_too_unsure_networks_are_calibrated(temperature: float, form: str) -> None:
+def test_too_sure_and_too_unsure_networks_are_scaled(temperature: float, form: str) -> None:
     scores = LOGITS / temperature
     if form == "probabilities":
         scores = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-    found = calibrated(scores, drawn(TRUE, np.random.default_rng(1)))
+    found = temperature_scaled(scores, drawn(TRUE, np.random.default_rng(1)))
     np.testing.assert_allclose(found.mean(axis=0), TRUE.mean(axis=0), atol=0.02)
     assert np.abs(found - TRUE).mean() < 0.02
     assert (found.argmax(axis=1) == TRUE.argmax(axis=1)).all()
 
 
 def test_labels_that_are_always_right_make_it_sure() -> None:
-    assert calibrated(TRUE, TRUE.argmax(axis=1)).max(axis=1).mean() > 0.99
+    assert temperature_scaled(TRUE, TRUE.argmax(axis=1)).max(axis=1).mean() > 0.99
 
 
 def test_the_drop_is_what_labels_would_say_on_average() -> None:
@@ -57,5 +57,7 @@ def test_nineteen_of_twenty_other_sets_keep_to_drop_and_margin() -> None:
     assert np.mean(kept) == pytest.approx(0.95, abs=0.02)
 
 
-def test_answers_that_stay_lose_nothing() -> None:
-    assert expected_drop(TRUE, TRUE.argmax(axis=1), TRUE.argmax(axis=1)) == (0.0, 0.0)
+@pytest.mark.parametrize("count", [20, 4000])
+def test_answers_that_stay_lose_nothing_within_a_margin_that_few_samples_make_wide(count: int) -> None:
+    answers = TRUE[:count].argmax(axis=1)
+    assert expected_drop(TRUE[:count], answers, answers) == (0.0, pytest.approx(1 / count))
