@@ -17,7 +17,7 @@ from lepton_converters.export_data import ExportData, plan_preprocessing
 from lepton_converters.keras_loading import CustomObjects, import_keras
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.label_doubt import label_doubts
-from lepton_converters.recipe import IntegerIo, Recipe, plan_recipe, read_quantization
+from lepton_converters.recipe import IntegerIo, Recipe, Repeated, plan_recipe, read_repeated
 from lepton_runtime.cpu import may_saturate, target_of
 from lepton_runtime.errors import InputError, ParityError, UnsupportedError
 from lepton_runtime.formats import Format, Precision, Target
@@ -66,7 +66,7 @@ def export(
     custom_objects: CustomObjects = (),
     calib: str | Path | None = None,
     calib_samples: int = 200,
-    target: str = "any",
+    target: str | None = None,
     repeat: str | Path | None = None,
     seed: int = 0,
     evaluate: str | Path | None = None,
@@ -96,7 +96,8 @@ def export(
             :func:`lepton_converters.dataset.open_dataset`, and for texts and tables
             :func:`lepton_converters.raw_dataset.open_raw_dataset`.
         calib_samples: How many of them to calibrate on, at most.
-        target: Name of the :class:`lepton_runtime.formats.Target` that ``static-int8`` ONNX artifacts are for.
+        target: Name of the :class:`lepton_runtime.formats.Target` that ``static-int8`` ONNX artifacts are for; by default that of
+            ``repeat``, or ``any``.
         repeat: A bundle whose ``static-int8`` artifacts are made again as they were, without choosing or searching anew.
         seed: Of everything that is chosen at random, from 0.
         evaluate: Labelled samples to measure the task's accuracy on, raw as well.
@@ -131,7 +132,8 @@ def export(
         recipe, _check(model, trust_code=trust_code, custom_objects=custom_objects, keep_dropout=keep_dropout)
     )
     check_output(path, force=force)
-    cpu, repeated = Target.parse(target), read_quantization(repeat) if repeat is not None else {}
+    repeated = read_repeated(repeat) if repeat is not None else Repeated()
+    cpu = repeated.target(target)
     on_step(Step("read", "TensorFlow"))
     import_keras()
     source = KerasSource.open(
@@ -154,7 +156,7 @@ def export(
         evaluate=evaluate,
         seed=seed,
         labels=labels,
-        searches=max_drop is not None and not repeated,
+        searches=max_drop is not None and not repeated.records,
     )
     quantizer = doubts = None
     if data.calibration and recipe.needs_calibration:
@@ -162,7 +164,7 @@ def export(
 
         _check_calibration(source, data.calibration)
         doubts = CalibrationReview(source, data.calibration, steps)
-        quantizer = _quantizer(data, recipe.io, cpu, seed, budget, repeated, doubts, on_step)
+        quantizer = _quantizer(data, recipe.io, cpu, seed, budget, repeated.records, doubts, on_step)
     artifacts, not_converted = convert(source, recipe, quantizer, data.probes, on_step)
     records, verification, evaluation = _verify(source, artifacts, data, budget, on_step)
     kept = [record for record in records if record.passed or keep_failed]
@@ -179,6 +181,14 @@ def export(
     dropped = {artifact.file for artifact in artifacts} - names
     arrays = pack_arrays({name: array for name, array in verification.golden.items() if name.rpartition("/")[0] not in dropped})
     encoders, vocabularies = pack_encoders(source.encoders)
+    settings = {
+        "batch": batch,
+        "size": "x".join(map(str, size)) if size else None,
+        "calib_samples": len(data.calibration.indices) if data.calibration and recipe.needs_calibration else None,
+        "seed": seed,
+        "io": io,
+        "target": str(cpu),
+    }
     manifest = Manifest(
         source={"file": source.file, "sha256": source.sha256},
         inputs=source.inputs,
@@ -189,20 +199,14 @@ def export(
         golden=file_record(GOLDEN_FILE, arrays),
         evaluation=evaluation,
         license=license_,
-        settings={
-            "batch": batch,
-            "size": "x".join(map(str, size)) if size else None,
-            "calib_samples": len(data.calibration.indices) if data.calibration and recipe.needs_calibration else None,
-            "seed": seed,
-            "io": io,
-            "target": target,
-        },
+        settings=settings,
         versions=installed_versions(_TOOLCHAIN),
         removed_layers=source.removed_layers,
         notes=(
             *source.notes,
             *label_doubts(verification.accuracy, verification.counts),
             *(doubts.found if doubts else ()),
+            *repeated.doubts(settings),
             *_target_doubts(kept),
         ),
         noise_inputs=source.noise,

@@ -110,7 +110,7 @@ class Quantizer:
         calibration: Samples to measure the ranges on.
         spare: Others of its data set, to compare by; where they are few, some of the calibration are held back instead.
         io: ``float`` keeps float32 at the doors, ``int8`` and ``uint8`` take and give integers.
-        target: The CPU that ONNX artifacts are for.
+        target: The CPU that ONNX artifacts are for; those of a recipe are for the one that it says.
         seed: Of everything chosen at random.
         search: Finds the blocks that must stay in float, given a comparison too; ``None`` keeps none.
         recipe: What to take instead of choosing, by format.
@@ -179,7 +179,7 @@ class Quantizer:
         exact = best.graph
         take_lowest(
             replace(best, graph=graph, exact=exact, record=replace(best.record, rounding=str(rounding)))
-            for rounding, graph in self._rounded(exact, measured, tuple(Rounding)[1:]).items()
+            for rounding, graph in self._rounded(exact, measured, tuple(Rounding)[1:], Target(best.record.target)).items()
         )
         return best
 
@@ -202,10 +202,13 @@ class Quantizer:
         candidate, rounding = Candidate(graph, find_ranges(statistics, record.ranges), record, self.io), Rounding(record.rounding)
         if rounding == Rounding.NEAREST:
             return candidate
-        return replace(candidate, graph=self._rounded(graph, measured, (rounding,))[rounding], exact=graph)
+        rounded = self._rounded(graph, measured, (rounding,), Target(record.target))
+        return replace(candidate, graph=rounded[rounding], exact=graph)
 
-    def _rounded(self, graph: FloatGraph, measured: Calibration, roundings: tuple[Rounding, ...]) -> dict[Rounding, FloatGraph]:
-        return fit_weights(graph, measured.batches, roundings, target=self._target(graph), seed=self.seed)
+    def _rounded(
+        self, graph: FloatGraph, measured: Calibration, roundings: tuple[Rounding, ...], target: Target
+    ) -> dict[Rounding, FloatGraph]:
+        return fit_weights(graph, measured.batches, roundings, target=target, seed=self.seed)
 
     def _target(self, graph: FloatGraph) -> Target:
         return self.target if graph.format == Format.ONNX else Target.ANY
@@ -217,7 +220,8 @@ class Quantizer:
         indices, compared = self.calibration.indices, self.spare[:count]
         if len(compared) < len(indices) // _HELD_BACK:
             compared = indices[::_HELD_BACK][:count]
-            indices = tuple(index for index in indices if index not in set(compared))
+            held_back = set(compared)
+            indices = tuple(index for index in indices if index not in held_back)
         if len(compared) < _FEWEST_COMPARED:
             return self.calibration, ()
         return replace(self.calibration, indices=indices), tuple(self.calibration.dataset.samples(compared))

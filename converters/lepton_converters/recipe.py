@@ -1,13 +1,13 @@
 """Which artifacts an export makes."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from lepton_runtime.bundle import Bundle
 from lepton_runtime.errors import InputError
-from lepton_runtime.formats import PRECISIONS, Format, Precision
+from lepton_runtime.formats import PRECISIONS, Format, Precision, Target
 from lepton_runtime.manifest import Quantization
 
 IntegerIo = Literal["float", "int8", "uint8"]
@@ -68,15 +68,50 @@ def plan_recipe(
     return Recipe(tuple(targets), frozenset(wanted if precisions else ()), frozenset(kinds if formats else ()), io)
 
 
-def read_quantization(bundle: str | Path) -> dict[Format, Quantization]:
-    """How the ``static-int8`` artifacts of a bundle were made, by format.
+@dataclass(frozen=True)
+class Repeated:
+    """How the ``static-int8`` artifacts of a bundle were made.
+
+    Attributes:
+        records: What was chosen, by format.
+        settings: What their export was asked for.
+    """
+
+    records: Mapping[Format, Quantization] = field(default_factory=dict)
+    settings: Mapping[str, str | int | None] = field(default_factory=dict)
+
+    def target(self, given: str | None) -> Target:
+        """The CPUs to make them for again: those of the records, or what is given where there are none.
+
+        Raises:
+            InputError: Others are given.
+        """
+        if not self.records:
+            return Target.parse(given or str(Target.ANY))
+        onnx = self.records.get(Format.ONNX)  # TFLite files are for any
+        made = Target.parse(onnx.target if onnx else str(self.settings.get("target", Target.ANY)))
+        if given is not None and Target.parse(given) != made:
+            raise InputError(f"--target must be that of the recipe, {made}, found {given}; leave --target or --recipe out")
+        return made
+
+    def doubts(self, settings: Mapping[str, str | int | None]) -> list[str]:
+        """Why artifacts made with these settings are others than those of the bundle."""
+        other = {name: made for name, made in self.settings.items() if name in settings and settings[name] != made}
+        if not other:
+            return []
+        made, found = ", ".join(f"{name} {value}" for name, value in other.items()), ", ".join(str(settings[name]) for name in other)
+        return [f"static-int8 files are not the same to the byte as those of the recipe, made with {made}: found {found}"]
+
+
+def read_repeated(bundle: str | Path) -> Repeated:
+    """How the ``static-int8`` artifacts of a bundle were made.
 
     Raises:
         BundleError: It is no bundle, or damaged.
         InputError: It has none.
     """
-    records = Bundle.open(bundle).manifest.artifacts
-    found = {record.format: record.quantization for record in records if record.quantization is not None}
+    manifest = Bundle.open(bundle).manifest
+    found = {record.format: record.quantization for record in manifest.artifacts if record.quantization is not None}
     if not found:
         raise InputError(f"--recipe takes a bundle with static-int8 artifacts, {str(bundle)!r} has none whose making is recorded")
-    return found
+    return Repeated(found, manifest.settings)

@@ -63,9 +63,8 @@ def _batch(context: click.Context, parameter: click.Parameter, value: str) -> in
 @click.option(
     "--target",
     type=click.Choice([str(target) for target in Target]),
-    default=str(Target.ANY),
-    show_default=True,
-    help="The CPUs that static-int8 ONNX files are for; with any, weights keep to 7 bits, which no CPU adds up wrongly.",
+    help="The CPUs that static-int8 ONNX files are for; with any, weights keep to 7 bits, which no CPU adds up wrongly. "
+    "[default: that of --recipe, or any]",
 )
 @click.option("--recipe", "repeat", metavar="BUNDLE", help="Make static-int8 files as those of that bundle were made, without a search.")
 @click.option("--keep-failed", is_flag=True, help="Keep artifacts that break the budget, marked.")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lepton_converters import export
-from lepton_converters.recipe import read_quantization
+from lepton_converters.recipe import Repeated, read_repeated
 from lepton_runtime import Bundle, BundleError, Format, InputError
 from lepton_runtime.cpu import Cpu
 from lepton_runtime.manifest import Manifest
@@ -76,17 +76,36 @@ def test_an_export_is_repeated_by_its_record(classifier: Path, pictures: Path, t
     assert [record.quantization for record in again.artifacts] == [record.quantization for record in first.artifacts]
 
 
-def test_a_record_is_read_by_format(classifier: Path, pictures: Path, tmp_path: Path) -> None:
+def test_an_export_is_repeated_for_the_target_of_its_record(classifier: Path, pictures: Path, tmp_path: Path) -> None:
+    first = manifest_of(classifier, tmp_path / "a", pictures, target="arm-dotprod")
+    again = manifest_of(classifier, tmp_path / "b", pictures, repeat=tmp_path / "a")
+    assert [record.sha256 for record in again.artifacts] == [record.sha256 for record in first.artifacts]
+    assert again.settings == first.settings
+    assert again.notes == first.notes
+    with pytest.raises(InputError, match=r"--target must be that of the recipe, arm-dotprod, found any; leave --target or --recipe out"):
+        manifest_of(classifier, tmp_path / "c", pictures, repeat=tmp_path / "a", target="any")
+
+
+def test_settings_that_make_other_bytes_than_the_recipe_are_noted(classifier: Path, pictures: Path, tmp_path: Path) -> None:
+    first = manifest_of(classifier, tmp_path / "a", pictures)
+    again = manifest_of(classifier, tmp_path / "b", pictures, repeat=tmp_path / "a", seed=3, calib_samples=40)
+    assert [record.quantization for record in again.artifacts] == [record.quantization for record in first.artifacts]
+    assert any(
+        "not the same to the byte as those of the recipe, made with calib_samples 72, seed 0: found 40, 3" in note for note in again.notes
+    )
+
+
+def test_records_are_read_by_format_with_the_settings_of_their_export(classifier: Path, pictures: Path, tmp_path: Path) -> None:
     manifest = manifest_of(classifier, tmp_path / "a", pictures)
-    assert read_quantization(tmp_path / "a") == {Format.ONNX: manifest.artifacts[0].quantization}
+    assert read_repeated(tmp_path / "a") == Repeated({Format.ONNX: manifest.artifacts[0].quantization}, manifest.settings)
 
 
 def test_a_bundle_without_8_bits_is_no_recipe(classifier: Path, tmp_path: Path) -> None:
     export(classifier, tmp_path / "a", formats=["onnx"], precisions=["fp32"])
     with pytest.raises(InputError, match=r"--recipe takes a bundle with static-int8 artifacts, .* has none whose making is recorded"):
-        read_quantization(tmp_path / "a")
+        read_repeated(tmp_path / "a")
     with pytest.raises(BundleError):
-        read_quantization(classifier)
+        read_repeated(classifier)
 
 
 def test_black_calibration_samples_are_noted(classifier: Path, pictures: Path, tmp_path: Path) -> None:

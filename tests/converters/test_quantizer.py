@@ -249,6 +249,16 @@ def test_blocks_in_float_keep_their_weights_whatever_the_rounding(damaged, forma
         np.testing.assert_allclose(found["scores"], network.expected()["scores"], atol=1e-5)
 
 
+def test_a_record_is_made_again_for_its_own_target(chain) -> None:
+    network = chain[Format.ONNX]
+    record = Quantization("x86-vnni", "min-max", False, str(Rounding.FITTED), (), len(network.graph.blocks))
+    files = [
+        quantizer(network, recipe={Format.ONNX: record}, target=target).quantize(network.graph).model
+        for target in (Target.ANY, Target.X86_VNNI)
+    ]
+    assert files[0] == files[1]
+
+
 def test_a_record_of_another_network_is_refused(chain) -> None:
     record = quantizer(chain[Format.ONNX]).quantize(chain[Format.ONNX].graph).quantization
     with pytest.raises(InputError, match="--recipe must be of the same network, found 3 blocks in it and 4 in the model"):
