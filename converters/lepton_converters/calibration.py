@@ -16,7 +16,7 @@ _FREE_SIZES = (64, 96)
 
 @dataclass(frozen=True)
 class Calibration:
-    """Samples that ranges are measured on.
+    """Samples that ranges are measured on, or blocks searched by.
 
     Attributes:
         dataset: Where they come from.
@@ -74,6 +74,55 @@ def split_samples(dataset: Dataset, *, samples: int, seed: int, batch: int, hold
     order = np.random.default_rng(seed).permutation(dataset.count).tolist()
     count = max(1, min(samples, dataset.count - max(1, dataset.count // 5) * hold_back))
     return Calibration(dataset, tuple(order[:count]), batch), tuple(order[count:])
+
+
+def split_labelled(evaluated: Dataset, *, samples: int, seed: int, batch: int) -> tuple[Calibration, list[int]]:
+    """Labelled samples to search by, at most half, and those that are left to verify on.
+
+    Others of the calibration's data will not do: the network was trained on most of them, so that it is surer of its answers there
+    than it will be of new ones, and fewer of them change.
+
+    Args:
+        evaluated: Where both come from.
+        samples: How many to search by, at most.
+        seed: Of the choice.
+        batch: How many a model call takes.
+
+    Raises:
+        InputError: There are fewer than two.
+    """
+    if evaluated.count < 2:
+        raise InputError(
+            f"--max-drop needs at least 2 samples in --eval, one to search by and one to verify on, found {evaluated.count}; give more"
+        )
+    order = np.random.default_rng(seed).permutation(evaluated.count).tolist()
+    count = min(samples, len(order) // 2)
+    return Calibration(evaluated, tuple(order[:count]), batch), sorted(order[count:])
+
+
+def unseen(samples: Iterator[Sample], seen: Sequence[Calibration], *, use: str = "verification") -> Iterator[Sample]:
+    """Those that were not read before, under another place in the data or not.
+
+    Args:
+        samples: To choose from.
+        seen: What was calibrated on, and searched by.
+        use: What they are for.
+
+    Raises:
+        InputError: There were some, and each has the content of one that was.
+    """
+    count = other = 0
+    for sample in samples:
+        count += 1
+        if not any(others.holds(sample) for others in seen):
+            other += 1
+            yield sample
+    if count and not other:
+        before = "calibrated on or searched by" if len(seen) > 1 else "calibrated on"
+        raise InputError(
+            f"{use} needs samples that differ from all that were {before}, of the {count} others each is the same as one of "
+            "those; check the data, or give other samples with --eval or --calib"
+        )
 
 
 def random_samples(

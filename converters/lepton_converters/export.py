@@ -156,7 +156,8 @@ def export(
         evaluate=evaluate,
         seed=seed,
         labels=labels,
-        searches=max_drop is not None and not repeated.records,
+        searches=max_drop is not None
+        and any(precision == Precision.STATIC_INT8 and format_ not in repeated.records for format_, precision in recipe.targets),
     )
     quantizer = doubts = None
     if data.calibration and recipe.needs_calibration:
@@ -204,6 +205,7 @@ def export(
         removed_layers=source.removed_layers,
         notes=(
             *source.notes,
+            *data.notes,
             *label_doubts(verification.accuracy, verification.counts),
             *(doubts.found if doubts else ()),
             *repeated.doubts(settings),

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from lepton_converters.calibration import Calibration, add_noise, random_samples, split_samples, with_noise
+from lepton_converters.calibration import Calibration, add_noise, random_samples, split_labelled, split_samples, unseen, with_noise
 from lepton_converters.dataset import Dataset, Sample, open_dataset
 from lepton_converters.keras_loading import import_keras
 from lepton_converters.keras_model import layers_of, named
@@ -22,6 +23,7 @@ _VERIFICATION_SAMPLES = 200  # without --eval
 _PROBES = 2
 _COMPARED = 1_000  # at the most, of a calibration's other samples, to choose how to quantize
 _SEARCHED = 2_000  # at the most, to find blocks that must stay in float
+_FEWEST_SEARCHED = 100  # without a note
 _RANDOM_SAMPLES = 32  # without any data
 
 
@@ -37,6 +39,7 @@ class ExportData:
         probes: The few samples that tell whether a route's result is right; any will do.
         verification: Gives how many samples there are at the most, and the samples. To be called when the
             calibration is over: only then is it known which samples were calibrated on.
+        notes: What makes their verdict doubtful.
     """
 
     calibration: Calibration | None
@@ -45,6 +48,7 @@ class ExportData:
     labels: tuple[str, ...] | None
     probes: tuple[Sample, ...]
     verification: Callable[[], tuple[int, Iterator[Sample]]]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def open(
@@ -76,39 +80,39 @@ class ExportData:
         names = fitting_labels(source, labels, evaluated, calibrated)
 
         spare = held_back if evaluated is not None else held_back[_VERIFICATION_SAMPLES:]
-        spare, others = spare[: min(_COMPARED, len(spare) // 3)], spare[min(_COMPARED, len(spare) // 3) :]
-        search, judged = _search(calibration if searches else None, others, evaluated, seed)
+        judged: Sequence[int] = range(evaluated.count) if evaluated else ()
+        seen = [calibration] if calibration else []
+        search, notes = None, []
+        if searches and evaluated is not None and calibration is not None:
+            searched, judged = split_labelled(evaluated, samples=_SEARCHED, seed=seed, batch=calibration.batch)
+            search, notes = partial(_searched, searched, calibration), _search_notes(len(searched.indices))
+            seen.append(searched)
 
         def verification() -> tuple[int, Iterator[Sample]]:
             if evaluated is not None:
-                return len(judged), _unseen(evaluated.samples(judged), calibration)
+                return len(judged), unseen(evaluated.samples(judged), seen)
             if calibrated is not None:
                 indices = held_back[:_VERIFICATION_SAMPLES]
                 # Accuracy is measured on what --eval names, and on nothing else.
                 unlabeled = (Sample(sample.inputs, None, sample.raw) for sample in calibrated.samples(indices))
-                return len(indices), _unseen(unlabeled, calibration)
+                return len(indices), unseen(unlabeled, seen)
             return _RANDOM_SAMPLES, _random(source, steps, count=_RANDOM_SAMPLES, seed=seed)
 
-        return cls(calibration, spare, search, names, _probes(source, steps, calibrated or evaluated, seed), verification)
+        probes = _probes(source, steps, calibrated or evaluated, seed)
+        return cls(calibration, spare[:_COMPARED], search, names, probes, verification, tuple(notes))
 
 
-def _search(
-    calibration: Calibration | None, spare: tuple[int, ...], evaluated: Dataset | None, seed: int
-) -> tuple[Callable[[], Iterator[Sample]] | None, Sequence[int]]:
-    """The samples that a search looks at, and which of the labelled ones are left to verify on.
+def _searched(searched: Calibration, calibration: Calibration) -> Iterator[Sample]:
+    return unseen(searched.samples(), [calibration], use="a search")
 
-    They are of the calibration's data where that has the same classes and enough others, else half of those to verify on.
-    """
-    if evaluated is None or calibration is None:
-        return None, range(evaluated.count if evaluated else 0)
-    dataset = calibration.dataset
-    if dataset.is_labeled and dataset.class_names == evaluated.class_names and len(spare) >= min(_SEARCHED, evaluated.count):
-        return replace(calibration, indices=spare[:_SEARCHED]).samples, range(evaluated.count)
-    order = np.random.default_rng(seed).permutation(evaluated.count).tolist()
-    half = len(order) // 2
-    if half < 1:
-        return None, range(evaluated.count)
-    return replace(calibration, dataset=evaluated, indices=tuple(order[:half][:_SEARCHED])).samples, sorted(order[half:])
+
+def _search_notes(count: int) -> list[str]:
+    if count >= _FEWEST_SEARCHED:
+        return []
+    return [
+        f"the search for blocks in float looked at {count} labelled samples, half of --eval: the margin of the drop that it "
+        f"expects is wide; give at least {2 * _FEWEST_SEARCHED} with --eval"
+    ]
 
 
 def open_samples(
@@ -216,25 +220,6 @@ def id_limits(source: KerasSource) -> dict[str, int]:
         for name in (names[taken] for taken in takes if taken in names):
             limits[name] = min(layer.input_dim, limits.get(name, layer.input_dim))
     return limits
-
-
-def _unseen(samples: Iterator[Sample], calibration: Calibration | None) -> Iterator[Sample]:
-    """Those that were not calibrated on, under another place in the data or not.
-
-    Raises:
-        InputError: There were some, and each has the content of one that was.
-    """
-    count = unseen = 0
-    for sample in samples:
-        count += 1
-        if calibration is None or not calibration.holds(sample):
-            unseen += 1
-            yield sample
-    if count and not unseen:
-        raise InputError(
-            f"verification needs samples that differ from all that were calibrated on, of the {count} others each is the same as one of "
-            "those; check the data, or give other samples with --eval or --calib"
-        )
 
 
 def plan_preprocessing(source: KerasSource, settings: Mapping[str, Any]) -> Preprocessing | None:

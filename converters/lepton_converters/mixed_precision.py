@@ -39,7 +39,7 @@ class Search:
             batch: How many a call takes.
             on_progress: Told in words what is under way.
         """
-        self._samples, self._budget, self._batch, self._on_progress = samples, budget, batch, on_progress
+        self.samples, self._budget, self._batch, self._on_progress = samples, budget, batch, on_progress
 
     def __call__(self, candidate: Candidate, comparison: Comparison) -> Candidate:
         """The candidate with as few blocks in float as keep to the budget, by cost.
@@ -48,7 +48,7 @@ class Search:
         not to be needed. None are kept where none must, nor where so many must that 8 bits would save no time.
         """
         blocks = {block.name: block for block in candidate.graph.blocks}
-        labels = np.array([sample.label for sample in self._samples()])
+        labels = np.array([sample.label for sample in self.samples()])
         scores = self._scores(replace(candidate, io="float").artifact(frozenset(blocks)))
         probabilities, before = temperature_scaled(scores, labels), scores.argmax(axis=1)
         accuracy = float((before == labels).mean())
@@ -60,8 +60,10 @@ class Search:
             margin = _CONFIDENCE * standard_error
             steps.append(SearchStep(len(names), changed, drop, margin))
             self._on_progress(f"search: {len(names)} of {len(blocks)} blocks in float, drop {100 * drop:.2f}pp")
-            # What the labels say is noisier; it must not speak against it.
-            worst = min(accuracy - drop - margin, float((after == labels).mean()) + margin)
+            # What the labels say is noisier; it must not speak against it. Where no answer changes, more blocks in float could show
+            # nothing better, however few the samples and wide the margin.
+            labelled = float((after == labels).mean())
+            worst = accuracy if (after == before).all() else min(accuracy - drop - margin, labelled + margin)
             return self._budget.allows(worst, source_accuracy=accuracy)
 
         if keeps([]):
@@ -81,7 +83,7 @@ class Search:
         runner, classes = ArtifactRunner(artifact, threads=1), class_output(artifact.outputs)
         if classes is None:
             raise InputError(f"accuracy needs an output of (batch, classes), found {', '.join(map(str, artifact.outputs))}")
-        groups = grouped(self._samples(), -(-_GROUP // self._batch) * self._batch)
+        groups = grouped(self.samples(), -(-_GROUP // self._batch) * self._batch)
         return np.concatenate([class_scores(runner.answers(group, self._batch)[classes.name]) for group in groups])
 
 

@@ -1,9 +1,10 @@
 """The 8-bit form of a network that answers most like it: which ranges, which rounding, which blocks stay in float."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from time import monotonic
+from typing import Protocol
 
 import numpy as np
 
@@ -102,17 +103,31 @@ class Comparison:
         return ArtifactRunner(artifact, threads=1).answers(self._samples, self._batch)
 
 
+class BlockSearch(Protocol):
+    """Finds the blocks that must stay in float; see :class:`lepton_converters.mixed_precision.Search`."""
+
+    @property
+    def samples(self) -> Callable[[], Iterator[Sample]]:
+        """Gives its own samples, anew at each call, that neither calibrate nor verify."""
+        ...
+
+    def __call__(self, candidate: Candidate, comparison: Comparison) -> Candidate:
+        """The candidate with those blocks in float."""
+        ...
+
+
 @dataclass(frozen=True)
 class Quantizer:
     """Makes ``static-int8`` artifacts of float networks, with what lowers the error on held-back samples switched on.
 
     Attributes:
         calibration: Samples to measure the ranges on.
-        spare: Others of its data set, to compare by; where they are few, some of the calibration are held back instead.
+        spare: Others of its data set, to compare by; where they are few, some of the calibration are held back instead, and where
+            these are too few, samples of the search are taken.
         io: ``float`` keeps float32 at the doors, ``int8`` and ``uint8`` take and give integers.
         target: The CPU that ONNX artifacts are for; those of a recipe are for the one that it says.
         seed: Of everything chosen at random.
-        search: Finds the blocks that must stay in float, given a comparison too; ``None`` keeps none.
+        search: Finds the blocks that must stay in float; ``None`` keeps none.
         recipe: What to take instead of choosing, by format.
         cache: Of what was measured before.
         on_measured: Given what is known of each activation of a network.
@@ -124,7 +139,7 @@ class Quantizer:
     io: IntegerIo = "float"
     target: Target = Target.ANY
     seed: int = 0
-    search: Callable[[Candidate, Comparison], Candidate] | None = None
+    search: BlockSearch | None = None
     recipe: Mapping[Format, Quantization] = field(default_factory=dict)
     cache: CalibrationCache = field(default_factory=CalibrationCache)
     on_measured: Callable[[Mapping[str, TensorStatistics]], None] = lambda statistics: None
@@ -137,7 +152,8 @@ class Quantizer:
             UnsupportedError: It cannot be made.
             InputError: The recipe is of another network.
         """
-        measured, held_back = self._split(sum(block.products for block in graph.blocks))
+        count = _most_compared(graph)
+        measured, held_back = self._split(count)
         if graph.format in self.recipe:
             return self._repeated(graph, measured, self.recipe[graph.format]).artifact()
         plain = Quantization(str(self._target(graph)), RangeMethod.MIN_MAX, False, Rounding.NEAREST, (), len(graph.blocks))
@@ -145,10 +161,13 @@ class Quantizer:
         statistics = measure_statistics(graph, measured, self.cache)
         self.on_measured(statistics)
         candidate = Candidate(graph, find_ranges(statistics, RangeMethod.MIN_MAX), plain, self.io)
+        if not held_back and self.search:
+            held_back = tuple(islice(self.search.samples(), count))
         if not held_back:
             return candidate.artifact()
         comparison = Comparison(replace(candidate, io="float"), held_back, self.calibration.batch)
-        candidate = self._chosen(candidate, statistics, measured, comparison)
+        if len(held_back) >= _FEWEST_COMPARED:
+            candidate = self._chosen(candidate, statistics, measured, comparison)
         return (self.search(candidate, comparison) if self.search else candidate).artifact()
 
     def _chosen(
@@ -213,10 +232,8 @@ class Quantizer:
     def _target(self, graph: FloatGraph) -> Target:
         return self.target if graph.format == Format.ONNX else Target.ANY
 
-    def _split(self, products: int) -> tuple[Calibration, tuple[Sample, ...]]:
-        """What is measured, and samples to compare by: the more, the smaller the network."""
-        least, most = _COMPARED
-        count = int(min(most, max(least, _COMPARED_PRODUCTS / max(1, products))))
+    def _split(self, count: int) -> tuple[Calibration, tuple[Sample, ...]]:
+        """What is measured, and samples to compare by, at most so many; none where there are too few."""
         indices, compared = self.calibration.indices, self.spare[:count]
         if len(compared) < len(indices) // _HELD_BACK:
             compared = indices[::_HELD_BACK][:count]
@@ -225,6 +242,12 @@ class Quantizer:
         if len(compared) < _FEWEST_COMPARED:
             return self.calibration, ()
         return replace(self.calibration, indices=indices), tuple(self.calibration.dataset.samples(compared))
+
+
+def _most_compared(graph: FloatGraph) -> int:
+    """How many samples to compare by: the more, the smaller the network."""
+    least, most = _COMPARED
+    return int(min(most, max(least, _COMPARED_PRODUCTS / max(1, sum(block.products for block in graph.blocks)))))
 
 
 def measure_statistics(graph: FloatGraph, calibration: Calibration, cache: CalibrationCache) -> dict[str, TensorStatistics]:

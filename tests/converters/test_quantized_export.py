@@ -108,6 +108,39 @@ def test_a_bundle_without_8_bits_is_no_recipe(classifier: Path, tmp_path: Path) 
         read_repeated(classifier)
 
 
+@pytest.fixture(scope="module")
+def labelled(pictures: Path) -> Path:
+    """The pictures with the classes that they have."""
+    values = np.load(pictures)
+    np.savez(pictures.with_name("labelled.npz"), x=values, y=(values.mean(axis=(1, 2, 3)) < 60).astype(np.int64))
+    return pictures.with_name("labelled.npz")
+
+
+def test_a_budget_is_searched_for_on_one_half_of_the_labelled_data_and_judged_by_the_other(
+    classifier: Path, labelled: Path, tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(7)
+    np.savez(tmp_path / "train.npz", x=generator.integers(0, 256, (400, 8, 8, 3)), y=generator.integers(0, 2, 400))
+    options = {"evaluate": labelled, "max_drop": "100pp", "calib_samples": 64}
+    manifest = manifest_of(classifier, tmp_path / "a", tmp_path / "train.npz", **options)
+    assert manifest.evaluation.samples == 45
+    assert manifest.artifacts[0].quantization.steps
+    assert any("looked at 45 labelled samples, half of --eval" in note and "at least 200" in note for note in manifest.notes)
+    plain = manifest_of(classifier, tmp_path / "b", tmp_path / "train.npz", precisions=["fp32"], **options)
+    assert plain.evaluation.samples == 90
+
+
+def test_labelled_samples_that_were_calibrated_on_are_not_searched_by(classifier: Path, labelled: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a search needs samples that differ from all that were calibrated on, of the 45 others"):
+        manifest_of(classifier, tmp_path / "a", labelled, evaluate=labelled, max_drop="100pp", calib_samples=90)
+
+
+def test_a_budget_needs_a_labelled_sample_to_search_by_and_one_to_judge_by(classifier: Path, labelled: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "one.npz", x=np.load(labelled)["x"][:1], y=[0])
+    with pytest.raises(InputError, match=r"--max-drop needs at least 2 samples in --eval, .* found 1; give more"):
+        manifest_of(classifier, tmp_path / "a", labelled, evaluate=tmp_path / "one.npz", max_drop="1pp")
+
+
 def test_black_calibration_samples_are_noted(classifier: Path, pictures: Path, tmp_path: Path) -> None:
     values = np.load(pictures)
     labels = (values.mean(axis=(1, 2, 3)) < 60).astype(np.int64)

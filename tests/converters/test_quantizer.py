@@ -1,5 +1,6 @@
 """From a float network to the 8-bit artifact that answers most like it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -200,8 +201,9 @@ def labelled(network: Network) -> Calibration:
     return Calibration(read, tuple(range(len(made))), 1)
 
 
-def search(network: Network, text: str) -> Search:
-    return Search(labelled(network).samples, Budget.parse(text), batch=1, on_progress=lambda told: None)
+def search(network: Network, text: str, *, count: int = 80, on_progress: Callable[[str], None] = lambda told: None) -> Search:
+    samples = replace(labelled(network), indices=tuple(range(count))).samples
+    return Search(samples, Budget.parse(text), batch=1, on_progress=on_progress)
 
 
 @BOTH
@@ -247,6 +249,26 @@ def test_blocks_in_float_keep_their_weights_whatever_the_rounding(damaged, forma
         record = Quantization("any", "min-max", True, str(rounding), names, len(names))
         found = network.answers(quantizer(network, recipe={format_: record}).quantize(network.graph))
         np.testing.assert_allclose(found["scores"], network.expected()["scores"], atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [20, 80])
+def test_a_budget_is_searched_for_where_too_few_samples_can_be_spared(damaged, count: int) -> None:
+    network = damaged[Format.ONNX]
+    few = replace(network.calibration, indices=tuple(range(31)))
+    made = Quantizer(few, search=search(network, "35pp", count=count)).quantize(network.graph).quantization
+    assert made is not None
+    assert made.steps[0].float_blocks == 0
+    assert made.float_blocks == (network.block("damaged").name,)
+    assert (made.rounding == Rounding.NEAREST) == (count < 32)
+
+
+def test_few_samples_whose_answers_all_stay_ask_for_no_block_in_float(chain) -> None:
+    network = chain[Format.ONNX]
+    record = quantizer(network, search=search(network, "0pp", count=5)).quantize(network.graph).quantization
+    assert record is not None
+    (step,) = record.steps
+    assert (step.float_blocks, step.drop, step.margin) == (0, 0.0, pytest.approx(1.64 / 5))
+    assert record.float_blocks == ()
 
 
 def test_a_record_is_made_again_for_its_own_target(chain) -> None:
