@@ -13,7 +13,7 @@ from lepton_converters.dataset import Sample
 from lepton_converters.expected_drop import expected_drop, temperature_scaled
 from lepton_converters.float_graph import Block
 from lepton_converters.quantizer import Candidate, Comparison
-from lepton_runtime.errors import InputError
+from lepton_runtime.errors import InputError, UnsupportedError
 from lepton_runtime.formats import Target
 from lepton_runtime.labels import class_output, class_scores
 from lepton_runtime.manifest import BlockRecord, SearchStep
@@ -21,10 +21,15 @@ from lepton_runtime.tensors import Array
 
 _GROUP = 256
 _CONFIDENCE = 1.64  # standard errors: 19 of 20 other sets of samples keep to the budget then
-# What one product of numbers costs in 8 bits, as a share of the same in float32, by the widest instruction for it.
+# What one product of numbers costs in 8 bits, as a share of the same in float32. Measured for VNNI alone: the fastest matrix products
+# of an AMD Zen 5 reach 236 GFLOP/s in float32 and 913 GOP/s in 8 bits on one thread, 0.26. The others are estimates, by how many products
+# an instruction does: 16 for 4 of float32 with ARM's dot products; without, two or three instructions widen and add, so that little
+# is won. Any CPU is taken to be between. Only how blocks compare depends on them, and whether keeping them saves any time.
 _PRODUCT_COST = {Target.ANY: 0.5, Target.X86_VNNI: 0.25, Target.X86_AVX2: 0.6, Target.ARM_DOTPROD: 0.25, Target.ARM_V8: 0.7}
 _LEAST_COST = 0.01  # of the whole network: so that blocks that cost next to nothing are told apart by what they save
-_CROSSING_COST = 8.0  # of turning one value to or from 8 bits, in float32 products
+# Of turning one value to or from 8 bits, in float32 products: an estimate, not measured, of a scaling, a rounding, two limits, a
+# conversion, a load and a store, none of which does more values at once than a product does.
+_CROSSING_COST = 8.0
 
 
 class Search:
@@ -44,8 +49,8 @@ class Search:
     def __call__(self, candidate: Candidate, comparison: Comparison) -> Candidate:
         """The candidate with as few blocks in float as keep to the budget, by cost.
 
-        Blocks are taken in the order of the error that each saves for the time that it costs; then each is taken back that turns out
-        not to be needed. None are kept where none must, nor where so many must that 8 bits would save no time.
+        Blocks are taken in the order of the error that each makes or saves for the time that it costs; then each is taken back that turns
+        out not to be needed. None are kept where none must, nor where so many must that 8 bits would save no time.
         """
         blocks = {block.name: block for block in candidate.graph.blocks}
         labels = np.array([sample.label for sample in self.samples()])
@@ -71,6 +76,8 @@ class Search:
         measured = measure_blocks(candidate, comparison, on_progress=self._on_progress)
         order = _ranked(candidate, measured)
         kept = order[: _least(len(order), lambda count: keeps(order[:count]))]
+        if len(kept) == len(order) < len(blocks) and not keeps(kept):
+            kept = []  # those that were left out would be needed
         for name in reversed(kept):
             without = [other for other in kept if other != name]
             if without and keeps(without, name):
@@ -88,21 +95,28 @@ class Search:
 
 
 def measure_blocks(candidate: Candidate, comparison: Comparison, *, on_progress: Callable[[str], None]) -> list[BlockRecord]:
-    """What each block costs: alone in 8 bits, with those before it in 8 bits, and alone in float."""
+    """What each block costs: alone in 8 bits, with those before it in 8 bits, and alone in float.
+
+    A block of which one of these cannot be made is left out.
+    """
     names = [block.name for block in candidate.graph.blocks]
     plain = comparison.measure(candidate.artifact(frozenset()))[0]
     records = []
     for number, name in enumerate(names):
         on_progress(f"block {number + 1} of {len(names)}")
-        alone, drop = comparison.measure(candidate.artifact(frozenset(names) - {name}))
-        cumulative, _ = comparison.measure(candidate.artifact(frozenset(names[number + 1 :])))
-        without, _ = comparison.measure(candidate.artifact(frozenset({name})))
+        kept = (frozenset(names) - {name}, frozenset(names[number + 1 :]), frozenset({name}))
+        try:
+            artifacts = [candidate.artifact(in_float) for in_float in kept]
+        except UnsupportedError as error:
+            on_progress(f"{name} stays in 8 bits: {error}")
+            continue
+        (alone, drop), (cumulative, _), (without, _) = map(comparison.measure, artifacts)
         records.append(BlockRecord(name, alone, cumulative, plain - without, drop))
     return records
 
 
 def _ranked(candidate: Candidate, measured: Sequence[BlockRecord]) -> list[str]:
-    """Names of blocks, first those that save the most error for the time that they cost."""
+    """Names of blocks, first those that make the most error alone in 8 bits, or save it in float, for the time that they cost."""
     blocks = {block.name: block for block in candidate.graph.blocks}
     whole = _float_cost(candidate)
     costs = {name: _extra_cost(candidate, block) / whole for name, block in blocks.items()}

@@ -6,15 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lepton_converters.artifact import Artifact
 from lepton_converters.budget import Budget
 from lepton_converters.calibration import Calibration
 from lepton_converters.dataset import Dataset, Sample
 from lepton_converters.equalization import equalize
 from lepton_converters.mixed_precision import Search
-from lepton_converters.quantizer import Quantizer
+from lepton_converters.quantizer import Candidate, Quantizer
 from lepton_converters.weight_fitting import Rounding, fit_weights
-from lepton_runtime import Format, InputError, Target
-from lepton_runtime.manifest import Quantization
+from lepton_runtime import Format, InputError, Target, UnsupportedError
+from lepton_runtime.manifest import BlockRecord, Quantization
 from tests.converters.float_graphs import Network, float_network, measured
 
 BOTH = pytest.mark.parametrize("format_", list(Format))
@@ -238,6 +239,37 @@ def test_a_budget_that_8_bits_cannot_keep_to_leaves_no_block_in_float(damaged, m
     record = quantizer(network, search=search(network, "0pp")).quantize(network.graph).quantization
     assert record is not None
     assert record.float_blocks == ()  # it would be slower than the float network; the verdict says that it lost too much
+    assert max(step.float_blocks for step in record.steps) == 3
+
+
+def test_a_block_that_cannot_be_measured_stays_in_8_bits_and_the_others_are_searched(damaged, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = damaged[Format.ONNX]
+    third, make = network.block("third").name, Candidate.artifact
+
+    def refusing(candidate: Candidate, in_float: frozenset[str] | None = None) -> Artifact:
+        if in_float == {third}:
+            raise UnsupportedError(f"{third} cannot be in float by itself")
+        return make(candidate, in_float)
+
+    monkeypatch.setattr(Candidate, "artifact", refusing)
+    told: list[str] = []
+    record = quantizer(network, search=search(network, "35pp", on_progress=told.append)).quantize(network.graph).quantization
+    assert record is not None
+    assert third not in {block.name for block in record.measured}
+    assert record.float_blocks == (network.block("damaged").name,)
+    assert f"{third} stays in 8 bits: {third} cannot be in float by itself" in told
+
+
+def test_blocks_that_can_be_measured_stay_in_8_bits_where_they_do_not_suffice(damaged, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = damaged[Format.ONNX]
+    (damage,) = (name for name in network.names if "damaged" in name)
+    monkeypatch.setattr(
+        "lepton_converters.mixed_precision.measure_blocks",
+        lambda *arguments, **options: [BlockRecord(name, 1, 1, 1, None) for name in network.names - {damage}],
+    )
+    record = quantizer(network, search=search(network, "35pp")).quantize(network.graph).quantization
+    assert record is not None
+    assert record.float_blocks == ()
     assert max(step.float_blocks for step in record.steps) == 3
 
 
