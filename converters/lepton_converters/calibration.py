@@ -96,8 +96,9 @@ def split_labelled(evaluated: Dataset, *, samples: int, seed: int, batch: int) -
             f"--max-drop needs at least 2 samples in --eval, one to search by and one to verify on, found {evaluated.count}; give more"
         )
     order = np.random.default_rng(seed).permutation(evaluated.count).tolist()
-    count = min(samples, len(order) // 2)
-    return Calibration(evaluated, tuple(order[:count]), batch), sorted(order[count:])
+    # Every second one: where the calibration is of the same data, it has the first of the same order, and both must keep others.
+    searched = order[1::2][:samples]
+    return Calibration(evaluated, tuple(searched), batch), sorted(set(order) - set(searched))
 
 
 def unseen(samples: Iterator[Sample], seen: Sequence[Calibration], *, use: str = "verification") -> Iterator[Sample]:

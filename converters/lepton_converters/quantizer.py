@@ -10,7 +10,7 @@ import numpy as np
 
 from lepton_converters.artifact import Artifact
 from lepton_converters.artifact_runner import ArtifactRunner, best_classes
-from lepton_converters.calibration import Calibration
+from lepton_converters.calibration import Calibration, grouped
 from lepton_converters.calibration_cache import CalibrationCache, calibration_key
 from lepton_converters.dataset import Sample
 from lepton_converters.divergence import divergence, is_lower
@@ -81,26 +81,35 @@ class Comparison:
             samples: To compare on.
             batch: How many a call takes.
         """
-        self._samples, self._batch = samples, batch
-        labels = [sample.label for sample in samples]
+        ordered = sorted(samples, key=lambda sample: [value.shape for value in sample.inputs.values()])
+        self._groups, self._batch = list(grouped(iter(ordered), len(ordered))), batch
+        labels = [sample.label for sample in ordered]
         self._labels = None if None in labels else np.array(labels)
         self._reference = self._answers(candidate.artifact(frozenset(block.name for block in candidate.graph.blocks)))
 
     def error(self, artifact: Artifact) -> Array:
-        """How far its answers are from the float network's, ``(samples,)``."""
-        return divergence(self._reference, self._answers(artifact))
+        """How far its answers are from the float network's, ``(samples,)``, by the samples' size."""
+        return self._error(self._answers(artifact))
 
     def measure(self, artifact: Artifact) -> tuple[float, float | None]:
         """The mean error, and the accuracy that is lost, if the samples have labels and the answers are classes."""
         found, classes = self._answers(artifact), class_output(artifact.outputs)
-        error = float(divergence(self._reference, found).mean())
+        error = float(self._error(found).mean())
         if self._labels is None or classes is None:
             return error, None
-        right, wanted = (float((best_classes(answers, classes) == self._labels).mean()) for answers in (found, self._reference))
+        right, wanted = (
+            float((np.concatenate([best_classes(group, classes) for group in answers]) == self._labels).mean())
+            for answers in (found, self._reference)
+        )
         return error, wanted - right
 
-    def _answers(self, artifact: Artifact) -> dict[str, Array]:
-        return ArtifactRunner(artifact, threads=1).answers(self._samples, self._batch)
+    def _error(self, found: Sequence[dict[str, Array]]) -> Array:
+        return np.concatenate([divergence(*answers) for answers in zip(self._reference, found, strict=True)])
+
+    def _answers(self, artifact: Artifact) -> list[dict[str, Array]]:
+        """Of the samples of each size, whose outputs may have sizes of their own, too."""
+        runner = ArtifactRunner(artifact, threads=1)
+        return [runner.answers(group, self._batch) for group in self._groups]
 
 
 class BlockSearch(Protocol):

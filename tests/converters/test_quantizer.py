@@ -12,7 +12,7 @@ from lepton_converters.calibration import Calibration
 from lepton_converters.dataset import Dataset, Sample
 from lepton_converters.equalization import equalize
 from lepton_converters.mixed_precision import Search
-from lepton_converters.quantizer import Candidate, Quantizer
+from lepton_converters.quantizer import Candidate, Comparison, Quantizer
 from lepton_converters.weight_fitting import Rounding, fit_weights
 from lepton_runtime import Format, InputError, Target, UnsupportedError
 from lepton_runtime.manifest import BlockRecord, Quantization
@@ -159,6 +159,23 @@ def test_too_few_samples_to_compare_leave_the_plain_form(chain) -> None:
     few = replace(network.calibration, indices=tuple(range(31)))
     made = Quantizer(few).quantize(network.graph)
     assert made.quantization == Quantization("any", "min-max", False, "nearest", (), len(network.graph.blocks))
+
+
+def test_candidates_are_compared_on_samples_of_several_sizes(keras, liven) -> None:
+    image = keras.Input((None, None, 3), name="image")
+    x = keras.layers.Conv2D(4, 3, padding="same", activation="relu")(image)
+    scores = keras.layers.Dense(3, activation="softmax", name="scores")(keras.layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(image, {"scores": scores, "map": keras.layers.Conv2D(2, 1, name="map")(x)})
+    liven(keras, model)
+    network = float_network(model, Format.ONNX, count=4)
+    candidate = Candidate(network.graph, network.ranges(), Quantization("any", "min-max", False, "nearest", (), 1), "float")
+    generator = np.random.default_rng(3)
+    samples = [Sample({"image": generator.normal(size=(size, 8, 3)).astype(np.float32)}, 1) for size in (8, 12, 8, 12, 8, 12)]
+    comparison = Comparison(candidate, samples, 1)
+    error = comparison.error(candidate.artifact())
+    assert error.shape == (6,)
+    alone = [Comparison(candidate, samples[start::2], 1).measure(candidate.artifact()) for start in (0, 1)]
+    assert comparison.measure(candidate.artifact())[0] == pytest.approx(np.mean([found for found, _ in alone]))
 
 
 def test_the_target_is_recorded_in_onnx_files_only(chain) -> None:
