@@ -26,9 +26,11 @@ class Moments:
     covariance: Array
 
 
-def fits(operator: Operator) -> bool:
-    """Whether an operator is one whose weights can be fitted."""
-    return operator.weight is not None and (operator.kind in ("Gemm", "MatMul") or operator.window is not None)
+def fits(graph: FloatGraph, operator: Operator) -> bool:
+    """Whether an operator is one whose weights can be fitted; those of a batched product differ from place to place."""
+    if operator.weight is None or operator.kind not in ("Gemm", "MatMul"):
+        return operator.window is not None
+    return graph.constant(operator.weight).ndim == 2
 
 
 def measure_moments(
@@ -47,7 +49,7 @@ def measure_moments(
     names = tuple(dict.fromkeys(operator.inputs[0] for operator in operators))
     for values in graph.values(batches, names):
         for operator in operators:
-            rows = _rows(graph, operator, values[operator.inputs[0]], generator)  # (groups, rows, taps)
+            rows = _rows(operator, values[operator.inputs[0]], generator)  # (groups, rows, taps)
             count, total, products = sums.get(operator.weight or "", (0, np.zeros(1), np.zeros(1)))
             found = np.matmul(rows.transpose(0, 2, 1), rows)
             sums[operator.weight or ""] = (count + rows.shape[1], total + rows.sum(axis=1, dtype=np.float64), products + found)
@@ -93,10 +95,9 @@ def from_rows(rows: Array, operator: Operator, shape: Sequence[int]) -> Array:
     return np.ascontiguousarray(rows.reshape([shape[axis] for axis in order]).transpose(np.argsort(order)))
 
 
-def _rows(graph: FloatGraph, operator: Operator, values: Array, generator: np.random.Generator) -> Array:
+def _rows(operator: Operator, values: Array, generator: np.random.Generator) -> Array:
     """Some of the rows that the weights multiply, ``(groups, rows, taps)`` float32."""
-    axis = graph.channel_axis(operator.inputs[0])
-    channels_last = values if axis is None else np.moveaxis(values, axis, -1)
+    channels_last = np.moveaxis(values, operator.channel_axis, -1)
     if operator.window is None:
         flat = channels_last.reshape(-1, channels_last.shape[-1])
         return flat[_chosen(len(flat), _ROWS * len(values), generator)][None]

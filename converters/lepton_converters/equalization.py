@@ -50,7 +50,8 @@ def equalize(graph: FloatGraph, statistics: Mapping[str, TensorStatistics]) -> F
 def _can_share(graph: FloatGraph, uses: Counter[str], first: Operator, second: Operator) -> bool:
     """Whether factors of the one's outputs can be taken back in the other's weights, and nowhere else are seen."""
     is_own = all(uses[name] == 1 for name in (first.weight, first.bias, second.weight) if name)
-    return is_own and first.activation in ("linear", "relu", "relu6") and graph.reader_count(first.output) == 1
+    is_passed_on = first.activation in ("linear", "relu", "relu6") and first.channel_axis == second.channel_axis
+    return is_own and is_passed_on and graph.reader_count(first.output) == 1
 
 
 def _factors(found: TensorStatistics, weights: Array, first: Operator, second: Operator) -> Array | None:

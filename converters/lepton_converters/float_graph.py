@@ -52,6 +52,7 @@ class Operator:
         products: How many multiplications of a weight by an activation one sample takes.
         values: How many values one sample gives.
         window: Of a convolution whose rounding can be fitted to data, else ``None``.
+        channel_axis: Of what an operator with weights takes and gives, the axis of channels.
     """
 
     kind: str
@@ -65,6 +66,7 @@ class Operator:
     products: int = 0
     values: int = 0
     window: Window | None = None
+    channel_axis: int = -1
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class FloatGraph(Protocol):
         ...
 
     def channel_axis(self, tensor: str) -> int | None:
-        """The axis of an activation's channels, or ``None`` if it has none."""
+        """The axis of an activation's channels, as the operator that makes it has them; ``None`` if it has none."""
         ...
 
     def reader_count(self, tensor: str) -> int:

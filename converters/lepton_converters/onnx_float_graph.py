@@ -100,7 +100,7 @@ class OnnxFloatGraph:
     def channel_axis(self, tensor: str) -> int | None:
         """The axis of an activation's channels."""
         rank = len(self._shapes.get(tensor, ()))
-        return 1 if rank == 4 else rank - 1 if rank > 1 else None
+        return self._channel_axes.get(tensor, 1 if rank == 4 else -1) % rank if rank > 1 else None
 
     def reader_count(self, tensor: str) -> int:
         """How many operators take an activation."""
@@ -179,6 +179,13 @@ class OnnxFloatGraph:
             for value in values
             if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
         }
+
+    @cached_property
+    def _channel_axes(self) -> dict[str, int]:
+        """Of what operators with weights take and give; where two differ, the one that gives it tells."""
+        weighted = [operator for operator in self._operators if operator.weight]
+        taken = {operator.inputs[0]: operator.channel_axis for operator in weighted}
+        return taken | {operator.output: operator.channel_axis for operator in weighted}
 
     @cached_property
     def _nodes(self) -> dict[str, list[str]]:
@@ -280,6 +287,7 @@ class OnnxFloatGraph:
             products=products,
             values=values,
             window=self._window(node, shape, attributes) if node.op_type == "Conv" else None,
+            channel_axis=1 if "Conv" in node.op_type else -1,
         )
 
     def _window(self, node: onnx.NodeProto, shape: Sequence[int], attributes: Mapping[str, Any]) -> Window | None:

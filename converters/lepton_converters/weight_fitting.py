@@ -44,7 +44,7 @@ def fit_weights(
         target: The CPU it is for.
         seed: Of the choice of activations that are looked at.
     """
-    operators = [operator for operator in operators_of(graph.blocks) if fits(operator)]
+    operators = [operator for operator in operators_of(graph.blocks) if fits(graph, operator)]
     shared = Counter(operator.bias for operator in {operator.weight: operator for operator in operators}.values() if operator.bias)
     constants: dict[Rounding, dict[str, Array]] = {rounding: {} for rounding in roundings}
     done: set[str] = set()

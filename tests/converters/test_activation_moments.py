@@ -52,6 +52,17 @@ def dense(keras) -> dict[Format, Network]:
     return networks_of(keras.Model(rows, [steps, flat]))
 
 
+@pytest.fixture(scope="module", params=[(5, 7), (4, 4)], ids=["oblong", "as high as deep"])
+def pictures(keras, request) -> dict[Format, Network]:
+    """Layers that contract the last axis of what a convolution gives."""
+    keras.utils.set_random_seed(2)
+    image = keras.Input((*request.param, 3), name="image")
+    x = keras.layers.Conv2D(4, 1, name="stem", bias_initializer="normal")(image)
+    x = keras.layers.EinsumDense("bhwc,cd->bhwd", (None, None, 5), bias_axes="d", bias_initializer="normal", name="einsum")(x)
+    x = keras.layers.EinsumDense("bhwc,cd->bhwd", (None, None, 4), name="unbiased")(x)
+    return networks_of(keras.Model(image, keras.layers.Dense(6, name="dense", bias_initializer="normal")(x)))
+
+
 def check_moments(network: Network, operator: Operator) -> None:
     """The mean and covariance of an operator's outputs follow from the moments of its inputs and from its weights."""
     graph = network.graph
@@ -70,7 +81,7 @@ def check_moments(network: Network, operator: Operator) -> None:
 @pytest.mark.parametrize("format_", list(Format))
 def test_moments_and_weights_of_convolutions_give_their_outputs(convolutions, format_: Format) -> None:
     network = convolutions[format_]
-    operators = [operator for operator in network.operators if fits(operator)]
+    operators = [operator for operator in network.operators if fits(network.graph, operator)]
     assert len(operators) == len(CONVOLUTIONS) - 1  # with the stem, without the last two
     for operator in operators:
         check_moments(network, operator)
@@ -79,10 +90,44 @@ def test_moments_and_weights_of_convolutions_give_their_outputs(convolutions, fo
 @pytest.mark.parametrize("format_", list(Format))
 def test_moments_and_weights_of_a_dense_layer_give_its_outputs(dense, format_: Format) -> None:
     network = dense[format_]
-    operators = [operator for operator in network.operators if fits(operator)]
+    operators = [operator for operator in network.operators if fits(network.graph, operator)]
     assert len(operators) == 2
     for operator in operators:
         check_moments(network, operator)
+
+
+@pytest.mark.parametrize("format_", list(Format))
+def test_moments_and_weights_of_layers_on_the_last_axis_of_pictures_give_their_outputs(pictures, format_: Format) -> None:
+    network = pictures[format_]
+    operators = [operator for operator in network.operators if fits(network.graph, operator)]
+    assert len(operators) == 4
+    for operator in operators:
+        check_moments(network, operator)
+
+
+def test_moments_and_weights_of_a_convolution_of_volumes_give_its_outputs(keras) -> None:
+    keras.utils.set_random_seed(2)
+    volume = keras.Input((4, 5, 3, 3), name="volume")
+    x = keras.layers.Conv3D(4, 2, padding="same", name="first")(volume)
+    network = float_network(keras.Model(volume, keras.layers.Conv3D(5, (2, 3, 1), strides=2, name="second")(x)), Format.ONNX, count=6)
+    operators = [operator for operator in network.operators if fits(network.graph, operator)]
+    assert len(operators) == 2
+    for operator in operators:
+        check_moments(network, operator)
+
+
+@pytest.mark.parametrize("format_", list(Format))
+def test_weights_that_differ_from_place_to_place_are_not_fitted(keras, format_: Format) -> None:
+    keras.utils.set_random_seed(2)
+    rows = keras.Input((4, 6), name="rows")
+    x = keras.layers.EinsumDense("bhc,hcd->bhd", (4, 5), name="apart")(keras.layers.Dense(6, name="before")(rows))
+    network = float_network(keras.Model(rows, keras.layers.Dense(3, name="after")(x)), format_, count=6)
+    fitted = [operator for operator in network.operators if fits(network.graph, operator)]
+    assert len(fitted) == 2
+    (graph,) = fit_weights(network.graph, network.calibration.batches, (Rounding.CLIPPED,), target=Target.ANY, seed=0).values()
+    found = network.answers(graph.quantize(network.ranges(), in_float=frozenset(), target=Target.ANY, io="float"))
+    for name, expected in network.expected().items():
+        np.testing.assert_allclose(found[name], expected, atol=0.1)
 
 
 @pytest.mark.parametrize("format_", list(Format))
@@ -99,15 +144,15 @@ def test_rows_are_the_weights_in_another_order(convolutions, dense, format_: For
 @pytest.mark.parametrize("format_", list(Format))
 def test_operators_that_no_window_describes_are_not_fitted(convolutions, format_: Format) -> None:
     network = convolutions[format_]
-    kinds = [operator.kind for operator in network.operators if operator.weight and not fits(operator)]
+    kinds = [operator.kind for operator in network.operators if operator.weight and not fits(network.graph, operator)]
     assert sorted(kinds) == ["Conv", "ConvTranspose"]  # a depthwise one that makes two channels of each
     (fitted,) = fit_weights(network.graph, network.calibration.batches, (Rounding.CLIPPED,), target=Target.ANY, seed=0).values()
     for operator in network.operators:
         is_same = np.array_equal(fitted.constant(operator.weight), network.graph.constant(operator.weight))
-        assert is_same != fits(operator), operator.weight
+        assert is_same != fits(network.graph, operator), operator.weight
 
 
 def test_groups_hold_every_operator_once(convolutions) -> None:
     network = convolutions[Format.ONNX]
-    operators = [operator for operator in network.operators if fits(operator)]
+    operators = [operator for operator in network.operators if fits(network.graph, operator)]
     assert [operator for group in grouped_by_size(network.graph, operators) for operator in group] == operators
