@@ -32,7 +32,7 @@ def equalize(graph: FloatGraph, statistics: Mapping[str, TensorStatistics]) -> F
     makers = {operator.output: operator for operator in operators if operator.weight}
     constants: dict[str, Array] = {}
     for second in operators:
-        first = makers.get(second.inputs[0])
+        first = makers.get(second.inputs[0]) if second.inputs else None
         if first is None or not second.weight or not _can_share(graph, uses, first, second):
             continue
         weights = [constants.get(name or "", graph.constant(name or "")) for name in (first.weight, second.weight)]
@@ -59,7 +59,7 @@ def _factors(found: TensorStatistics, weights: Array, first: Operator, second: O
     reaches = np.maximum(np.abs(found.channel_lows), np.abs(found.channel_highs)).astype(np.float64)
     axis = second.output_axis if second.input_axis is None else second.input_axis
     if len(reaches) != weights.shape[axis] or not reaches.any():
-        return None
+        return None  # a weight of channels in groups has fewer
     with np.errstate(divide="ignore", invalid="ignore"):
         factors = reaches.max() / reaches
         if second.input_axis is not None:

@@ -47,7 +47,8 @@ class Operator:
         weight: The constant that it multiplies by, or ``None``.
         bias: The constant that it adds, or ``None``.
         output_axis: Of the weight, the axis of output channels.
-        input_axis: Of the weight, the axis of input channels; ``None`` where each channel stays by itself (depthwise).
+        input_axis: Of the weight, the axis of input channels, those of one group; ``None`` where each channel stays by itself
+            (depthwise).
         activation: ``linear``, ``relu``, ``relu6`` (any ceiling), or ``other``.
         products: How many multiplications of a weight by an activation one sample takes.
         values: How many values one sample gives.

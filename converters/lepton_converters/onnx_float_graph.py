@@ -273,6 +273,7 @@ class OnnxFloatGraph:
         else:
             output_axis, input_axis = (0, 1) if node.op_type == "Conv" else (1, 0)
         groups = attributes.get("group", 1)
+        is_depthwise = groups > 1 and shape[1] == 1
         products = values * math.prod(shape) // max(1, shape[output_axis] * (groups if node.op_type == "ConvTranspose" else 1))
         bias = node.input[2] if len(node.input) > 2 and node.input[2] in self._constants else None
         return Operator(
@@ -282,7 +283,7 @@ class OnnxFloatGraph:
             weight=node.input[1],
             bias=bias,
             output_axis=output_axis,
-            input_axis=None if groups > 1 else input_axis,
+            input_axis=None if is_depthwise else input_axis,
             activation="linear",
             products=products,
             values=values,

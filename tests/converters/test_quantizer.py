@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lepton_converters.activation_moments import fits
 from lepton_converters.artifact import Artifact
 from lepton_converters.budget import Budget
 from lepton_converters.calibration import Calibration
@@ -39,6 +40,24 @@ def chain(keras, liven) -> dict[Format, Network]:
     return {format_: float_network(model, format_, count=80) for format_ in Format}
 
 
+@pytest.fixture(scope="module")
+def grouped(keras, liven) -> dict[Format, Network]:
+    """A convolution in groups between others, whose channels have unlike ranges."""
+    keras.utils.set_random_seed(6)
+    layers = keras.layers
+    image = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="first")(image)
+    x = layers.Conv2D(8, 3, padding="same", groups=2, activation="relu", name="grouped")(x)
+    x = layers.Conv2D(6, 1, activation="relu", name="third")(x)
+    model = keras.Model(image, layers.Dense(3, activation="softmax", name="scores")(layers.Flatten()(x)))
+    liven(keras, model)
+    for name in ("first", "grouped"):
+        kernel, bias = model.get_layer(name).get_weights()
+        factors = np.float32([1, 0.05, 1, 0.2, 3, 1, 0.1, 1])
+        model.get_layer(name).set_weights([kernel * factors, bias * factors])
+    return {format_: float_network(model, format_, count=80) for format_ in Format}
+
+
 def quantizer(network: Network, **options) -> Quantizer:
     """One that compares on as many samples as it measures."""
     count = len(network.calibration.indices) // 2
@@ -53,8 +72,9 @@ def answers_in_float(network: Network, graph) -> np.ndarray:
 
 
 @BOTH
-def test_equalized_channels_leave_the_function_as_it_was(chain, format_: Format) -> None:
-    network = chain[format_]
+@pytest.mark.parametrize("kind", ["chain", "grouped"])
+def test_equalized_channels_leave_the_function_as_it_was(request, kind: str, format_: Format) -> None:
+    network = request.getfixturevalue(kind)[format_]
     statistics = measured(network.graph, network.calibration)
     equal = equalize(network.graph, statistics)
     assert equal is not None
@@ -76,6 +96,16 @@ def test_equalized_channels_of_a_depthwise_input_reach_equally_far(chain, format
     assert after.max() == pytest.approx(before.max(), rel=1e-5)
 
 
+@BOTH
+def test_channels_that_a_grouped_convolution_mixes_stay_and_those_it_gives_are_equalized(grouped, format_: Format) -> None:
+    network = grouped[format_]
+    first, middle, third = (operator.weight for operator in network.operators[:3])
+    equal = equalize(network.graph, measured(network.graph, network.calibration))
+    assert equal is not None
+    same = [name for name in (first, middle, third) if np.array_equal(equal.constant(name), network.graph.constant(name))]
+    assert same == [first]
+
+
 def test_a_network_whose_channels_reach_equally_far_is_not_equalized(chain) -> None:
     network = chain[Format.ONNX]
     graph = network.graph
@@ -85,12 +115,13 @@ def test_a_network_whose_channels_reach_equally_far_is_not_equalized(chain) -> N
 
 
 @BOTH
-def test_every_way_of_rounding_puts_weights_on_their_integers(chain, format_: Format) -> None:
-    network = chain[format_]
+@pytest.mark.parametrize("kind", ["chain", "grouped"])
+def test_every_way_of_rounding_puts_weights_on_their_integers(request, kind: str, format_: Format) -> None:
+    network = request.getfixturevalue(kind)[format_]
     ways = tuple(Rounding)[1:]
     for rounding, graph in fit_weights(network.graph, network.calibration.batches, ways, target=Target.ANY, seed=0).items():
         for operator in network.operators:
-            if operator.weight and rounding != Rounding.BIAS_CORRECTED:
+            if fits(graph, operator) and rounding != Rounding.BIAS_CORRECTED:
                 scheme = graph.weight_scheme(operator, Target.ANY)
                 weights = graph.constant(operator.weight)
                 np.testing.assert_allclose(scheme.rounded(weights), weights, atol=1e-6 * np.abs(weights).max())
