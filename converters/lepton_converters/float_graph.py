@@ -49,7 +49,7 @@ class Operator:
         output_axis: Of the weight, the axis of output channels.
         input_axis: Of the weight, the axis of input channels, those of one group; ``None`` where each channel stays by itself
             (depthwise).
-        activation: ``linear``, ``relu``, ``relu6`` (any ceiling), or ``other``.
+        activation: ``linear``, ``relu``, ``relu6`` (any ceiling above a floor of 0), or ``other``.
         products: How many multiplications of a weight by an activation one sample takes.
         values: How many values one sample gives.
         window: Of a convolution whose rounding can be fitted to data, else ``None``.

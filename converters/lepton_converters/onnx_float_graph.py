@@ -236,8 +236,7 @@ class OnnxFloatGraph:
             if node.op_type in _CUTS and given and given[0] in fused and len(self._readers[given[0]]) == 1:
                 position = fused.pop(given[0])
                 operator, names = found[position]
-                kind = "relu" if node.op_type == "Relu" else "relu6"
-                found[position] = (replace(operator, output=made, activation=kind), [*names, node.name])
+                found[position] = (replace(operator, output=made, activation=self._cut(node)), [*names, node.name])
                 origin[made] = made
             elif self._is_linear(node):
                 found.append((self._linear(node), [node.name]))
@@ -255,6 +254,13 @@ class OnnxFloatGraph:
             elif node.op_type in _UNARY and len(set(origins)) == 1 and origins[0]:
                 origin[made] = origins[0]
         return found
+
+    def _cut(self, node: onnx.NodeProto) -> str:
+        """The activation that a cut is. A floor other than 0 is none that factors pass."""
+        if node.op_type == "Relu":
+            return "relu"
+        floor = self._constants.get(node.input[1]) if len(node.input) > 1 else None
+        return "relu6" if floor is not None and not onnx.numpy_helper.to_array(floor).any() else "other"
 
     def _is_linear(self, node: onnx.NodeProto) -> bool:
         if node.op_type not in _LINEAR or node.input[0] in self._constants or node.input[1] not in self._constants:

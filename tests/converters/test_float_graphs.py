@@ -8,7 +8,9 @@ import onnx
 import pytest
 
 from lepton_converters.artifact import Artifact
+from lepton_converters.onnx_float_graph import OnnxFloatGraph
 from lepton_runtime import Format, Target
+from lepton_runtime.tensors import TensorSpec
 from tests.converters.float_graphs import Network, float_network
 
 BOTH = pytest.mark.parametrize("format_", list(Format))
@@ -247,3 +249,27 @@ def test_a_tensor_with_one_reader_is_told_from_one_with_two(network, format_: Fo
     first = made.operators[0]
     assert made.graph.reader_count(first.output) == 2  # the convolution behind it, and the sum
     assert made.graph.reader_count("image") == 1
+
+
+@pytest.mark.parametrize(
+    ("cut", "activation"),
+    [
+        ("zero, six", "relu6"),
+        ("zero", "relu6"),
+        ("below, six", "other"),
+        ("above, six", "other"),
+        (", six", "other"),
+        ("row, six", "other"),
+    ],
+)
+def test_only_a_cut_at_0_lets_factors_through(cut: str, activation: str) -> None:
+    constants = "float zero = {0}, float six = {6}, float below = {-1}, float above = {1}"
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["": 17]>
+        net (float[n, 1] rows, float row) => (float[n, 1] out) <float[1, 1] weight = {{2}}, {constants}> {{
+            made = MatMul(rows, weight)
+            out = Clip(made, {cut})
+        }}"""
+    )
+    graph = OnnxFloatGraph(model, inputs=(TensorSpec("rows", (None, 1), "float32"),), outputs=(), route="")
+    assert [operator.activation for operator in graph.blocks[0].operators] == [activation]
