@@ -20,10 +20,12 @@ class Moments:
         mean: ``(groups, taps)``; one group for all channels, or one a channel for a depthwise operator. Taps are in the order of
             :func:`as_rows`.
         covariance: ``(groups, taps, taps)``.
+        count: Of how many rows.
     """
 
     mean: Array
     covariance: Array
+    count: int
 
 
 def fits(graph: FloatGraph, operator: Operator) -> bool:
@@ -35,8 +37,8 @@ def fits(graph: FloatGraph, operator: Operator) -> bool:
 
 def measure_moments(
     graph: FloatGraph, operators: Sequence[Operator], batches: Iterator[Mapping[str, Array]], *, seed: int
-) -> dict[str, Moments]:
-    """The moments of what each weight of those operators multiplies, by the weight's name.
+) -> dict[tuple[str, str | None], Moments]:
+    """The moments of what each weight of those operators multiplies, by its name and that of the bias which is added.
 
     Args:
         graph: Where they are in.
@@ -44,33 +46,40 @@ def measure_moments(
         batches: Inputs of the graph.
         seed: Of the choice of outputs that are looked at, up to 64 a sample.
     """
-    sums: dict[str, tuple[int, Array, Array]] = {}
+    sums: dict[tuple[str, str | None], tuple[int, Array, Array]] = {}
     generator = np.random.default_rng(seed)
     names = tuple(dict.fromkeys(operator.inputs[0] for operator in operators))
     for values in graph.values(batches, names):
         for operator in operators:
             rows = _rows(operator, values[operator.inputs[0]], generator)  # (groups, rows, taps)
-            count, total, products = sums.get(operator.weight or "", (0, np.zeros(1), np.zeros(1)))
+            key = (operator.weight or "", operator.bias)
+            count, total, products = sums.get(key, (0, np.zeros(1), np.zeros(1)))
             found = np.matmul(rows.transpose(0, 2, 1), rows)
-            sums[operator.weight or ""] = (count + rows.shape[1], total + rows.sum(axis=1, dtype=np.float64), products + found)
+            sums[key] = (count + rows.shape[1], total + rows.sum(axis=1, dtype=np.float64), products + found)
     moments = {}
-    for name, (count, total, products) in sums.items():
+    for key, (count, total, products) in sums.items():
         mean = total / count
-        moments[name] = Moments(mean, products / count - mean[:, :, None] * mean[:, None, :])
+        moments[key] = Moments(mean, products / count - mean[:, :, None] * mean[:, None, :], count)
     return moments
 
 
 def grouped_by_size(graph: FloatGraph, operators: Sequence[Operator]) -> Iterator[list[Operator]]:
-    """The operators in groups whose covariances fit into a quarter of a GiB; one that is larger is a group of its own."""
+    """The operators in groups whose covariances fit into a quarter of a GiB; what is larger is a group of its own.
+
+    Those that share a weight are in one group.
+    """
+    readers: dict[str, list[Operator]] = {}
+    for operator in operators:
+        readers.setdefault(operator.weight or "", []).append(operator)
     group: list[Operator] = []
     size = 0
-    for operator in operators:
-        groups, taps = as_rows(graph.constant(operator.weight or ""), operator).shape[::2]
-        needed = 8 * groups * taps**2
+    for name, found in readers.items():
+        groups, taps = as_rows(graph.constant(name), found[0]).shape[::2]
+        needed = 8 * groups * taps**2 * len({operator.bias for operator in found})
         if group and size + needed > _MOST_BYTES:
             yield group
             group, size = [], 0
-        group.append(operator)
+        group += found
         size += needed
     if group:
         yield group

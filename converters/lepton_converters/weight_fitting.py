@@ -1,7 +1,7 @@
 """Weights and biases that lose less by 8 bits, for the activations that they meet."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 
 import numpy as np
@@ -44,32 +44,26 @@ def fit_weights(
         target: The CPU it is for.
         seed: Of the choice of activations that are looked at.
     """
-    operators = [operator for operator in operators_of(graph.blocks) if fits(graph, operator)]
-    shared = Counter(operator.bias for operator in {operator.weight: operator for operator in operators}.values() if operator.bias)
+    operators = operators_of(graph.blocks)
+    uses = Counter(bias for _, bias in {(operator.weight, operator.bias) for operator in operators})
     constants: dict[Rounding, dict[str, Array]] = {rounding: {} for rounding in roundings}
-    done: set[str] = set()
-    for group in grouped_by_size(graph, operators):
+    for group in grouped_by_size(graph, [operator for operator in operators if fits(graph, operator)]):
         moments = measure_moments(graph, group, batches(), seed=seed)
-        for operator in group:
-            name = operator.weight or ""
-            if name in done or name not in moments:
-                continue
-            done.add(name)
-            bias = operator.bias if operator.bias and shared[operator.bias] == 1 else None
+        for operator in {operator.weight: operator for operator in group}.values():
+            readers = [(bias if uses[bias] == 1 else None, found) for (name, bias), found in moments.items() if name == operator.weight]
             for rounding in roundings:
-                constants[rounding].update(_fitted(graph, operator, bias, moments[name], rounding, graph.weight_scheme(operator, target)))
+                constants[rounding].update(_fitted(graph, operator, readers, rounding, graph.weight_scheme(operator, target)))
     return {rounding: graph.with_constants(found) for rounding, found in constants.items()}
 
 
 def _fitted(
-    graph: FloatGraph, operator: Operator, bias: str | None, moments: Moments, rounding: Rounding, scheme: WeightScheme
+    graph: FloatGraph, operator: Operator, readers: Sequence[tuple[str | None, Moments]], rounding: Rounding, scheme: WeightScheme
 ) -> Iterator[tuple[str, Array]]:
-    """The constants of one operator."""
+    """The constants of the operators with one weight: theirs, and the bias, if it is no other's, of each."""
     name = operator.weight or ""
     weights = graph.constant(name)
     exact = as_rows(weights, operator)
-    # A bias makes up for the mean; without one, it counts like any other error.
-    spread = moments.covariance if bias else moments.covariance + moments.mean[:, :, None] * moments.mean[:, None, :]
+    spread = _spread(readers)
     start = weights
     if rounding == Rounding.CLIPPED:
         importance = np.broadcast_to(np.einsum("gtt->gt", spread)[:, None], exact.shape)
@@ -82,6 +76,17 @@ def _fitted(
         integers = np.stack([fit_rounding(rows[g], exact[g], scales[g], spread[g], largest=scheme.largest) for g in range(len(exact))])
         made = (integers * scales[..., None]).astype(np.float32)
         yield name, from_rows(made, operator, weights.shape)
-    if bias:
-        shift = np.einsum("got,gt->go", (exact - made).astype(np.float64), moments.mean).reshape(-1)
-        yield bias, (graph.constant(bias) + shift).astype(np.float32)
+    for bias, moments in readers:
+        if bias:
+            shift = np.einsum("got,gt->go", (exact - made).astype(np.float64), moments.mean).reshape(-1)
+            yield bias, (graph.constant(bias) + shift).astype(np.float32)
+
+
+def _spread(readers: Sequence[tuple[str | None, Moments]]) -> Array:
+    """How errors of the weights go together in the outputs, in the mean over all rows, ``(groups, taps, taps)``.
+
+    A bias makes up for the mean; without one, it counts like any other error.
+    """
+    count = sum(found.count for _, found in readers)
+    spreads = [found.covariance + (0 if bias else found.mean[:, :, None] * found.mean[:, None, :]) for bias, found in readers]
+    return np.asarray(sum(found.count / count * spread for (_, found), spread in zip(readers, spreads, strict=True)))

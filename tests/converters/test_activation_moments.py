@@ -1,10 +1,16 @@
+from collections.abc import Iterator, Mapping
+
 import numpy as np
+import onnx
 import pytest
 
+from lepton_converters import activation_moments
 from lepton_converters.activation_moments import as_rows, fits, from_rows, grouped_by_size, measure_moments
 from lepton_converters.float_graph import Operator
+from lepton_converters.onnx_float_graph import OnnxFloatGraph
 from lepton_converters.weight_fitting import Rounding, fit_weights
 from lepton_runtime import Format, Target
+from lepton_runtime.tensors import TensorSpec
 from tests.converters.float_graphs import Network, float_network
 
 # Each window is another: uneven padding, strides and dilations of their own, on pictures of uneven sides with at most 64 outputs.
@@ -156,3 +162,65 @@ def test_groups_hold_every_operator_once(convolutions) -> None:
     network = convolutions[Format.ONNX]
     operators = [operator for operator in network.operators if fits(network.graph, operator)]
     assert [operator for group in grouped_by_size(network.graph, operators) for operator in group] == operators
+
+
+def two_readers(first_bias: str, second_bias: str) -> OnnxFloatGraph:
+    """Two matrix products with the same weights on unlike inputs, each with its bias, or with none."""
+    generator = np.random.default_rng(1)
+    constants = {name: generator.normal(0, 1, shape) for name, shape in {"weight": (6, 4), "one": (4,), "other": (4,)}.items()}
+    arrays = [onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in constants.items()]
+    nodes = [
+        onnx.helper.make_node("Gemm", [f"{side}_rows", "weight", *filter(None, [bias])], [f"net/{side}/out"])
+        for side, bias in [("left", first_bias), ("right", second_bias)]
+    ]
+    specs = tuple(TensorSpec(f"{side}_rows", (None, 6), "float32") for side in ("left", "right"))
+    inputs = [onnx.helper.make_tensor_value_info(spec.name, onnx.TensorProto.FLOAT, ["n", 6]) for spec in specs]
+    outputs = [onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, ["n", 4]) for node in nodes]
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(nodes, "net", inputs, outputs, arrays), opset_imports=[onnx.helper.make_opsetid("", 17)]
+    )
+    model.ir_version = 8
+    return OnnxFloatGraph(model, inputs=specs, outputs=(), route="")
+
+
+def unlike_rows() -> Iterator[Mapping[str, np.ndarray]]:
+    generator = np.random.default_rng(5)
+    for _ in range(20):
+        yield {f"{side}_rows": generator.normal(mean, 1, (4, 6)).astype(np.float32) for side, mean in (("left", 3), ("right", -2))}
+
+
+def means(graph: OnnxFloatGraph) -> np.ndarray:
+    """The mean of each channel of both outputs, ``(2, channels)``."""
+    names = ("net/left/out", "net/right/out")
+    found = list(graph.values(unlike_rows(), names))
+    return np.stack([np.concatenate([values[name] for values in found]).mean(axis=0) for name in names])
+
+
+@pytest.mark.parametrize("most_bytes", [2**28, 1])
+@pytest.mark.parametrize("rounding", list(Rounding)[1:])
+def test_each_reader_of_a_weight_has_its_own_bias_corrected(monkeypatch: pytest.MonkeyPatch, rounding: Rounding, most_bytes: int) -> None:
+    monkeypatch.setattr(activation_moments, "_MOST_BYTES", most_bytes)
+    graph = two_readers("one", "other")
+    (fitted,) = fit_weights(graph, unlike_rows, (rounding,), target=Target.ANY, seed=0).values()
+    scheme = graph.weight_scheme(graph.blocks[0].operators[0], Target.ANY)
+    rounded = fitted.with_constants({"weight": scheme.rounded(fitted.constant("weight"))})
+    np.testing.assert_allclose(means(rounded), means(graph), atol=1e-4)
+
+
+def test_one_bias_of_two_readers_is_corrected_for_both() -> None:
+    graph = two_readers("one", "one")
+    (fitted,) = fit_weights(graph, unlike_rows, (Rounding.BIAS_CORRECTED,), target=Target.ANY, seed=0).values()
+    scheme = graph.weight_scheme(graph.blocks[0].operators[0], Target.ANY)
+    rounded = fitted.with_constants({"weight": scheme.rounded(fitted.constant("weight"))})
+    np.testing.assert_allclose(means(rounded).mean(axis=0), means(graph).mean(axis=0), atol=1e-4)
+
+
+def test_a_mean_counts_only_where_no_bias_makes_up_for_it() -> None:
+    weights = []
+    for biases in [("one", "other"), ("one", ""), ("", "")]:
+        graph = two_readers(*biases)
+        (fitted,) = fit_weights(graph, unlike_rows, (Rounding.FITTED,), target=Target.ANY, seed=0).values()
+        for bias in ("one", "other"):
+            assert np.array_equal(fitted.constant(bias), graph.constant(bias)) == (bias not in biases)
+        weights.append(fitted.constant("weight"))
+    assert not any(np.array_equal(weights[one], weights[other]) for one, other in ((0, 1), (1, 2), (0, 2)))
