@@ -11,22 +11,32 @@ from pathlib import Path
 import numpy as np
 
 from lepton_converters.tensor_statistics import TensorStatistics
+from lepton_runtime.versions import installed_versions
 
 _VERSION = 1  # of what is kept; a change of the statistics must not meet files of before
+_ENGINES = ("onnxruntime", "ai-edge-litert", "tensorflow", "numpy")  # with others, activations differ in their last bits
 _SUFFIX = ".statistics"
 _LIMIT_BYTES = 256 * 2**20
 _SAVE_EVERY_S = 20.0
 
 
-def calibration_key(model: bytes, *, samples: Iterable[bytes], settings: Mapping[str, str | int | float | bool | None]) -> str:
+def calibration_key(
+    model: bytes,
+    *,
+    samples: Iterable[bytes],
+    tensors: Mapping[str, int | None],
+    settings: Mapping[str, str | int | float | bool | None],
+) -> str:
     """A digest of all that statistics depend on.
 
     Args:
         model: The float graph's file.
         samples: A digest of each sample, in order.
+        tensors: Those that are measured, each with the axis of its channels.
         settings: Whatever else changes a number, such as the batch.
     """
-    digest = hashlib.sha256(f"lepton-edge calibration {_VERSION}\n{json.dumps(settings, sort_keys=True)}\n".encode())
+    asked = {"settings": dict(settings), "tensors": dict(tensors), "engines": installed_versions(_ENGINES)}
+    digest = hashlib.sha256(f"lepton-edge calibration {_VERSION}\n{json.dumps(asked, sort_keys=True)}\n".encode())
     digest.update(hashlib.sha256(model).digest())
     for sample in samples:
         # Digests of digests have one length: no two lists of samples read alike.

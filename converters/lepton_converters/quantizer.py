@@ -267,7 +267,8 @@ def measure_statistics(graph: FloatGraph, calibration: Calibration, cache: Calib
         calibration: Its inputs.
         cache: Where statistics of before are, those of a calibration that was interrupted too, and where these go.
     """
-    key = calibration_key(bytes.fromhex(graph.digest), samples=calibration.digests(), settings={"batch": calibration.batch})
+    axes = {name: graph.channel_axis(name) for name in graph.tensors}
+    key = calibration_key(bytes.fromhex(graph.digest), samples=calibration.digests(), tensors=axes, settings={"batch": calibration.batch})
     start = monotonic()
     new = {name: TensorStatistics(name, channel_axis=graph.channel_axis(name)) for name in graph.tensors}
     statistics, count = cache.load(key) or (new, 0)

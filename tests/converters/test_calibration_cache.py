@@ -1,11 +1,19 @@
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 
+from lepton_converters import calibration_cache
 from lepton_converters.calibration_cache import CalibrationCache, calibration_key
+from lepton_converters.onnx_float_graph import OnnxFloatGraph
+from lepton_converters.quantizer import measure_statistics
 from lepton_converters.tensor_statistics import TensorStatistics
+from lepton_runtime import Format
+from lepton_runtime.versions import installed_versions
+from tests.converters.float_graphs import float_network
 
 SAMPLES = np.random.default_rng(2).standard_t(3, size=(40, 5, 5, 4)).astype(np.float32)
 TENSORS = ("image", "conv/Relu:0", "file", "Größe")
@@ -123,13 +131,43 @@ def test_the_folder_is_where_the_system_keeps_caches(tmp_path: Path, monkeypatch
     assert CalibrationCache().folder == tmp_path / ".cache" / "lepton-edge" / "calibration"
 
 
-def test_the_key_depends_on_the_model_the_samples_their_order_and_the_settings() -> None:
+def key_of(
+    model: bytes = b"one",
+    *,
+    samples: Iterable[bytes] = (b"a",),
+    tensors: Mapping[str, int | None] = MappingProxyType({"x": 1, "y": None}),
+    settings: Mapping[str, int] = MappingProxyType({"batch": 1}),
+) -> str:
+    return calibration_key(model, samples=samples, tensors=tensors, settings=settings)
+
+
+def test_the_key_depends_on_the_model_the_samples_their_order_the_tensors_and_the_settings() -> None:
     keys = {
-        calibration_key(model, samples=samples, settings=settings)
+        key_of(model, samples=samples, tensors=tensors, settings=settings)
         for model in (b"one", b"two")
         for samples in ([b"a", b"b"], [b"b", b"a"], [b"ab"], [b"a"])
+        for tensors in ({"x": 1}, {"x": 3}, {"x": None}, {"y": 1}, {"x": 1, "y": 1})
         for settings in ({"batch": 1}, {"batch": 2}, {"batch": 1, "seed": 1})
     }
-    assert len(keys) == 24
-    same = [calibration_key(b"one", samples=iter([b"a"]), settings=settings) for settings in ({"x": 1, "y": 2}, {"y": 2, "x": 1})]
-    assert same[0] == same[1]
+    assert len(keys) == 120
+
+
+def test_the_key_does_not_depend_on_the_order_of_tensors_and_settings() -> None:
+    assert key_of(tensors={"x": 1, "y": None}) == key_of(tensors={"y": None, "x": 1})
+    assert key_of(settings={"x": 1, "y": 2}) == key_of(settings={"y": 2, "x": 1})
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "tensorflow", "ai-edge-litert", "numpy"])
+def test_the_key_depends_on_the_engines(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    before = key_of()
+    monkeypatch.setattr(calibration_cache, "installed_versions", lambda names: {**installed_versions(names), engine: "0"})
+    assert key_of() != before
+
+
+def test_statistics_of_other_tensors_are_not_taken(keras, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = keras.Input((4,), name="row")
+    network = float_network(keras.Model(row, keras.layers.Dense(3, name="scores")(row)), Format.ONNX, count=4)
+    cache = CalibrationCache(tmp_path, save_every_s=0)
+    whole = measure_statistics(network.graph, network.calibration, cache)
+    monkeypatch.setattr(OnnxFloatGraph, "tensors", network.graph.tensors[:1])
+    assert list(measure_statistics(network.graph, network.calibration, cache)) == list(whole)[:1]
