@@ -13,7 +13,7 @@ import numpy as np
 from lepton_converters.tensor_statistics import TensorStatistics
 from lepton_runtime.versions import installed_versions
 
-_VERSION = 1  # of what is kept; a change of the statistics must not meet files of before
+_VERSION = 2  # of what is kept; a change of the statistics must not meet files of before
 _ENGINES = ("onnxruntime", "ai-edge-litert", "tensorflow", "numpy")  # with others, activations differ in their last bits
 _SUFFIX = ".statistics"
 _LIMIT_BYTES = 256 * 2**20

@@ -40,20 +40,18 @@ class Range:
             raise ValueError(f"a range is finite, not empty and includes 0, found {self.low!r} to {self.high!r}")
 
     @classmethod
-    def around(cls, low: float, high: float, *, is_symmetric: bool = False) -> Self:
-        """The narrowest range that holds these and 0, and as much on both sides if symmetric; 0 to 1 if there is nothing but 0.
+    def around(cls, low: float, high: float) -> Self:
+        """The narrowest range that holds these and 0; 0 to 1 if there is nothing but 0.
 
         >>> Range.around(2.0, 6.0)
         Range(low=0.0, high=6.0)
         """
         low, high = min(low, 0.0), max(high, 0.0)
-        if is_symmetric:
-            low, high = min(low, -high), max(high, -low)
         # What float32 cannot tell from 0 is 0: a scale would underflow.
-        return cls(low, high) if high - low > np.finfo(np.float32).tiny * LEVELS else cls(-1.0 if is_symmetric else 0.0, 1.0)
+        return cls(low, high) if high - low > np.finfo(np.float32).tiny * LEVELS else cls(0.0, 1.0)
 
 
-def find_range(statistics: TensorStatistics, method: RangeMethod, *, levels: int = LEVELS, is_symmetric: bool = False) -> Range:
+def find_range(statistics: TensorStatistics, method: RangeMethod, *, levels: int = LEVELS) -> Range:
     """The range of a tensor by one method.
 
     ``min-max`` loses no value. ``moving-average`` damps single batches; batches of one sample it damps so much that a good part
@@ -64,8 +62,7 @@ def find_range(statistics: TensorStatistics, method: RangeMethod, *, levels: int
     Args:
         statistics: Of the tensor.
         method: How.
-        levels: How many integers there are. A symmetric range leaves one out of an even number, so that 0 is in the middle.
-        is_symmetric: Whether the range reaches equally far on both sides of 0.
+        levels: How many integers there are.
 
     Raises:
         InputError: No value of the tensor was measured.
@@ -73,18 +70,17 @@ def find_range(statistics: TensorStatistics, method: RangeMethod, *, levels: int
     Source: Migacz, "8-bit Inference with TensorRT", GTC 2017, for the entropy; Banner et al., "Post training 4-bit quantization
     of convolutional networks for rapid-deployment", NeurIPS 2019, for the mean squared error.
     """
-    extremes = Range.around(statistics.low, statistics.high, is_symmetric=is_symmetric)
+    extremes = Range.around(statistics.low, statistics.high)
     match method:
         case RangeMethod.MIN_MAX:
             return extremes
         case RangeMethod.MOVING_AVERAGE:
-            return Range.around(statistics.moving_low, statistics.moving_high, is_symmetric=is_symmetric)
+            return Range.around(statistics.moving_low, statistics.moving_high)
         case RangeMethod.PERCENTILE:
-            return Range.around(*_percentiles(statistics, _PERCENTILE), is_symmetric=is_symmetric)
+            return Range.around(*_percentiles(statistics, _PERCENTILE))
     density = _Density.of(statistics)
     cost = density.divergence if method is RangeMethod.ENTROPY else density.squared_error
-    used = used_levels(levels, is_symmetric=is_symmetric)
-    return _search(lambda low, high: cost(Range(low, high), used), extremes, is_symmetric=is_symmetric)
+    return _search(lambda low, high: cost(Range(low, high), levels), extremes)
 
 
 def best_range(statistics: TensorStatistics, ranges: Mapping[RangeMethod, Range], *, levels: int = LEVELS) -> RangeMethod:
@@ -105,15 +101,6 @@ def best_range(statistics: TensorStatistics, ranges: Mapping[RangeMethod, Range]
     return best if errors[best] < errors[RangeMethod.MIN_MAX] * 10 ** (-_WORTHWHILE_DB / 10) else RangeMethod.MIN_MAX
 
 
-def used_levels(levels: int, *, is_symmetric: bool) -> int:
-    """How many integers a range uses: a symmetric one an odd number, for 0 is in the middle.
-
-    >>> used_levels(256, is_symmetric=True)
-    255
-    """
-    return levels - (is_symmetric and levels % 2 == 0)
-
-
 def quantization_error(statistics: TensorStatistics, range_: Range, *, levels: int = LEVELS) -> float:
     """The mean squared error of a value by rounding to one of the levels and by clipping.
 
@@ -123,22 +110,12 @@ def quantization_error(statistics: TensorStatistics, range_: Range, *, levels: i
     Args:
         statistics: Of the tensor.
         range_: Of the integers; it is moved a little, as every quantizer does, so that 0 is one of them.
-        levels: How many integers are used; see :func:`used_levels`.
+        levels: How many integers there are.
 
     Raises:
         InputError: No value of the tensor was measured.
     """
     return _Density.of(statistics).squared_error(range_, levels)
-
-
-def signal(statistics: TensorStatistics) -> float:
-    """The mean square of a value, which errors are compared with: ``10 * log10(signal / error)`` are decibels.
-
-    Raises:
-        InputError: No value of the tensor was measured.
-    """
-    density = _Density.of(statistics)
-    return density.mean(density.edges**3 / 3)
 
 
 def clipped_share(statistics: TensorStatistics, range_: Range) -> float:
@@ -239,13 +216,13 @@ def _percentiles(statistics: TensorStatistics, percentile: float) -> tuple[float
     return max(float(low), statistics.low), min(float(high), statistics.high)
 
 
-def _search(cost: Callable[[float, float], float], extremes: Range, *, is_symmetric: bool) -> Range:
+def _search(cost: Callable[[float, float], float], extremes: Range) -> Range:
     """The range of the least cost among fractions of the extremes.
 
     Both ends move together, then one after the other, at first in long strides. That gets to the bottom, for what clipping costs
     at an end and what rounding costs are convex, but for ripples.
     """
-    moves = np.array([[1, 1]] if is_symmetric or 0 in (extremes.low, extremes.high) else [[1, 1], [1, 0], [0, 1]])
+    moves = np.array([[1, 1]] if 0 in (extremes.low, extremes.high) else [[1, 1], [1, 0], [0, 1]])
     best = np.ones(2)
     least = cost(extremes.low, extremes.high)
     for octaves in _LOOKS:

@@ -18,7 +18,7 @@ _MOMENTUM = 0.01
 
 
 class TensorStatistics:
-    """Extremes, moving averages of them, and a histogram of a tensor, each of even and of odd samples.
+    """Extremes of a tensor, moving averages of them, and histograms of its even and of its odd samples.
 
     The histogram is symmetric around 0 and reaches to a power of two, the least that is larger than every value. When a larger
     value comes, it is doubled: two bins become one, exactly, for every edge is a whole multiple of a power of two. So the
@@ -34,8 +34,8 @@ class TensorStatistics:
         self.channel_axis = channel_axis
         self._exponent = _NARROWEST
         self._half_counts = np.zeros((2, BINS), np.int64)
-        self._lows = np.full((2, 1), np.inf, np.float32)  # (half, channels)
-        self._highs = np.full((2, 1), -np.inf, np.float32)
+        self._lows = np.full(1, np.inf, np.float32)  # (channels,)
+        self._highs = np.full(1, -np.inf, np.float32)
         self._moving: Array = np.zeros(2)
         self._zeros = 0
 
@@ -49,25 +49,18 @@ class TensorStatistics:
         Raises:
             InputError: A value is NaN or infinite, or the number of channels is another one.
         """
-        values = np.asarray(values, np.float32)
+        values = np.ascontiguousarray(values, np.float32)
         if not values.size:
             return
-        halves = [np.ascontiguousarray(values[(half - first_sample) % 2 :: 2]) for half in (0, 1)]
-        extremes = {half: _extremes(array, self.channel_axis) for half, array in enumerate(halves) if array.size}
-        batch: Array = np.array(
-            [min(low.min() for low, _ in extremes.values()), max(high.max() for _, high in extremes.values())], np.float64
-        )
+        lows, highs = _extremes(values, self.channel_axis)
+        batch: Array = np.array([lows.min(), highs.max()], np.float64)
         self._check(values, batch)
         self._moving = batch if self.count == 0 else self._moving + _MOMENTUM * (batch - self._moving)
-        if self.count == 0:
-            channels = len(next(iter(extremes.values()))[0])
-            self._lows, self._highs = (np.repeat(array, channels, axis=1) for array in (self._lows, self._highs))
         largest = float(np.abs(batch).max())
         self._widen(int(np.frexp(largest)[1]) if largest else _NARROWEST)
-        for half, (lows, highs) in extremes.items():
-            self._lows[half] = np.minimum(self._lows[half], lows)
-            self._highs[half] = np.maximum(self._highs[half], highs)
-            self._count(halves[half].reshape(-1), self._half_counts[half])
+        self._lows, self._highs = np.minimum(self._lows, lows), np.maximum(self._highs, highs)
+        for half, counts in enumerate(self._half_counts):
+            self._count(values[(half - first_sample) % 2 :: 2].reshape(-1), counts)
 
     @property
     def count(self) -> int:
@@ -102,27 +95,13 @@ class TensorStatistics:
     def channel_lows(self) -> Array:
         """The smallest value of each channel, ``(channels,)`` float32; of the tensor, if it has no channel axis."""
         self._check_any()
-        lowest: Array = self._lows.min(axis=0)
-        return lowest
+        return self._lows.copy()
 
     @property
     def channel_highs(self) -> Array:
         """The largest value of each channel, ``(channels,)`` float32; of the tensor, if it has no channel axis."""
         self._check_any()
-        highest: Array = self._highs.max(axis=0)
-        return highest
-
-    @property
-    def half_lows(self) -> Array:
-        """The smallest value of even and of odd samples, ``(2,)`` float32; infinite where there is none."""
-        lowest: Array = self._lows.min(axis=1)
-        return lowest
-
-    @property
-    def half_highs(self) -> Array:
-        """The largest value of even and of odd samples, ``(2,)`` float32; infinite where there is none."""
-        highest: Array = self._highs.max(axis=1)
-        return highest
+        return self._highs.copy()
 
     @property
     def half_counts(self) -> Array:
@@ -177,9 +156,9 @@ class TensorStatistics:
                 f"tensor {self.name!r} must be finite to be calibrated, found {count} of {values.size} values NaN or infinite; "
                 "clean the data, or mend the model: 8 bits can hold neither"
             )
-        if self.channel_axis is not None and self.count and values.shape[self.channel_axis] != self._lows.shape[1]:
+        if self.channel_axis is not None and self.count and values.shape[self.channel_axis] != len(self._lows):
             raise InputError(
-                f"tensor {self.name!r} must keep its {self._lows.shape[1]} channels, found {values.shape[self.channel_axis]}; "
+                f"tensor {self.name!r} must keep its {len(self._lows)} channels, found {values.shape[self.channel_axis]}; "
                 "calibrate with samples of one shape"
             )
 

@@ -48,8 +48,6 @@ def test_extremes_are_exact() -> None:
 def test_even_and_odd_samples_are_told_apart_whatever_the_batch() -> None:
     for batch in (1, 3, 24):
         statistics = measured(SAMPLES, batch=batch)
-        assert statistics.half_lows.tolist() == [SAMPLES[::2].min(), SAMPLES[1::2].min()]
-        assert statistics.half_highs.tolist() == [SAMPLES[::2].max(), SAMPLES[1::2].max()]
         assert (statistics.half_counts[1] == measured(SAMPLES[1::2]).counts).all()
 
 
