@@ -17,6 +17,7 @@ from lepton_converters.quantizer import Quantizer
 from lepton_converters.quiet import quiet_tensorflow
 from lepton_converters.recipe import IntegerIo
 from lepton_converters.tflite_artifact import make_artifact
+from lepton_converters.tflite_content import packed, read_content
 from lepton_converters.tflite_float_graph import TfliteFloatGraph
 from lepton_converters.tflite_recurrent import TfliteRecurrence
 from lepton_runtime.errors import UnsupportedError
@@ -224,9 +225,8 @@ def _with_doors_of(model: bytes, source: KerasSource, *, fused: int) -> bytes:
         UnsupportedError: TensorFlow did not fuse every LSTM, so that the file would answer nonsense.
     """
     from tensorflow.lite.python import schema_py_generated as schema
-    from tensorflow.lite.tools import flatbuffer_utils
 
-    content: Any = flatbuffer_utils.convert_bytearray_to_object(bytearray(model))  # Any: generated code without types
+    content = read_content(model)
     number = getattr(schema.BuiltinOperator, _FUSED_LSTM)
     codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in content.operatorCodes]
     found = sum(codes[operator.opcodeIndex] == number for graph in content.subgraphs for operator in graph.operators)
@@ -240,4 +240,4 @@ def _with_doors_of(model: bytes, source: KerasSource, *, fused: int) -> bytes:
     for specs, tensors in ((source.inputs, graph.inputs), (source.outputs, graph.outputs)):
         for spec, tensor in zip(specs, tensors, strict=True):
             graph.tensors[tensor].name = spec.name.encode()
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(content))
+    return packed(content)

@@ -15,6 +15,7 @@ from lepton_converters.keras_source import KerasSource
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_converters.recipe import IntegerIo
 from lepton_converters.tflite_artifact import make_artifact
+from lepton_converters.tflite_content import BuiltinRun, operator_codes, packed, read_content
 from lepton_converters.weight_rounding import WeightScheme
 from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.formats import Format, Precision, Target
@@ -59,9 +60,7 @@ class TfliteFloatGraph:
     @classmethod
     def read(cls, model: bytes, *, source: KerasSource, route: str) -> "TfliteFloatGraph":
         """The network in a file."""
-        from tensorflow.lite.tools import flatbuffer_utils
-
-        return cls(flatbuffer_utils.convert_bytearray_to_object(bytearray(model)), source=source, route=route)
+        return cls(read_content(model), source=source, route=route)
 
     format = Format.TFLITE
 
@@ -265,9 +264,7 @@ class TfliteFloatGraph:
 
     @cached_property
     def _codes(self) -> list[str]:
-        from tensorflow.lite.tools import flatbuffer_utils
-
-        return [str(flatbuffer_utils.opcode_to_name(self._content, index)) for index in range(len(self._content.operatorCodes))]
+        return operator_codes(self._content)
 
     def _copied(self) -> Any:
         """The content, with tensors that can be put in the place of others."""
@@ -278,7 +275,7 @@ class TfliteFloatGraph:
         return content
 
     def _file(self) -> bytes:
-        return _packed(self._content)
+        return packed(self._content)
 
     def _with_ranges(self, ranges: Ranges) -> bytes:
         """The file with those ranges in the place of the ones that it holds."""
@@ -289,51 +286,7 @@ class TfliteFloatGraph:
                 tensors[index] = copy.copy(tensors[index])
                 tensors[index].quantization = copy.copy(tensors[index].quantization)
                 tensors[index].quantization.min, tensors[index].quantization.max = ([np.float32(end)] for end in ranges[name])
-        return _packed(content)
-
-
-class BuiltinRun:
-    """A file that runs on TFLite's own operators: a delegate would keep its inner tensors to itself."""
-
-    def __init__(self, content: Any) -> None:
-        """Load a file.
-
-        Args:
-            content: As an object of TensorFlow's ``flatbuffer_utils``, whose outputs are the tensors to look at.
-        """
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-        content.signatureDefs = []  # they name the old inputs and outputs
-        with quiet_tensorflow():
-            self._interpreter = Interpreter(
-                model_content=_packed(content),
-                experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-            )
-        self._inputs = [detail["index"] for detail in self._interpreter.get_input_details()]
-        self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
-        self._shapes: list[tuple[int, ...]] = []
-
-    def run(self, arrays: Sequence[Array]) -> list[Array]:
-        """The outputs for the inputs, in order."""
-        shapes = [array.shape for array in arrays]
-        if shapes != self._shapes:
-            for index, shape in zip(self._inputs, shapes, strict=True):
-                self._interpreter.resize_tensor_input(index, shape)
-            with quiet_tensorflow():
-                self._interpreter.allocate_tensors()
-            self._shapes = shapes
-        for index, array in zip(self._inputs, arrays, strict=True):
-            self._interpreter.set_tensor(index, array)
-        self._interpreter.reset_all_variables()
-        self._interpreter.invoke()
-        return [self._interpreter.get_tensor(index) for index in self._outputs]
-
-
-def _packed(content: Any) -> bytes:
-    """The file of an object of TensorFlow's ``flatbuffer_utils``."""
-    from tensorflow.lite.tools import flatbuffer_utils
-
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(content))
+        return packed(content)
 
 
 def _has_range(tensor: Any) -> bool:

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from lepton_converters.float_graph import Block, Operator, gathered
-from lepton_converters.quiet import quiet_tensorflow
-from lepton_converters.tflite_float_graph import KINDS, MOVERS, BuiltinRun
+from lepton_converters.tflite_content import BuiltinRun, operator_codes, read_content
+from lepton_converters.tflite_float_graph import KINDS, MOVERS
 from lepton_runtime.tensors import Array, TensorSpec
 
 
@@ -24,13 +24,13 @@ class TfliteInnerTensors:
             names: Of the tensors, as the float file calls them; not all need be there.
         """
         self._model = model
-        content = _read(model)
-        graph = content.subgraphs[0]
+        content = read_content(model)
+        graph, codes = content.subgraphs[0], operator_codes(content)
         indices: dict[str, int] = {}
         for operator in graph.operators:
             for index in operator.outputs:
                 # At the outputs of the network, the name goes to the real numbers that are made of the integers.
-                held = operator.inputs[0] if _code(content, operator) == "DEQUANTIZE" else index
+                held = operator.inputs[0] if codes[int(operator.opcodeIndex)] == "DEQUANTIZE" else index
                 indices.setdefault(graph.tensors[index].name.decode(), int(held))
         indices |= _renumbered(set(names) - set(indices), set(indices) - set(names), indices)
         specs = {name: _spec(name, graph.tensors[indices[name]]) for name in names if name in indices}
@@ -74,13 +74,13 @@ class TfliteInnerTensors:
 
     @cached_property
     def _whole(self) -> BuiltinRun:
-        content = _read(self._model)
+        content = read_content(self._model)
         content.subgraphs[0].outputs = list(self._indices.values())
         return BuiltinRun(content)
 
     @cached_property
     def _apart(self) -> BuiltinRun:
-        content = _read(self._model)
+        content = read_content(self._model)
         graph = content.subgraphs[0]
         graph.outputs = list(self._indices.values())
         given: dict[int, int] = {}
@@ -132,28 +132,16 @@ def _last_operator(name: str) -> str:
 
 def tflite_blocks(model: bytes) -> tuple[Block, ...]:
     """The layers of a float file, with all operators but those that only move values."""
-    content = _read(model)
-    graph, operators = content.subgraphs[0], []
+    content = read_content(model)
+    graph, codes = content.subgraphs[0], operator_codes(content)
+    operators = []
     for operator in graph.operators:
-        code = _code(content, operator)
+        code = codes[int(operator.opcodeIndex)]
         made = graph.tensors[operator.outputs[0]] if len(operator.outputs) else None
         if made is not None and code not in MOVERS and _dtype(made) == "float32":
             inputs = tuple(graph.tensors[index].name.decode() for index in operator.inputs if index >= 0)
             operators.append(Operator(KINDS.get(code, code.title()), inputs, made.name.decode()))
     return gathered(operators)
-
-
-def _read(model: bytes) -> Any:
-    with quiet_tensorflow():
-        from tensorflow.lite.tools import flatbuffer_utils
-
-    return flatbuffer_utils.convert_bytearray_to_object(bytearray(model))
-
-
-def _code(content: Any, operator: Any) -> str:
-    from tensorflow.lite.tools import flatbuffer_utils
-
-    return str(flatbuffer_utils.opcode_to_name(content, operator.opcodeIndex))
 
 
 def _spec(name: str, tensor: Any) -> TensorSpec | None:
