@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 
 from lepton_converters.activation_moments import fits
@@ -13,10 +14,16 @@ from lepton_converters.calibration import Calibration
 from lepton_converters.dataset import Dataset, Sample
 from lepton_converters.equalization import equalize
 from lepton_converters.mixed_precision import Search
+from lepton_converters.onnx_float_graph import OnnxFloatGraph
 from lepton_converters.quantizer import Candidate, Comparison, Quantizer
+from lepton_converters.quantizer import Quantizer
+from lepton_converters.tensor_statistics import TensorStatistics
 from lepton_converters.weight_fitting import Rounding, fit_weights
+from lepton_runtime import Format, InputError, Target
 from lepton_runtime import Format, InputError, Target, UnsupportedError
 from lepton_runtime.manifest import BlockRecord, Quantization
+from lepton_runtime.manifest import Quantization
+from lepton_runtime.tensors import TensorSpec
 from tests.converters.float_graphs import Network, float_network, measured
 
 BOTH = pytest.mark.parametrize("format_", list(Format))
@@ -104,6 +111,27 @@ def test_channels_that_a_grouped_convolution_mixes_stay_and_those_it_gives_are_e
     assert equal is not None
     same = [name for name in (first, middle, third) if np.array_equal(equal.constant(name), network.graph.constant(name))]
     assert same == [first]
+
+
+def test_a_product_over_the_width_does_not_share_the_channels_of_a_convolution() -> None:
+    generator = np.random.default_rng(3)
+    kernel, matrix = generator.normal(0, 1, (4, 4, 1, 1)), generator.normal(0, 1, (4, 4))
+    kernel *= np.array([1, 0.1, 1, 3]).reshape(4, 1, 1, 1)
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]>
+        net (float[n, 4, 4, 4] image) => (float[n, 4, 4, 4] out) {
+            made = Conv(image, kernel)
+            out = MatMul(made, matrix)
+        }"""
+    )
+    constants = {"kernel": kernel.astype(np.float32), "matrix": matrix.astype(np.float32)}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(values, name) for name, values in constants.items())
+    graph = OnnxFloatGraph(model, inputs=(TensorSpec("image", (None, 4, 4, 4), "float32"),), outputs=(), route="")
+    statistics = {name: TensorStatistics(name, channel_axis=graph.channel_axis(name)) for name in graph.tensors}
+    for values in graph.values(iter([{"image": generator.normal(0, 1, (8, 4, 4, 4)).astype(np.float32)}]), graph.tensors):
+        for name, array in values.items():
+            statistics[name].add(array, first_sample=0)
+    assert equalize(graph, statistics) is None
 
 
 def test_a_network_whose_channels_reach_equally_far_is_not_equalized(chain) -> None:
