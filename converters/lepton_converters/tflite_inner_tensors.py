@@ -53,7 +53,7 @@ class TfliteInnerTensors:
 
     @cached_property
     def _disturbed(self) -> BuiltinRun:
-        content = _read(self._model)
+        content = read_content(self._model)
         graph = content.subgraphs[0]
         errors: dict[int, int] = {}
         moved: dict[int, int] = {}

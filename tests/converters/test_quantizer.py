@@ -16,13 +16,10 @@ from lepton_converters.equalization import equalize
 from lepton_converters.mixed_precision import Search
 from lepton_converters.onnx_float_graph import OnnxFloatGraph
 from lepton_converters.quantizer import Candidate, Comparison, Quantizer
-from lepton_converters.quantizer import Quantizer
 from lepton_converters.tensor_statistics import TensorStatistics
 from lepton_converters.weight_fitting import Rounding, fit_weights
-from lepton_runtime import Format, InputError, Target
 from lepton_runtime import Format, InputError, Target, UnsupportedError
 from lepton_runtime.manifest import BlockRecord, Quantization
-from lepton_runtime.manifest import Quantization
 from lepton_runtime.tensors import TensorSpec
 from tests.converters.float_graphs import Network, float_network, measured
 
