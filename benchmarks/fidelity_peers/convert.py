@@ -56,7 +56,7 @@ def _ours(model: Path, samples: Samples, output: Path, *, kind: str) -> str:
     if kind != "fp32":
         settings = {"precisions": ["static-int8"], "calib": samples.train_file, "calib_samples": CALIBRATION}
     if kind == "budget":
-        settings |= {"evaluate": samples.search_file, "max_drop": f"{100 * _MAX_DROP}pp"}
+        settings |= {"evaluate": samples.evaluation_file, "max_drop": f"{100 * _MAX_DROP}pp"}
     if kind == "target":
         settings["target"] = "arm-dotprod" if _is_arm() else "x86-avx2" if read_cpu().saturates else "x86-vnni"
         words.append(settings["target"])

@@ -26,8 +26,8 @@ images, already preprocessed, and evaluated one image at a time on all 2,000 ima
 - **seconds**: from the `.keras` file to the finished one, ours verified against Keras; imports are not counted. **peak**: the largest
   memory of the process that did it, and what of it the imports had taken before.
 - Who tries settings out does so on other training images: lepton-edge compares ranges and roundings on 1,000 of them by how far the scores
-  are from float's, and with `--max-drop` looks for a drop of at most 0.5 points on 2,000; NNCF's accuracy control has 2,000; so has
-  onnxruntime's choice among its three calibrations, by how often the answer is float's.
+  are from float's, and with `--max-drop` looks for a drop of at most 0.5 points on 2,000 and verifies on 2,000 more; NNCF's accuracy
+  control has 2,000; so has onnxruntime's choice among its three calibrations, by how often the answer is float's.
 - *onnxruntime, as its guide says*: `quant_pre_process`, QDQ, a scale a channel, unsigned activations, 7-bit weights where the CPU lacks
   VNNI: it is for this CPU, as lepton-edge's row *--target* is; its others are right on any. *onnxruntime, defaults*:
   `quantize_static(model, output, reader)`. Both, and NNCF, start from the ONNX file that Keras' own `model.export(format="onnx")`

@@ -15,7 +15,8 @@ class Samples:
     """Where the arrays of one kind of input are.
 
     Attributes:
-        folder: Holds ``calibration.npy`` and, each with ``x`` and ``y``, ``train.npz``, ``search.npz`` and ``test.npz``.
+        folder: Holds ``calibration.npy`` and, each with ``x`` and ``y``, ``train.npz``, ``search.npz``, ``evaluation.npz`` and
+            ``test.npz``.
     """
 
     folder: Path
@@ -31,6 +32,11 @@ class Samples:
         return self.folder / "search.npz"
 
     @property
+    def evaluation_file(self) -> Path:
+        """Those 2,000 and as many more, for an export that searches on one half and verifies on the other."""
+        return self.folder / "evaluation.npz"
+
+    @property
     def train_file(self) -> Path:
         """All images to train on but those: an export that calibrates on 200 of them, with seed 0, takes the same 200."""
         return self.folder / "train.npz"
@@ -43,7 +49,7 @@ class Samples:
     @property
     def files(self) -> tuple[Path, ...]:
         """All of them."""
-        return self.calibration_file, self.search_file, self.train_file, self.test_file
+        return self.calibration_file, self.search_file, self.evaluation_file, self.train_file, self.test_file
 
     def calibration(self) -> Array:
         """Inputs of batch 1, ``(200, 1, …)``."""
@@ -80,13 +86,15 @@ def write_samples(folder: Path, *, photos: Path | None, digits: Path | None) -> 
     else:
         raise ValueError("either photos or digits must be given")
     order = np.random.default_rng(_SEED).permutation(len(images))
-    searched = order[CALIBRATION : CALIBRATION + SEARCH]
-    chosen = np.random.default_rng(_SEED).permutation(len(images) - SEARCH)
+    evaluated = order[CALIBRATION : CALIBRATION + 2 * SEARCH]
+    searched = evaluated[:SEARCH]
+    chosen = np.random.default_rng(_SEED).permutation(len(images) - 2 * SEARCH)
     placed = np.empty_like(chosen)
-    placed[chosen] = np.concatenate([order[:CALIBRATION], order[CALIBRATION + SEARCH :]])
+    placed[chosen] = np.concatenate([order[:CALIBRATION], order[CALIBRATION + 2 * SEARCH :]])
     np.savez(samples.train_file, x=prepare(images[placed]), y=labels[placed])
     np.save(samples.calibration_file, prepare(images[order[:CALIBRATION]]))
     np.savez(samples.search_file, x=prepare(images[searched]), y=labels[searched])
+    np.savez(samples.evaluation_file, x=prepare(images[evaluated]), y=labels[evaluated])
     np.savez(samples.test_file, x=prepare(tested), y=answers)
     return samples
 
