@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,13 @@ import pytest
 from lepton_edge.digits import Digits, load_digits, shipped_bundle
 from lepton_runtime.bundle import DIGEST_FILE, MANIFEST_FILE, digest_line
 from tests.made_bundles import write_table_bundle, write_text_bundle
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c() -> None:
+    """Tests that press Ctrl-C reach the commands that they start, also where a shell started the tests deaf to it, in the background."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
