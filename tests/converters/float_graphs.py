@@ -13,6 +13,7 @@ from lepton_converters.dataset import Dataset, Sample
 from lepton_converters.float_graph import Block, FloatGraph, Operator
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.onnx_export import OnnxExporter
+from lepton_converters.onnx_float_graph import OnnxFloatGraph
 from lepton_converters.quantizer import Quantizer, find_ranges, measure_statistics
 from lepton_converters.tensor_statistics import TensorStatistics
 from lepton_converters.tflite_export import TfliteExporter
@@ -86,15 +87,27 @@ def normal_samples(source: KerasSource, *, count: int, seed: int = 3) -> Calibra
     )
 
 
+def onnx_float_graph(source: KerasSource) -> OnnxFloatGraph:
+    """What is quantized of the ONNX network."""
+    return _onnx_exporter(source).float_graph()
+
+
 def float_network(model: Any, format_: Format, *, count: int = 24) -> Network:
     """The network that an export would quantize."""
     source = KerasSource.open(model)
     calibration = normal_samples(source, count=count)
     catcher = _Catcher(calibration)
-    tflite = TfliteExporter(source, accept=lambda artifact: None)
-    exporter = tflite if format_ == Format.TFLITE else OnnxExporter(source, tflite=tflite, accept=lambda artifact: None)
+    exporter = _tflite_exporter(source) if format_ == Format.TFLITE else _onnx_exporter(source)
     try:
         exporter.make(Precision.STATIC_INT8, quantizer=catcher)
     except _CaughtError as caught:
         return Network(caught.args[0], calibration, source)
     raise AssertionError("the exporter must quantize a float graph")
+
+
+def _onnx_exporter(source: KerasSource) -> OnnxExporter:
+    return OnnxExporter(source, tflite=_tflite_exporter(source), accept=lambda artifact: None)
+
+
+def _tflite_exporter(source: KerasSource) -> TfliteExporter:
+    return TfliteExporter(source, accept=lambda artifact: None)

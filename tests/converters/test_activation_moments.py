@@ -69,6 +69,14 @@ def pictures(keras, request) -> dict[Format, Network]:
     return networks_of(keras.Model(image, keras.layers.Dense(6, name="dense", bias_initializer="normal")(x)))
 
 
+def check_all_moments(network: Network, *, count: int) -> None:
+    """So many operators can be fitted, and the moments of each give its outputs."""
+    operators = [operator for operator in network.operators if fits(network.graph, operator)]
+    assert len(operators) == count
+    for operator in operators:
+        check_moments(network, operator)
+
+
 def check_moments(network: Network, operator: Operator) -> None:
     """The mean and covariance of an operator's outputs follow from the moments of its inputs and from its weights."""
     graph = network.graph
@@ -87,28 +95,19 @@ def check_moments(network: Network, operator: Operator) -> None:
 @pytest.mark.parametrize("format_", list(Format))
 def test_moments_and_weights_of_convolutions_give_their_outputs(convolutions, format_: Format) -> None:
     network = convolutions[format_]
-    operators = [operator for operator in network.operators if fits(network.graph, operator)]
-    assert len(operators) == len(CONVOLUTIONS) - 1  # with the stem, without the last two
-    for operator in operators:
-        check_moments(network, operator)
+    check_all_moments(network, count=len(CONVOLUTIONS) - 1)  # with the stem, without the last two
 
 
 @pytest.mark.parametrize("format_", list(Format))
 def test_moments_and_weights_of_a_dense_layer_give_its_outputs(dense, format_: Format) -> None:
     network = dense[format_]
-    operators = [operator for operator in network.operators if fits(network.graph, operator)]
-    assert len(operators) == 2
-    for operator in operators:
-        check_moments(network, operator)
+    check_all_moments(network, count=2)
 
 
 @pytest.mark.parametrize("format_", list(Format))
 def test_moments_and_weights_of_layers_on_the_last_axis_of_pictures_give_their_outputs(pictures, format_: Format) -> None:
     network = pictures[format_]
-    operators = [operator for operator in network.operators if fits(network.graph, operator)]
-    assert len(operators) == 4
-    for operator in operators:
-        check_moments(network, operator)
+    check_all_moments(network, count=4)
 
 
 def test_moments_and_weights_of_a_convolution_of_volumes_give_its_outputs(keras) -> None:
@@ -116,10 +115,7 @@ def test_moments_and_weights_of_a_convolution_of_volumes_give_its_outputs(keras)
     volume = keras.Input((4, 5, 3, 3), name="volume")
     x = keras.layers.Conv3D(4, 2, padding="same", name="first")(volume)
     network = float_network(keras.Model(volume, keras.layers.Conv3D(5, (2, 3, 1), strides=2, name="second")(x)), Format.ONNX, count=6)
-    operators = [operator for operator in network.operators if fits(network.graph, operator)]
-    assert len(operators) == 2
-    for operator in operators:
-        check_moments(network, operator)
+    check_all_moments(network, count=2)
 
 
 @pytest.mark.parametrize("format_", list(Format))

@@ -13,14 +13,12 @@ from lepton_converters.calibration_cache import CalibrationCache
 from lepton_converters.dataset import Dataset, Sample
 from lepton_converters.finetune import FinetuneResult, finetune
 from lepton_converters.keras_source import KerasSource
-from lepton_converters.onnx_export import OnnxExporter
-from lepton_converters.onnx_float_graph import OnnxFloatGraph
 from lepton_converters.quantizer import find_ranges, measure_statistics
 from lepton_converters.simulated_int8 import SimulatedInt8
-from lepton_converters.tflite_export import TfliteExporter
 from lepton_edge.digits import Digits
 from lepton_runtime import InputError, OutputError, ParityError, UnsupportedError
 from lepton_runtime.formats import Target
+from tests.converters.float_graphs import onnx_float_graph
 
 SETTINGS = {"learning_rate": 1e-3, "epochs": 2, "samples": 1500, "seed": 1}
 
@@ -72,14 +70,9 @@ def weights(keras, path: Path) -> list[np.ndarray]:
     return keras.saving.load_model(path, compile=False).get_weights()
 
 
-def float_graph(source: KerasSource) -> OnnxFloatGraph:
-    accept = lambda artifact: None  # noqa: E731
-    return OnnxExporter(source, tflite=TfliteExporter(source, accept=accept), accept=accept).float_graph()
-
-
 def simulated(model, batch: dict[str, np.ndarray]) -> SimulatedInt8:
     source = KerasSource.open(model, batch=len(next(iter(batch.values()))))
-    return SimulatedInt8(source, float_graph(source), target=Target.ANY, batch=batch)
+    return SimulatedInt8(source, onnx_float_graph(source), target=Target.ANY, batch=batch)
 
 
 def exported_scores(model, samples: np.ndarray) -> np.ndarray:
@@ -91,7 +84,7 @@ def exported_scores(model, samples: np.ndarray) -> np.ndarray:
         return (Sample({name: samples[index]}, None) for index in sorted(indices))
 
     calibration = Calibration(Dataset("samples", len(samples), None, False, read), tuple(range(len(samples))), 1)
-    graph = float_graph(source)
+    graph = onnx_float_graph(source)
     statistics = measure_statistics(graph, calibration, CalibrationCache())
     ranges = find_ranges(statistics, "by-tensor")
     artifact = graph.quantize(ranges, in_float=frozenset(), target=Target.ANY, io="float")

@@ -8,22 +8,15 @@ import pytest
 
 from lepton_converters.compiled_function import compile_function
 from lepton_converters.keras_source import KerasSource
-from lepton_converters.onnx_export import OnnxExporter
-from lepton_converters.onnx_float_graph import OnnxFloatGraph
 from lepton_converters.quantizer import find_ranges
 from lepton_converters.simulated_int8 import SimulatedInt8
 from lepton_converters.tensor_statistics import TensorStatistics
-from lepton_converters.tflite_export import TfliteExporter
 from lepton_runtime import UnsupportedError
 from lepton_runtime.formats import Target
 from lepton_runtime.tensors import Array
+from tests.converters.float_graphs import onnx_float_graph
 
 SAMPLES = 16
-
-
-def float_graph(source: KerasSource) -> OnnxFloatGraph:
-    accept = lambda artifact: None  # noqa: E731
-    return OnnxExporter(source, tflite=TfliteExporter(source, accept=accept), accept=accept).float_graph()
 
 
 def drawn(source: KerasSource) -> dict[str, Array]:
@@ -32,7 +25,7 @@ def drawn(source: KerasSource) -> dict[str, Array]:
 
 
 def simulated(source: KerasSource, target: Target = Target.ANY) -> SimulatedInt8:
-    return SimulatedInt8(source, float_graph(source), target=target, batch=drawn(source))
+    return SimulatedInt8(source, onnx_float_graph(source), target=target, batch=drawn(source))
 
 
 def opened(model) -> KerasSource:
@@ -52,7 +45,7 @@ def made_answers(source: KerasSource, target: Target) -> list[Array]:
 
 def exported_answers(source: KerasSource, target: Target) -> list[Array]:
     """What the static-int8 ONNX file gives that is calibrated likewise."""
-    graph, batch = float_graph(source), drawn(source)
+    graph, batch = onnx_float_graph(source), drawn(source)
     statistics = {name: TensorStatistics(name) for name in graph.tensors}
     for values in graph.values(iter([batch]), graph.tensors):
         for name, array in values.items():
@@ -109,7 +102,7 @@ def test_what_constants_in_another_order_leave_without_a_match_stays_in_float(ke
 def test_what_has_no_match_is_named_after_its_layer(keras, liven, monkeypatch) -> None:
     source = opened(keras.Sequential([keras.Input((8,)), *(keras.layers.Dense(8, activation="relu", name=name) for name in "abc")]))
     liven(keras, source.model)
-    graph = float_graph(source)
+    graph = onnx_float_graph(source)
     values = graph.values
 
     def changed(batches, tensors):
