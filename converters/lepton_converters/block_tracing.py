@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -149,7 +150,7 @@ class BlockTracing:
         given = self._given(inputs)
         exact = self._files[0].values(given[0])
         found = self._files[1].values(given[1])
-        factors = {name: slopes.factors for name, slopes in self._slopes.items()}
+        factors = self._factors
         wanted = {name: array * factors.get(name, 1) for name, array in exact.items()}
         apart = self._files[1].values_apart(given[1], wanted)
         if self._judged < _JUDGED:
@@ -158,6 +159,11 @@ class BlockTracing:
         for name, sums in self._sums.items():
             sums.add(wanted[name], found[name], apart[name], first_sample=self._count)
         self._count += len(next(iter(inputs.values())))
+
+    @cached_property
+    def _factors(self) -> dict[str, Array]:
+        """What the channels of each tensor were multiplied by, once :meth:`learn` has seen all samples."""
+        return {name: slopes.factors for name, slopes in self._slopes.items()}
 
     def _judge(self, inputs: Mapping[str, Array], errors: Mapping[str, Array]) -> None:
         """Add up how far the error of each block alone moves the answers."""

@@ -144,12 +144,24 @@ def open_labelled(source: KerasSource, path: str, steps: Preprocessing | None, *
     dataset = open_samples(source, path, steps, labels=labels, option="--eval")
     if not dataset.is_labeled:
         raise InputError(f"--eval needs classes: one folder a class, 'y' in a .npz, or a column 'label' in a .csv; found none in {path!r}")
-    if not source.has_class_scores():
-        raise InputError(
-            f"accuracy needs an output of (batch, classes), or one unit with a sigmoid; found "
-            f"{', '.join(map(str, source.outputs))}; leave --eval out"
-        )
+    check_class_scores(source, use="accuracy needs", advice="leave --eval out")
     return dataset
+
+
+def check_class_scores(source: KerasSource, *, use: str, advice: str) -> None:
+    """Refuse classes that the model has no scores for.
+
+    Args:
+        source: The trained model.
+        use: What needs them, as the beginning of the sentence.
+        advice: What to do.
+
+    Raises:
+        InputError: It has none.
+    """
+    if not source.has_class_scores():
+        found = ", ".join(map(str, source.outputs))
+        raise InputError(f"{use} an output of (batch, classes), or one unit with a sigmoid; found {found}; {advice}")
 
 
 def _completed(source: KerasSource, dataset: Dataset) -> Dataset:

@@ -66,7 +66,7 @@ def train(
     def score(epoch: Epoch) -> None:
         """With the weights and the ranges that the trainer has now, which must be those of this epoch."""
         if evaluated is None:
-            scores.append((trainer.float_score(), epoch.score))
+            scores.append((trainer.float_score() if epoch.number else trainer.float_before, epoch.score))
         else:
             scores.append(_accuracies(source, evaluated, trainer, on_step))
 

@@ -55,16 +55,11 @@ class OnnxInnerTensors:
 
     @cached_property
     def _disturbed(self) -> onnxruntime.InferenceSession:
-        model = onnx.ModelProto()
-        model.CopyFrom(self._model)
-        graph = model.graph
         moved = {place.real: f"{name}/moved" for name, place in self._places.items()}
-        for node in graph.node:
-            node.input[:] = [moved.get(name, name) for name in node.input]
+        model = self._read_instead(moved, inputs=[f"{name}/error" for name in self._places])
         for name, place in self._places.items():
-            graph.input.append(onnx.helper.make_tensor_value_info(f"{name}/error", onnx.TensorProto.FLOAT, None))
-            graph.node.append(onnx.helper.make_node("Add", [place.real, f"{name}/error"], [f"{name}/moved"]))
-        return _session(model, [moved.get(value.name, value.name) for value in graph.output])
+            model.graph.node.append(onnx.helper.make_node("Add", [place.real, f"{name}/error"], [f"{name}/moved"]))
+        return _session(model, [moved.get(value.name, value.name) for value in self._model.graph.output])
 
     @cached_property
     def _whole(self) -> onnxruntime.InferenceSession:
@@ -74,21 +69,25 @@ class OnnxInnerTensors:
 
     @cached_property
     def _apart(self) -> onnxruntime.InferenceSession:
-        model = onnx.ModelProto()
-        model.CopyFrom(self._model)
-        graph = model.graph
         given = {place.real: f"{name}/given" for name, place in self._places.items()}
-        for node in graph.node:
-            node.input[:] = [given.get(name, name) for name in node.input]
-        float32 = onnx.TensorProto.FLOAT
-        graph.input.extend(onnx.helper.make_tensor_value_info(name, float32, None) for name in given.values())
+        model = self._read_instead(given, inputs=[*given.values()])
         outputs = []
         for name, place in self._places.items():
             outputs.append(f"{name}/rounded" if place.quantize else place.real)
             if place.quantize:  # whoever reads the old one reads what is given
-                graph.node.add().CopyFrom(place.quantize)
-                graph.node[-1].name = graph.node[-1].output[0] = outputs[-1]
+                added = model.graph.node.add()
+                added.CopyFrom(place.quantize)
+                added.name = added.output[0] = outputs[-1]
         return _session(model, outputs)
+
+    def _read_instead(self, others: Mapping[str, str], *, inputs: Sequence[str]) -> onnx.ModelProto:
+        """The graph with those inputs of real numbers more, in which whoever reads a tensor reads another."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        for node in model.graph.node:
+            node.input[:] = [others.get(name, name) for name in node.input]
+        model.graph.input.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in inputs)
+        return model
 
 
 def _session(model: onnx.ModelProto, outputs: Sequence[str]) -> onnxruntime.InferenceSession:

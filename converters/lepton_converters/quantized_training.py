@@ -163,7 +163,8 @@ class QuantizedTrainer:
                 kept = [np.asarray(variable) for variable in variables]
         for variable, values in zip(variables, kept, strict=True):
             variable.assign(values)
-        self._calibrate()
+        if diverged is not None or best != done[-1].number:  # else the ranges are those that the last epoch was judged by
+            self._calibrate()
         return Training(tuple(done), done[best], diverged)
 
     def _train(self, step: Callable[..., Any], variables: Sequence[Any], order: Array, *, subject: str) -> float:

@@ -270,7 +270,7 @@ def measure_statistics(graph: FloatGraph, calibration: Calibration, cache: Calib
     axes = {name: graph.channel_axis(name) for name in graph.tensors}
     key = calibration_key(bytes.fromhex(graph.digest), samples=calibration.digests(), tensors=axes, settings={"batch": calibration.batch})
     start = monotonic()
-    new = {name: TensorStatistics(name, channel_axis=graph.channel_axis(name)) for name in graph.tensors}
+    new = {name: TensorStatistics(name, channel_axis=axis) for name, axis in axes.items()}
     statistics, count = cache.load(key) or (new, 0)
     batches = islice(calibration.batches(), count // calibration.batch, None)
     for values in graph.values(batches, graph.tensors):

@@ -3,7 +3,7 @@
 import copy
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -55,13 +55,7 @@ class TfliteInnerTensors:
     def _disturbed(self) -> BuiltinRun:
         content = read_content(self._model)
         graph = content.subgraphs[0]
-        errors: dict[int, int] = {}
-        moved: dict[int, int] = {}
-        for index in self._indices.values():
-            for made, kind in ((errors, b"/error"), (moved, b"/moved")):
-                made[index] = len(graph.tensors)
-                graph.tensors.append(copy.copy(graph.tensors[index]))
-                graph.tensors[-1].name = graph.tensors[index].name + kind
+        errors, moved = (_copies(graph, self._indices.values(), kind) for kind in (b"/error", b"/moved"))
         operators = []
         for operator in graph.operators:
             operator.inputs = [moved.get(int(index), int(index)) for index in operator.inputs]
@@ -83,15 +77,21 @@ class TfliteInnerTensors:
         content = read_content(self._model)
         graph = content.subgraphs[0]
         graph.outputs = list(self._indices.values())
-        given: dict[int, int] = {}
-        for index in graph.outputs:
-            given[index] = len(graph.tensors)
-            graph.tensors.append(copy.copy(graph.tensors[index]))
-            graph.tensors[-1].name = graph.tensors[index].name + b"/given"
+        given = _copies(graph, graph.outputs, b"/given")
         for operator in graph.operators:
             operator.inputs = [given.get(int(index), int(index)) for index in operator.inputs]
         graph.inputs = [*graph.inputs, *given.values()]
         return BuiltinRun(content)
+
+
+def _copies(graph: Any, indices: Iterable[int], kind: bytes) -> dict[int, int]:
+    """The numbers of new tensors like those, by theirs, each named after its own."""
+    made: dict[int, int] = {}
+    for index in indices:
+        made[index] = len(graph.tensors)
+        graph.tensors.append(copy.copy(graph.tensors[index]))
+        graph.tensors[-1].name = graph.tensors[index].name + kind
+    return made
 
 
 def _sum(content: Any, terms: tuple[int, int], total: int) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lepton_converters.dataset import Dataset
-from lepton_converters.export_data import fitting_labels, open_labelled, open_samples
+from lepton_converters.export_data import check_class_scores, fitting_labels, open_labelled, open_samples
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.memory import available_bytes
 from lepton_converters.quantized_training import Samples
@@ -60,7 +60,8 @@ class TrainingData:
             raise InputError(f"--data needs at least 2 samples, one of them held back to choose by, found {dataset.count} in {data!r}")
         is_labeled = use_labels and dataset.is_labeled
         if is_labeled:
-            _check_classes(source)
+            advice = "give --data without classes or --ignore-labels, or end the model in a sigmoid"
+            check_class_scores(source, use="classes need", advice=advice)
         fitting_labels(source, labels, dataset if is_labeled else None, None)
         order = tuple(np.random.default_rng(seed).permutation(dataset.count)[:most].tolist())
         _check_memory(source, len(order))
@@ -97,15 +98,6 @@ class TrainingData:
             return Samples({name: values[rows] for name, values in inputs.items()}, None if labels is None else labels[rows])
 
         return part(slice(self.held_back, None)), part(slice(self.held_back))
-
-
-def _check_classes(source: KerasSource) -> None:
-    """Refuse classes that the model has no scores for, as ``--eval`` does."""
-    if not source.has_class_scores():
-        raise InputError(
-            f"classes need an output of (batch, classes), or one unit with a sigmoid; found {', '.join(map(str, source.outputs))}; give "
-            "--data without classes or --ignore-labels, or end the model in a sigmoid"
-        )
 
 
 def check_range(source: KerasSource, labels: Array | None) -> None:

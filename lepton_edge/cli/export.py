@@ -14,8 +14,6 @@ from lepton_edge.cli.options import (
     custom_objects_option,
     json_option,
     preprocessing_options,
-    read_labels,
-    read_preprocessing,
     size_option,
 )
 from lepton_edge.cli.progress import StepPrinter
@@ -85,28 +83,17 @@ def _batch(context: click.Context, parameter: click.Parameter, value: str) -> in
 def export(
     model: Path,
     output: Path | None,
-    toml: Path | None,
-    resize: str | None,
-    interpolation: str | None,
-    color: str | None,
-    scale: str | None,
-    mean: tuple[str, ...],
-    std: tuple[str, ...],
-    labels: Path | None,
     json_path: str | None,
     **options: Any,
 ) -> None:
     """Convert MODEL (.keras, .h5 or a SavedModel folder), verify every result against Keras, and write one bundle."""
     from lepton_converters import export as export_bundle
 
-    given = {"resize": resize, "interpolation": interpolation, "color": color, "scale": scale, "mean": mean, "std": std}
     started = monotonic()
     with StepPrinter() as on_step:
         result = export_bundle(
             model,
             output or model.with_suffix(".bundle"),
-            preprocessing=read_preprocessing(toml, given),
-            labels=read_labels(labels),
             on_step=on_step,
             **options,
         )

@@ -13,8 +13,6 @@ from lepton_edge.cli.options import (
     custom_objects_option,
     json_option,
     preprocessing_options,
-    read_labels,
-    read_preprocessing,
     size_option,
 )
 from lepton_edge.cli.progress import StepPrinter
@@ -80,14 +78,6 @@ _EXPORTED = ("evaluate", "target", "size", "toml", "resize", "interpolation", "c
 def finetune(
     model: Path,
     output: Path | None,
-    toml: Path | None,
-    resize: str | None,
-    interpolation: str | None,
-    color: str | None,
-    scale: str | None,
-    mean: tuple[str, ...],
-    std: tuple[str, ...],
-    labels: Path | None,
     ignore_labels: bool,
     json_path: str | None,
     **options: Any,
@@ -99,13 +89,10 @@ def finetune(
     """
     from lepton_converters.finetune import finetune as tune
 
-    given = {"resize": resize, "interpolation": interpolation, "color": color, "scale": scale, "mean": mean, "std": std}
     with StepPrinter() as on_step:
         result = tune(
             model,
             output or model.with_name(f"{model.stem}-tuned.keras"),
-            preprocessing=read_preprocessing(toml, given),
-            labels=read_labels(labels),
             use_labels=not ignore_labels,
             on_step=on_step,
             **options,

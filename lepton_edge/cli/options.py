@@ -1,6 +1,7 @@
 """Options that several commands share, and how their texts are read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +47,7 @@ A TOML file for --preprocess, for example:
     std = [0.229, 0.224, 0.225]
 """
 
+_STEPS = ("resize", "interpolation", "color", "scale", "mean", "std")
 _PREPROCESSING = (
     click.option(
         "--preprocess", "toml", type=click.Path(path_type=Path), help="TOML file with the preprocessing; options below override it."
@@ -65,20 +67,27 @@ _PREPROCESSING = (
 
 
 def preprocessing_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options for what happens to samples before the network, and for the names of classes; see :func:`read_preprocessing`."""
+    """Options for what happens to samples before the network, and for the names of classes.
+
+    The command gets them as ``preprocessing``, the settings in a TOML file with those in their place that were given beside it, and
+    ``labels``, the names or ``None``.
+    """
+
+    @wraps(command)
+    def collected(*arguments: Any, toml: Path | None, labels: Path | None, **options: Any) -> Any:
+        from lepton_runtime.preprocess import Preprocessing
+
+        given = {name: value for name in _STEPS if (value := options.pop(name))}
+        settings = {**(Preprocessing.from_toml(toml) if toml else {}), **given}
+        return command(*arguments, preprocessing=settings, labels=_read_labels(labels), **options)
+
+    decorated: Callable[..., Any] = collected
     for option in reversed(_PREPROCESSING):
-        command = option(command)
-    return command
+        decorated = option(decorated)
+    return decorated
 
 
-def read_preprocessing(toml: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings in a TOML file, with those in their place that were given beside it."""
-    from lepton_runtime.preprocess import Preprocessing
-
-    return {**(Preprocessing.from_toml(toml) if toml else {}), **{name: value for name, value in given.items() if value}}
-
-
-def read_labels(path: Path | None) -> list[str] | None:
+def _read_labels(path: Path | None) -> list[str] | None:
     """The class names in a text file.
 
     Raises:

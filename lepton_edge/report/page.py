@@ -26,7 +26,7 @@ def render_page(template: str, values: Mapping[str, Any]) -> str:  # Any: what t
 
     def place(chart: str) -> Markup:
         """One of our own charts, whose texts matplotlib has escaped, with ids that no other on the page has."""
-        return Markup(re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>chart-{next(numbers)}-", chart))  # noqa: S704
+        return Markup(re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>chart-{next(numbers)}-", chart))  # noqa: S704  # no text of a user is in it that is not escaped
 
     environment.globals["svg"] = place
     return environment.get_template(template).render(values)
