@@ -18,6 +18,7 @@ MANY = tuple(f"{word}{number}" for word in VOCABULARY for number in range(8))
 NAMES = Door((4,), words(*VOCABULARY, "pink"), "string")
 TEXT = Door((), words("Red", "green,", "blue!", "grey", "pink", "Green", most=6), "string")
 AUDIO = Door((1024,), lambda generator, shape: tones(generator, shape))
+FADING = Door((1024,), lambda generator, shape: tones(generator, shape) * np.float32(10) ** np.linspace(0, -4, shape[1], dtype=np.float32))
 
 
 def tones(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -221,7 +222,9 @@ def text_classifier(keras: Any, tensor: Any) -> Any:
 def audio() -> Iterator[Case]:
     """Spectrograms."""
     yield layer(
-        "MelSpectrogram: decibels", AUDIO, lambda layers: layers.MelSpectrogram(fft_length=256, sequence_stride=128, num_mel_bins=16)
+        "MelSpectrogram: decibels",
+        FADING,
+        lambda layers: layers.MelSpectrogram(fft_length=256, sequence_stride=128, num_mel_bins=16, top_db=1e3),
     )
     yield layer(
         "MelSpectrogram: power",

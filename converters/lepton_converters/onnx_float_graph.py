@@ -28,6 +28,7 @@ _POOLS = ("AveragePool", "GlobalAveragePool")
 _CUTS = ("Relu", "Clip")
 # Only move 8-bit values, or choose among them.
 _MOVERS = ("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Pad", "Resize", "Split")
+_OTHER_RANGES = ("Resize", "Split")  # of what they give: means of what they take, or one part of it
 # Functions of one value; what follows is computed in float from one tensor of 8 bits, so that nothing is rounded twice.
 _UNARY = (
     *("Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf", "Exp", "Log", "Sqrt", "Reciprocal", "Neg", "Abs", "Elu", "Selu", "Softplus"),
@@ -141,7 +142,7 @@ class OnnxFloatGraph:
         """The ``static-int8`` artifact."""
         kept = [operator for block in self.blocks if block.name not in in_float for operator in block.operators]
         nodes = {name for operator in kept for name in self._nodes[operator.output]}
-        movers = {node.name for node in self._model.graph.node if node.op_type in _MOVERS}
+        movers, moved = self._movers(kept, ranges)
         doors = frozenset() if io == "float" else {spec.name for spec in self._outputs}
         softmaxes = [node.name for node in self._model.graph.node if node.output[0] in doors and node.op_type in ("Softmax", "Sigmoid")]
         keeps = [] if io != "float" else [operator.output for operator in kept if self._goes_on_in_float(operator, nodes)]
@@ -153,7 +154,7 @@ class OnnxFloatGraph:
         }
         model = quantize_static(
             self._model,
-            {**ranges, **inner, **dict.fromkeys(softmaxes, (0.0, 1.0))},
+            {**ranges, **moved, **inner, **dict.fromkeys(softmaxes, (0.0, 1.0))},
             nodes=sorted(nodes | movers | set(softmaxes)) if nodes else [],
             keeps_float=keeps,
             scales=scales,
@@ -164,6 +165,36 @@ class OnnxFloatGraph:
             inputs = tuple(integer_input(model.graph, spec, io) for spec in inputs)
             outputs = tuple(integer_output(model.graph, spec, io) for spec in outputs)
         return make_artifact(canonicalize(model), Precision.STATIC_INT8, inputs, outputs, self._route)
+
+    def _movers(self, kept: Sequence[Operator], ranges: Ranges) -> tuple[set[str], dict[str, tuple[float, float]]]:
+        """The nodes that move values of 8 bits, and the ranges of what only those take, to pass it on to operators in 8 bits.
+
+        Others stay float: onnxruntime's quantizer rounds what a Pad or a Split takes, whether anybody else does or not.
+        """
+        held = {name: ranges[name] for operator in kept for name in (*operator.inputs, operator.output)}
+        movers = {node.name: node for node in self._model.graph.node if node.op_type in _MOVERS}
+        doors = {value.name for value in self._model.graph.output}
+        moved: dict[str, tuple[float, float]] = {}
+        for node in reversed(movers.values()):
+            taken, readers = node.input[0], self._readers[node.input[0]]
+            if taken in held or taken in doors or any(reader.name not in movers or reader.op_type in _OTHER_RANGES for reader in readers):
+                continue
+            if all(reader.output[0] in held for reader in readers):
+                lows, highs = zip(*(held[reader.output[0]] for reader in readers), strict=True)
+                held[taken] = moved[taken] = min(lows), max(highs)
+        names = set()
+        for node in movers.values():
+            if node.input[0] in held and (node.op_type != "Pad" or node.output[0] in held or self._pads_with_zeros(node)):
+                held.update((name, held[node.input[0]]) for name in node.output if name not in held)
+                names.add(node.name)
+        return names, moved
+
+    def _pads_with_zeros(self, node: onnx.NodeProto) -> bool:
+        """Whether a Pad gives no values that its input has not, or zeros, which every range has."""
+        mode = next((attribute.s for attribute in node.attribute if attribute.name == "mode"), b"constant")
+        if mode != b"constant" or len(node.input) < 3 or not node.input[2]:
+            return True
+        return node.input[2] in self._constants and not self.constant(node.input[2]).any()
 
     def _goes_on_in_float(self, operator: Operator, nodes: Collection[str]) -> bool:
         """Whether an 8-bit operator that can give float32 is read by float operators only."""

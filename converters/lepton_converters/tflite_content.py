@@ -12,7 +12,11 @@ def read_content(model: bytes) -> Any:
     with quiet_tensorflow():
         from tensorflow.lite.tools import flatbuffer_utils
 
-    return flatbuffer_utils.convert_bytearray_to_object(bytearray(model))
+    content = flatbuffer_utils.convert_bytearray_to_object(bytearray(model))
+    content.operatorCodes = content.operatorCodes or []  # a network whose outputs are its inputs has none
+    for graph in content.subgraphs:
+        graph.operators = graph.operators or []
+    return content
 
 
 def packed(content: Any) -> bytes:

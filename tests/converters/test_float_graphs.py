@@ -232,6 +232,76 @@ def test_integers_at_the_doors_do_not_need_a_block(network, format_: Format, io:
         np.testing.assert_allclose(found[name], expected, atol=0.15)
 
 
+MOVING = ("padded", "swish", "pooled", "split", "resized", "minus one", "output", "gates")
+
+
+def moving(keras, liven, kind: str) -> Network:
+    """Values that a Pad or a Split moves before any operator takes them, or for no operator at all."""
+    layers, ops = keras.layers, keras.ops
+    given = keras.Input((6, 6, 4), name="image")
+    others = []
+    if kind == "split":
+        small, large = ops.split(given * np.float32([1, 1, 100, 100]), 2, 3)
+        x = layers.Concatenate()([layers.Conv2D(4, 1, name="small")(small), layers.Conv2D(4, 1, name="large")(large) / 100])
+    elif kind == "gates":
+        low, high = ops.split(layers.Add()([layers.Conv2D(8, 1, name="one")(given), layers.Conv2D(8, 1, name="two")(given)]), 2, 3)
+        x = ops.tanh(low) + ops.sigmoid(high)
+    elif kind == "minus one":
+        x = ops.tanh(ops.pad(layers.Conv2D(4, 1, name="first")(given), ((0, 0), (1, 0), (0, 1), (0, 0)), constant_values=-1.0))
+    else:
+        x = given if kind == "padded" else layers.Conv2D(4, 1, activation="swish", name="first")(given)
+        others = [x] if kind == "output" else []
+        x = ops.pad(x, ((0, 0), (0, 0), (0, 0), (2, 0)))  # along the channels, which no convolution can take in
+        x = {"pooled": layers.MaxPooling2D(2), "resized": layers.Resizing(5, 5)}.get(kind, lambda x: x)(x)
+        x = layers.Conv2D(4, 2, name="behind")(x)
+    scores = layers.Dense(4, activation="softmax", name="scores")(layers.Flatten()(x))
+    model = keras.Model(given, [scores, *others])
+    liven(keras, model)
+    return float_network(model, Format.ONNX)
+
+
+@pytest.mark.parametrize("kind", MOVING)
+def test_what_is_moved_is_in_8_bits_where_operators_take_it_as_it_is(keras, liven, kind: str) -> None:
+    network = moving(keras, liven, kind)
+    artifact = network.quantized()
+    found = onnx_kinds(artifact)
+    makers = {maker for mover in ("Pad", "Split") for maker in found.get(mover, [])}
+    assert makers
+    assert (makers == {"DequantizeLinear"}) == (kind not in ("split", "resized", "output"))
+    answers = network.answers(artifact)
+    for name, expected in network.expected().items():
+        assert np.abs(answers[name] - expected).max() < 0.05 * np.abs(expected).max(), name  # 7-bit weights
+
+
+@pytest.mark.parametrize("kind", ["padded", "swish", "pooled"])
+def test_what_is_moved_has_the_range_of_what_takes_it(keras, liven, kind: str) -> None:
+    network = moving(keras, liven, kind)
+    graph = onnx.load_from_string(network.quantized().model).graph
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    makers, readers = ({name: node for node in graph.node for name in ends(node)} for ends in (lambda n: n.output, lambda n: n.input))
+    (pad,) = (node for node in graph.node if node.op_type == "Pad")
+    before, behind = makers[pad.input[0]], readers[pad.output[0]]
+    assert (before.op_type, behind.op_type) == ("DequantizeLinear", "QuantizeLinear")
+    assert constants[before.input[1]] == constants[behind.input[1]]
+
+
+def test_integers_at_the_doors_pass_a_pad(keras, liven) -> None:
+    network = moving(keras, liven, "padded")
+    artifact = network.quantized(io="int8")
+    assert artifact.inputs[0].dtype == "int8"
+    np.testing.assert_allclose(network.answers(artifact)["scores"], network.expected()["scores"], atol=0.05)
+
+
+@pytest.mark.parametrize("kind", MOVING)
+def test_what_is_moved_for_float_operators_is_not_rounded(keras, liven, kind: str) -> None:
+    network = moving(keras, liven, kind)
+    artifact = network.quantized(*network.names - {network.block("scores").name})
+    found = onnx_kinds(artifact)
+    assert {"Pad", "Split"} & found.keys()
+    assert "DequantizeLinear" not in found.get("Pad", []) + found.get("Split", [])
+    assert not {"Pad", "Split"} & set(found["QuantizeLinear"])
+
+
 @BOTH
 def test_other_weights_are_another_network_and_leave_the_first_as_it_was(network, format_: Format) -> None:
     made = network[format_]
