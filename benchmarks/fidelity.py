@@ -39,7 +39,7 @@ from lepton_edge.device import read_device
 
 NETWORKS = ("resnet8", "mobilenetv2", "mobilenetv3", "efficientnet", "densenet", "vgg", "vit", "lstm")
 PROCESSES, ROUNDS = 6, 10  # of a latency; six are the fewest that give its ratio an interval
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).absolute().parent
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -62,16 +62,16 @@ def _peer(text: str) -> tuple[str, str]:
     name, _, python = text.partition("=")
     if name not in ENVIRONMENTS or not Path(python).is_file():
         raise argparse.ArgumentTypeError(f"{text!r} must be one of {', '.join(ENVIRONMENTS)}, =, and the path of an interpreter")
-    return name, python
+    return name, str(Path(python).absolute())
 
 
 class Run:
     """One run; it holds what all cells have in common."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        self.zoo: Path = arguments.zoo
-        self.digits: Path = arguments.digits
-        self.work: Path = arguments.work
+        self.zoo: Path = arguments.zoo.absolute()
+        self.digits: Path = arguments.digits.absolute()
+        self.work: Path = arguments.work.absolute()
         self.limit_seconds: float = arguments.limit_seconds
         self.pythons = {"": sys.executable, **dict(arguments.peer_python)}
         self.dated = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": str(read_device())}
@@ -163,7 +163,13 @@ class Run:
         with (self.work / "processes.log").open("a") as log:
             try:
                 done = subprocess.run(
-                    command, env={**os.environ, "PYTHONPATH": path}, stdout=log, stderr=log, timeout=self.limit_seconds, check=False
+                    command,
+                    cwd=self.work,  # onnxruntime's shape inference leaves files where it runs
+                    env={**os.environ, "PYTHONPATH": path},
+                    stdout=log,
+                    stderr=log,
+                    timeout=self.limit_seconds,
+                    check=False,
                 )
             except subprocess.TimeoutExpired:
                 return {"failure": f"hangs: not done after {self.limit_seconds:.0f} s"}
