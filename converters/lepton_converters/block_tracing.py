@@ -17,6 +17,7 @@ from lepton_runtime.manifest import BlockRecord
 from lepton_runtime.tensors import Array, TensorSpec
 
 _BINS = 64
+_SURE = 3  # standard errors: of a hundred blocks, one in seven times any is taken for more than chance
 _JUDGED = 32  # samples that each block is tried on alone: it takes a run of the float network each
 
 
@@ -56,7 +57,7 @@ class BlockExplanation:
         clipped: The share of the float network's values that are beyond the range, 0 to 1.
         unused: The share of the integers that no sample made use of, 0 to 1; ``None`` if it gives float32.
         histogram: Of its values.
-        record: What the search for blocks in float measured of it, or ``None``.
+        record: What the export measured of it, or ``None``.
     """
 
     name: str
@@ -73,6 +74,14 @@ class BlockExplanation:
     unused: float | None
     histogram: Histogram
     record: BlockRecord | None
+
+    @property
+    def surely_saved(self) -> float:
+        """``record.saved`` where it is more than chance, else 0."""
+        record = self.record
+        if record is None or record.saved_error is None or record.saved < _SURE * record.saved_error:
+            return 0.0
+        return record.saved
 
 
 class BlockTracing:

@@ -35,8 +35,12 @@ def _are_probabilities(values: Array) -> bool:
 def is_lower(error: Array, other: Array) -> bool:
     """Whether the first of two errors of the same samples is lower by more than one standard error, and by more than 1 %.
 
-    The standard error is that of the mean of the differences: where nothing is gained, chance alone passes for it up to once in six times.
+    Where nothing is gained, chance alone passes for it up to once in six times.
     """
     differences = error - other
-    standard_error = differences.std(ddof=1) / len(differences) ** 0.5 if len(differences) > 1 else np.inf
-    return bool(differences.mean() < -max(standard_error, 0.01 * other.mean()))
+    return bool(differences.mean() < -max(standard_error(differences), 0.01 * other.mean()))
+
+
+def standard_error(differences: Array) -> float:
+    """The standard error of the mean of the differences, one a sample; infinite for a single one."""
+    return float(differences.std(ddof=1)) / len(differences) ** 0.5 if len(differences) > 1 else np.inf

@@ -102,8 +102,11 @@ class Explanation:
 
     @property
     def worst(self) -> tuple[BlockExplanation, ...]:
-        """The blocks that do most to the answers first; those in float come last, for what they add is their inputs' rounding."""
-        return tuple(sorted(self.blocks, key=lambda block: (block.in_float, -block.effect, block.own_snr_db)))
+        """The blocks to keep in float first: by what that alone would save, where it was measured, then by what they do to the answers.
+
+        Those in float come last, for what they add is their inputs' rounding.
+        """
+        return tuple(sorted(self.blocks, key=lambda block: (block.in_float, -block.surely_saved, -block.effect, block.own_snr_db)))
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the values of samples, as JSON values."""

@@ -71,6 +71,7 @@ def export(
     seed: int = 0,
     evaluate: str | Path | None = None,
     max_drop: str | None = None,
+    measure_blocks: bool = False,
     keep_failed: bool = False,
     preprocessing: Mapping[str, Any] | None = None,
     labels: Sequence[str] | None = None,
@@ -103,6 +104,8 @@ def export(
         evaluate: Labelled samples to measure the task's accuracy on, raw as well.
         max_drop: How much accuracy may be lost, ``0.5pp`` or ``1%``; 1pp by default. Where it is given, ``static-int8`` artifacts
             that would lose more keep blocks in float, found by a search on samples that neither calibrate nor verify.
+        measure_blocks: Record what each block of ``static-int8`` artifacts costs alone in 8 bits, and saves alone in float, for
+            :func:`lepton_converters.explanation.explain`; it makes three artifacts a block.
         keep_failed: Keep artifacts that break the budget, marked.
         preprocessing: Settings of :class:`lepton_runtime.Preprocessing`; size, channels and number type
             come from the model.
@@ -122,12 +125,14 @@ def export(
     """
     path = Path(output)
     calib, evaluate = _location("calib", calib), _location("evaluate", evaluate)
-    recipe = plan_recipe(formats=formats, precisions=precisions, io=io, has_calibration=calib is not None)
+    recipe = plan_recipe(formats=formats, precisions=precisions, io=io, has_calibration=calib is not None, measures_blocks=measure_blocks)
     if max_drop is not None and evaluate is None:
         raise InputError(f"--max-drop {max_drop} needs labelled data to measure the accuracy on; give --eval PATH")
     budget = Budget.parse(max_drop or "1pp") if evaluate else None
     if (batch is not None and batch < 1) or calib_samples < 1 or seed < 0:
         raise InputError(f"batch and calibration samples must be at least 1 and the seed 0, found {batch}, {calib_samples} and {seed}")
+    if measure_blocks and repeat is not None:
+        raise InputError("--measure-blocks measures static-int8 artifacts while they are chosen, found --recipe; leave one of both out")
     recipe, left_out = _without_barred(
         recipe, _check(model, trust_code=trust_code, custom_objects=custom_objects, keep_dropout=keep_dropout)
     )
@@ -165,7 +170,7 @@ def export(
 
         _check_calibration(source, data.calibration)
         doubts = CalibrationReview(source, data.calibration, steps)
-        quantizer = _quantizer(data, recipe.io, cpu, seed, budget, repeated.records, doubts, on_step)
+        quantizer = _quantizer(data, recipe.io, cpu, seed, budget, repeated.records, doubts, on_step, measure_blocks=measure_blocks)
     artifacts, not_converted = convert(source, recipe, quantizer, data.probes, on_step)
     records, verification, evaluation = _verify(source, artifacts, data, budget, on_step)
     kept = [record for record in records if record.passed or keep_failed]
@@ -280,6 +285,8 @@ def _quantizer(
     repeated: Mapping[Format, Quantization],
     review: Any,
     on_step: Callable[[Step], None],
+    *,
+    measure_blocks: bool,
 ) -> Any:
     """What makes the calibrated artifacts."""
     from lepton_converters.mixed_precision import Search
@@ -298,6 +305,7 @@ def _quantizer(
         target=target,
         seed=seed,
         search=search,
+        measures_blocks=measure_blocks,
         recipe=repeated,
         on_measured=review.look_at,
         on_progress=tell,
@@ -313,7 +321,7 @@ def _check_calibration(source: KerasSource, calibration: Calibration) -> None:
 
 def _why_no_search_helped(artifact: Artifact) -> str:
     made = artifact.quantization
-    if made is None or not made.measured or made.float_blocks:
+    if made is None or len(made.steps) < 2 or made.float_blocks:
         return ""
     return (
         f"; so many of its {made.blocks} blocks would have to stay in float that 8 bits would save no time: lepton-edge finetune may help"

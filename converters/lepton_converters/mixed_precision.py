@@ -9,11 +9,12 @@ from lepton_converters.artifact import Artifact
 from lepton_converters.artifact_runner import ArtifactRunner
 from lepton_converters.budget import Budget
 from lepton_converters.calibration import grouped
+from lepton_converters.candidate import Candidate, Comparison
 from lepton_converters.dataset import Sample
 from lepton_converters.expected_drop import expected_drop, temperature_scaled
 from lepton_converters.float_graph import Block
-from lepton_converters.quantizer import Candidate, Comparison
-from lepton_runtime.errors import InputError, UnsupportedError
+from lepton_converters.sensitivity import measure_blocks
+from lepton_runtime.errors import InputError
 from lepton_runtime.formats import Target
 from lepton_runtime.labels import class_output, class_scores
 from lepton_runtime.manifest import BlockRecord, SearchStep
@@ -92,27 +93,6 @@ class Search:
             raise InputError(f"accuracy needs an output of (batch, classes), found {', '.join(map(str, artifact.outputs))}")
         groups = grouped(self.samples(), -(-_GROUP // self._batch) * self._batch)
         return np.concatenate([class_scores(runner.answers(group, self._batch)[classes.name]) for group in groups])
-
-
-def measure_blocks(candidate: Candidate, comparison: Comparison, *, on_progress: Callable[[str], None]) -> list[BlockRecord]:
-    """What each block costs: alone in 8 bits, with those before it in 8 bits, and alone in float.
-
-    A block of which one of these cannot be made is left out.
-    """
-    names = [block.name for block in candidate.graph.blocks]
-    plain = comparison.measure(candidate.artifact(frozenset()))[0]
-    records = []
-    for number, name in enumerate(names):
-        on_progress(f"block {number + 1} of {len(names)}")
-        kept = (frozenset(names) - {name}, frozenset(names[number + 1 :]), frozenset({name}))
-        try:
-            artifacts = [candidate.artifact(in_float) for in_float in kept]
-        except UnsupportedError as error:
-            on_progress(f"{name} stays in 8 bits: {error}")
-            continue
-        (alone, drop), (cumulative, _), (without, _) = map(comparison.measure, artifacts)
-        records.append(BlockRecord(name, alone, cumulative, plain - without, drop))
-    return records
 
 
 def _ranked(candidate: Candidate, measured: Sequence[BlockRecord]) -> list[str]:

@@ -1,30 +1,27 @@
 """The 8-bit form of a network that answers most like it: which ranges, which rounding, which blocks stay in float."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from time import monotonic
 from typing import Protocol
 
-import numpy as np
-
 from lepton_converters.artifact import Artifact
-from lepton_converters.artifact_runner import ArtifactRunner, best_classes
-from lepton_converters.calibration import Calibration, grouped
+from lepton_converters.calibration import Calibration
 from lepton_converters.calibration_cache import CalibrationCache, calibration_key
+from lepton_converters.candidate import Candidate, Comparison
 from lepton_converters.dataset import Sample
-from lepton_converters.divergence import divergence, is_lower
+from lepton_converters.divergence import is_lower
 from lepton_converters.equalization import equalize
-from lepton_converters.float_graph import FloatGraph, Ranges, operators_of
+from lepton_converters.float_graph import FloatGraph, Ranges
 from lepton_converters.ranges import Range, RangeMethod, best_range, find_range
 from lepton_converters.recipe import IntegerIo
+from lepton_converters.sensitivity import measure_blocks
 from lepton_converters.tensor_statistics import TensorStatistics
 from lepton_converters.weight_fitting import Rounding, fit_weights
 from lepton_runtime.errors import InputError
 from lepton_runtime.formats import Format, Target
-from lepton_runtime.labels import class_output
 from lepton_runtime.manifest import Quantization
-from lepton_runtime.tensors import Array
 
 _HELD_BACK = 5  # one of so many calibration samples
 _FEWEST_COMPARED = 32
@@ -32,84 +29,6 @@ _COMPARED_PRODUCTS = 4e10  # all together, so that a comparison takes some secon
 _COMPARED = (100, 1000)  # samples: at least and at most
 _WORTH_KEEPING_S = 1.0
 _BY_TENSOR = "by-tensor"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One way to quantize a network.
-
-    Attributes:
-        graph: The network, perhaps with other weights.
-        ranges: Of its activations.
-        record: What was chosen.
-        io: The number type at the doors.
-        exact: The network before its weights were rounded: blocks in float take theirs from it. ``None`` if they were not.
-    """
-
-    graph: FloatGraph
-    ranges: Ranges
-    record: Quantization
-    io: IntegerIo
-    exact: FloatGraph | None = None
-
-    def artifact(self, in_float: frozenset[str] | None = None) -> Artifact:
-        """The artifact; with other blocks in float than the record says, if they are given.
-
-        Raises:
-            UnsupportedError: It cannot be made.
-        """
-        kept = frozenset(self.record.float_blocks) if in_float is None else in_float
-        graph = _with_blocks_of(self.exact, self.graph, kept) if self.exact is not None and kept else self.graph
-        artifact = graph.quantize(self.ranges, in_float=kept, target=Target(self.record.target), io=self.io)
-        return replace(artifact, quantization=self.record)
-
-
-def _with_blocks_of(exact: FloatGraph, graph: FloatGraph, names: Collection[str]) -> FloatGraph:
-    """A network with the weights and biases that those blocks have in another."""
-    operators = operators_of(block for block in graph.blocks if block.name in names)
-    return graph.with_constants({name: exact.constant(name) for operator in operators for name in (operator.weight, operator.bias) if name})
-
-
-class Comparison:
-    """The errors of candidates on samples that no range was measured on."""
-
-    def __init__(self, candidate: Candidate, samples: Sequence[Sample], batch: int) -> None:
-        """Let the float network answer.
-
-        Args:
-            candidate: With the network to compare to.
-            samples: To compare on.
-            batch: How many a call takes.
-        """
-        ordered = sorted(samples, key=lambda sample: [value.shape for value in sample.inputs.values()])
-        self._groups, self._batch = list(grouped(iter(ordered), len(ordered))), batch
-        labels = [sample.label for sample in ordered]
-        self._labels = None if None in labels else np.array(labels)
-        self._reference = self._answers(candidate.artifact(frozenset(block.name for block in candidate.graph.blocks)))
-
-    def error(self, artifact: Artifact) -> Array:
-        """How far its answers are from the float network's, ``(samples,)``, by the samples' size."""
-        return self._error(self._answers(artifact))
-
-    def measure(self, artifact: Artifact) -> tuple[float, float | None]:
-        """The mean error, and the accuracy that is lost, if the samples have labels and the answers are classes."""
-        found, classes = self._answers(artifact), class_output(artifact.outputs)
-        error = float(self._error(found).mean())
-        if self._labels is None or classes is None:
-            return error, None
-        right, wanted = (
-            float((np.concatenate([best_classes(group, classes) for group in answers]) == self._labels).mean())
-            for answers in (found, self._reference)
-        )
-        return error, wanted - right
-
-    def _error(self, found: Sequence[dict[str, Array]]) -> Array:
-        return np.concatenate([divergence(*answers) for answers in zip(self._reference, found, strict=True)])
-
-    def _answers(self, artifact: Artifact) -> list[dict[str, Array]]:
-        """Of the samples of each size, whose outputs may have sizes of their own, too."""
-        runner = ArtifactRunner(artifact, threads=1)
-        return [runner.answers(group, self._batch) for group in self._groups]
 
 
 class BlockSearch(Protocol):
@@ -137,6 +56,7 @@ class Quantizer:
         target: The CPU that ONNX artifacts are for; those of a recipe are for the one that it says.
         seed: Of everything chosen at random.
         search: Finds the blocks that must stay in float; ``None`` keeps none.
+        measures_blocks: Whether to record what each block costs, also where no search needs it; not of a recipe.
         recipe: What to take instead of choosing, by format.
         cache: Of what was measured before.
         on_measured: Given what is known of each activation of a network.
@@ -149,6 +69,7 @@ class Quantizer:
     target: Target = Target.ANY
     seed: int = 0
     search: BlockSearch | None = None
+    measures_blocks: bool = False
     recipe: Mapping[Format, Quantization] = field(default_factory=dict)
     cache: CalibrationCache = field(default_factory=CalibrationCache)
     on_measured: Callable[[Mapping[str, TensorStatistics]], None] = lambda statistics: None
@@ -159,12 +80,17 @@ class Quantizer:
 
         Raises:
             UnsupportedError: It cannot be made.
-            InputError: The recipe is of another network.
+            InputError: The recipe is of another network, or there are too few samples to measure blocks by.
         """
         count = _most_compared(graph)
         measured, held_back = self._split(count)
         if graph.format in self.recipe:
             return self._repeated(graph, measured, self.recipe[graph.format]).artifact()
+        if self.measures_blocks and not held_back and not self.search:
+            raise InputError(
+                f"--measure-blocks needs {_FEWEST_COMPARED} samples that no range is measured on, found {len(self.calibration.indices)} to "
+                f"calibrate on and {len(self.spare)} others: give more with --calib, or leave more over with a smaller --calib-samples"
+            )
         plain = Quantization(str(self._target(graph)), RangeMethod.MIN_MAX, False, Rounding.NEAREST, (), len(graph.blocks))
         self.on_progress("ranges")
         statistics = measure_statistics(graph, measured, self.cache)
@@ -177,7 +103,12 @@ class Quantizer:
         comparison = Comparison(replace(candidate, io="float"), held_back, self.calibration.batch)
         if len(held_back) >= _FEWEST_COMPARED:
             candidate = self._chosen(candidate, statistics, measured, comparison)
-        return (self.search(candidate, comparison) if self.search else candidate).artifact()
+        if self.search:
+            candidate = self.search(candidate, comparison)
+        if self.measures_blocks and not candidate.record.measured:
+            measured_blocks = measure_blocks(candidate, comparison, on_progress=self.on_progress)
+            candidate = replace(candidate, record=replace(candidate.record, measured=tuple(measured_blocks)))
+        return candidate.artifact()
 
     def _chosen(
         self, candidate: Candidate, statistics: Mapping[str, TensorStatistics], measured: Calibration, comparison: Comparison

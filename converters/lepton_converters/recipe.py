@@ -44,6 +44,7 @@ def plan_recipe(
     formats: Sequence[str] | None = None,
     precisions: Sequence[str] | None = None,
     io: IntegerIo = "float",
+    measures_blocks: bool = False,
     has_calibration: bool,
 ) -> Recipe:
     """The artifacts to make: what was asked for, or else everything that can be made.
@@ -61,9 +62,10 @@ def plan_recipe(
         if precisions and not any(precision in PRECISIONS[format_] for format_ in kinds):
             able = [str(format_) for format_ in Format if precision in PRECISIONS[format_]]
             raise InputError(f"{precision} can be made as {', '.join(able)}, found --format {', '.join(kinds)}")
-    if io != "float" and Precision.STATIC_INT8 not in wanted:
+    options = [f"--io {io}"] * (io != "float") + ["--measure-blocks"] * measures_blocks
+    if options and Precision.STATIC_INT8 not in wanted:
         advice = " and ".join(["add static-int8 to --precision"] * bool(precisions) + ["give --calib PATH"] * (not has_calibration))
-        raise InputError(f"--io {io} is for static-int8, which is not among what is made: {', '.join(wanted)}; {advice}")
+        raise InputError(f"{options[0]} is for static-int8, which is not among what is made: {', '.join(wanted)}; {advice}")
     targets = [(format_, precision) for format_ in kinds for precision in wanted if precision in PRECISIONS[format_]]
     return Recipe(tuple(targets), frozenset(wanted if precisions else ()), frozenset(kinds if formats else ()), io)
 

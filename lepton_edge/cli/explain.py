@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from lepton_converters.explanation import Explanation
 
 _SHOWN = 10
+_WIDEST_KIND = 12
+_SAVED = (
+    "Saved: what the divergence with all blocks in 8 bits loses with only this one in float, as the export measured it; –: nothing, or no "
+    "more than chance. "
+)
 
 
 @click.command()
@@ -95,18 +100,24 @@ def _print(explanation: "Explanation", bundle: Path) -> None:
     from lepton_edge.report.terminal import print_table
 
     click.echo(textwrap.fill(f"{title(explanation)}: {summary(explanation)}; {float_words(explanation)}.", 80, break_on_hyphens=False))
-    rows = [[short_block(block.name), *block_cells(block)] for block in explanation.worst[:_SHOWN]]
+    has_records = any(block.record for block in explanation.blocks)
+    shown = len(BLOCK_HEADERS) - 2 * has_records  # what is saved takes the place of the last two
+    headers = ("block", *(["saved"] if has_records else []), *BLOCK_HEADERS[:shown])
+    rows = []
+    for block in explanation.worst[:_SHOWN]:
+        kind, *cells = block_cells(block)[:shown]
+        saved = [f"{block.surely_saved:.2g}" if block.surely_saved else "–"] if has_records else []
+        rows.append([short_block(block.name), *saved, kind if len(kind) <= _WIDEST_KIND else kind[: _WIDEST_KIND - 1] + "…", *cells])
     count = len(explanation.blocks)
-    shown = (
-        f"The {len(rows)} of {count} blocks that do most to the answers" if count > len(rows) else "Those that do most to the answers first"
-    )
+    order = "save most alone in float, then those that do most to the answers" if has_records else "do most to the answers"
+    first = f"The {len(rows)} of {count} blocks that {order}" if count > len(rows) else f"First the blocks that {order}"
     note = (
-        f"{shown}. Effect: divergence of the answers if only this block is in 8 bits. SNR: of the values there, what has added up; own: "
-        "what the block adds itself. Clipped: values beyond the range; "
-        "unused: of the integers."
+        f"{first}. {_SAVED if has_records else ''}Effect: divergence of the answers if only this block is in 8 bits. "
+        "SNR: of the values there, what has added up; own: what the block adds itself. Clipped: values beyond the range"
+        f"{'' if has_records else '; unused: of the integers'}."
     )
     if rows:
-        print_table(("block", *BLOCK_HEADERS), rows, note=note)
+        print_table(headers, rows, note=note)
     if explanation.unmatched:
         click.echo(textwrap.fill(unmatched_words(explanation), 80))
     for line in advice_lines(explanation, bundle):

@@ -65,6 +65,11 @@ def _batch(context: click.Context, parameter: click.Parameter, value: str) -> in
     "[default: that of --recipe, or any]",
 )
 @click.option("--recipe", "repeat", metavar="BUNDLE", help="Make static-int8 files as those of that bundle were made, without a search.")
+@click.option(
+    "--measure-blocks",
+    is_flag=True,
+    help="Record what each block of static-int8 files costs alone in 8 bits and saves alone in float, for explain; it takes minutes.",
+)
 @click.option("--keep-failed", is_flag=True, help="Keep artifacts that break the budget, marked.")
 @click.option("--batch", default="1", callback=_batch, show_default=True, metavar="N|dynamic", help="Length of the batch axis.")
 @size_option("without it they stay free")

@@ -71,6 +71,17 @@ def block_cells(block: "BlockExplanation") -> list[str]:
     return ["+".join(block.kinds), *cells, percent_text(block.unused, digits=0), range_]
 
 
+def saved_text(block: "BlockExplanation") -> str:
+    """What it would save in float by itself, and how far chance goes."""
+    record = block.record
+    if record is None:
+        return "–"
+    if not record.saved_error:
+        return f"{record.saved:.2g}"
+    digits = max(0, -int(np.floor(np.log10(record.saved_error))))
+    return f"{record.saved:.{digits}f} ± {record.saved_error:.{digits}f}"
+
+
 def clipped_text(share: float) -> str:
     """A share that is small where all is well.
 
@@ -122,6 +133,13 @@ def advice_lines(explanation: "Explanation", bundle: Path) -> list[str]:
     record = explanation.quantization
     if worst and record is not None:
         lead = f"{short_block(worst.name)} does most to the answers (divergence {worst.effect:.2g} by itself)"
+        if worst.surely_saved:
+            lead = (
+                f"{short_block(worst.name)} is most to blame: in float by itself it saves {worst.surely_saved:.2g} of the divergence that "
+                "the export measured with all blocks in 8 bits"
+            )
+        elif record.measured and not any(block.surely_saved for block in explanation.blocks):
+            lead = f"no block in float by itself saves more than chance, the loss is spread; {lead}"
         if record.steps:
             lines.append(f"{lead}: a smaller --max-drop than it was exported with keeps more blocks in float, {_TRAINED_ON}")
         else:

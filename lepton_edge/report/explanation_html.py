@@ -14,6 +14,7 @@ from lepton_edge.report.explanation import (
     clipped_text,
     decibel_text,
     float_words,
+    saved_text,
     short_block,
     summary,
     title,
@@ -79,9 +80,7 @@ def _blocks(explanation: "Explanation") -> Iterator[dict[str, Any]]:
             "in_float": block.in_float,
             "is_worst": block in worst and not block.in_float,
             "cells": block_cells(block),
-            "record": ["–"] * 4
-            if record is None
-            else [f"{value:.2g}" for value in (record.alone, record.cumulative, record.saved)] + [drop],
+            "record": ["–"] * 4 if record is None else [f"{record.alone:.2g}", f"{record.cumulative:.2g}", saved_text(block), drop],
             "histogram": histogram_svg(block.histogram),
             "ends": (f"{edges[0]:.3g}", f"{edges[-1]:.3g}"),
             "words": _words(block),

@@ -68,8 +68,9 @@ class BlockRecord:
         name: The layer's name, from the names of its tensors.
         alone: The error of the network's answers with this block in 8 bits and all others in float.
         cumulative: The same with this block and all that run before it in 8 bits.
-        saved: How much of the error of the quantized network goes away with this block in float.
+        saved: How much of the error of the quantized network goes away with this block alone in float.
         drop: The accuracy lost with this block alone in 8 bits, 0 to 1; ``None`` without labels.
+        saved_error: The standard error of ``saved``, from sample to sample; ``None`` with a single one.
     """
 
     name: str
@@ -77,6 +78,7 @@ class BlockRecord:
     cumulative: float
     saved: float
     drop: float | None
+    saved_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Quantization:
         rounding: How weights became integers: ``nearest``, ``bias-corrected``, ``fitted`` to the activations, or ``clipped`` before.
         float_blocks: Blocks that compute in float32.
         blocks: How many there are that could compute in 8 bits.
-        measured: What each block costs; empty where no search was needed.
+        measured: What each block costs; empty where no search was needed, and none was asked for.
         steps: Of the search, in order.
     """
 

@@ -1,5 +1,6 @@
 """What an export says of its 8-bit artifacts, and makes again."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,32 @@ def test_an_export_is_repeated_for_the_target_of_its_record(classifier: Path, pi
     assert again.notes == first.notes
     with pytest.raises(InputError, match=r"--target must be that of the recipe, arm-dotprod, found any; leave --target or --recipe out"):
         manifest_of(classifier, tmp_path / "c", pictures, repeat=tmp_path / "a", target="any")
+
+
+def test_blocks_are_measured_where_that_is_asked_for(classifier: Path, pictures: Path, tmp_path: Path) -> None:
+    many = np.resize(np.load(pictures), (240, 8, 8, 3))
+    plain = manifest_of(classifier, tmp_path / "plain", many)
+    manifest = manifest_of(classifier, tmp_path / "measured", many, measure_blocks=True)
+    record = manifest.artifacts[0].quantization
+    assert plain.artifacts[0].quantization == replace(record, measured=())
+    assert len(record.measured) == record.blocks > 0
+    assert manifest.artifacts[0].sha256 == plain.artifacts[0].sha256
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    with pytest.raises(InputError, match=r"--measure-blocks measures .* while they are chosen, found --recipe; leave one of both out"):
+        manifest_of(classifier, tmp_path / "b", many, measure_blocks=True, repeat=tmp_path / "plain")
+    with pytest.raises(InputError, match=r"--measure-blocks is for static-int8, .* fp16, fp32; add static-int8 to --precision"):
+        manifest_of(classifier, tmp_path / "b", many, measure_blocks=True, precisions=["fp16", "fp32"])
+    with pytest.raises(InputError, match=r"--measure-blocks is for static-int8, .*; give --calib PATH"):
+        export(classifier, tmp_path / "b", measure_blocks=True)
+
+
+def test_a_network_without_operators_has_nothing_to_quantize(keras: Any, tmp_path: Path) -> None:
+    ids = keras.Input((4,), dtype="int64", name="ids")
+    model = keras.Model(ids, keras.layers.IntegerLookup(vocabulary=[3, 5, 7], name="lookup")(ids))
+    samples = np.random.default_rng(0).integers(0, 9, (40, 4))
+    manifest = manifest_of(model, tmp_path / "b", samples, formats=None, precisions=["static-int8"], preprocessing=None)
+    assert {record.file for record in manifest.artifacts} == {"model.static-int8.onnx", "model.static-int8.tflite"}
+    assert {record.quantization.blocks for record in manifest.artifacts} == {0}
 
 
 def test_settings_that_make_other_bytes_than_the_recipe_are_noted(classifier: Path, pictures: Path, tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ from lepton_converters.activation_moments import fits
 from lepton_converters.artifact import Artifact
 from lepton_converters.budget import Budget
 from lepton_converters.calibration import Calibration
+from lepton_converters.candidate import Candidate, Comparison
 from lepton_converters.dataset import Dataset, Sample
+from lepton_converters.divergence import divergence
 from lepton_converters.equalization import equalize
 from lepton_converters.mixed_precision import Search
 from lepton_converters.onnx_float_graph import OnnxFloatGraph
-from lepton_converters.quantizer import Candidate, Comparison, Quantizer
+from lepton_converters.quantizer import Quantizer
 from lepton_converters.tensor_statistics import TensorStatistics
 from lepton_converters.weight_fitting import Rounding, fit_weights
 from lepton_runtime import Format, InputError, Target, UnsupportedError
@@ -231,7 +233,8 @@ def test_candidates_are_compared_on_samples_of_several_sizes(keras, liven) -> No
     error = comparison.error(candidate.artifact())
     assert error.shape == (6,)
     alone = [Comparison(candidate, samples[start::2], 1).measure(candidate.artifact()) for start in (0, 1)]
-    assert comparison.measure(candidate.artifact())[0] == pytest.approx(np.mean([found for found, _ in alone]))
+    measured = comparison.measure(candidate.artifact())[0]
+    np.testing.assert_allclose(np.sort(measured), np.sort(np.concatenate([found for found, _ in alone])))
 
 
 def test_the_target_is_recorded_in_onnx_files_only(chain) -> None:
@@ -365,6 +368,69 @@ def test_a_budget_is_searched_for_where_too_few_samples_can_be_spared(damaged, c
     assert made.steps[0].float_blocks == 0
     assert made.float_blocks == (network.block("damaged").name,)
     assert (made.rounding == Rounding.NEAREST) == (count < 32)
+
+
+@BOTH
+def test_what_each_block_saves_alone_in_float_is_measured_without_a_budget_too(damaged, format_: Format) -> None:
+    network = damaged[format_]
+    made = quantizer(network, measures_blocks=True).quantize(network.graph)
+    record = made.quantization
+    assert record is not None
+    assert record.float_blocks == ()
+    assert record.steps == ()
+    assert {block.name for block in record.measured} == network.names
+    blamed = max(record.measured, key=lambda block: block.saved)
+    assert blamed.name == network.block("damaged").name
+    assert blamed.saved > 2 * blamed.saved_error
+    again = quantizer(network, recipe={format_: replace(record, float_blocks=(blamed.name,))}).quantize(network.graph)
+    plain, kept = (divergence(network.expected(), network.answers(artifact)).mean() for artifact in (made, again))
+    assert blamed.saved == pytest.approx(plain - kept, rel=0.5)  # on other samples
+
+
+def test_blocks_are_measured_beside_a_search_that_needs_none_of_them(chain) -> None:
+    network = chain[Format.ONNX]
+    told: list[str] = []
+    both = quantizer(network, search=search(network, "50pp"), measures_blocks=True, on_progress=told.append)
+    record = both.quantize(network.graph).quantization
+    assert record is not None
+    assert [step.float_blocks for step in record.steps] == [0]
+    assert len(record.measured) == len(network.names)
+    assert f"block {len(network.names)} of {len(network.names)}" in told
+
+
+def test_blocks_cannot_be_measured_without_samples_to_compare_by(chain) -> None:
+    network = chain[Format.ONNX]
+    few = replace(network.calibration, indices=tuple(range(31)))
+    with pytest.raises(
+        InputError, match=r"--measure-blocks needs 32 samples .* found 31 to calibrate on and 0 others: give more with --calib"
+    ):
+        Quantizer(few, measures_blocks=True).quantize(network.graph)
+
+
+@BOTH
+def test_blocks_are_measured_between_float_doors_whatever_the_doors_of_the_file(chain, format_: Format) -> None:
+    network = chain[format_]
+    record = quantizer(network, measures_blocks=True, io="int8").quantize(network.graph).quantization
+    assert record is not None
+    assert {block.name for block in record.measured} == network.names
+
+
+def test_a_block_whose_answers_are_no_numbers_is_left_out(chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = chain[Format.ONNX]
+    names = [block.name for block in network.graph.blocks]
+    measure = Comparison.measure
+    alone: list[Artifact] = []
+
+    def spoilt(self: Comparison, artifact: Artifact) -> tuple[np.ndarray, float | None]:
+        alone.append(artifact)
+        error, drop = measure(self, artifact)
+        return (error * np.nan if len(alone) == 1 else error), drop
+
+    monkeypatch.setattr(Comparison, "measure", spoilt)
+    told: list[str] = []
+    record = quantizer(network, measures_blocks=True, on_progress=told.append).quantize(network.graph).quantization
+    assert [block.name for block in record.measured] == names[1:]
+    assert f"{names[0]} stays in 8 bits: its answers are no numbers" in told
 
 
 def test_few_samples_whose_answers_all_stay_ask_for_no_block_in_float(chain) -> None:

@@ -41,7 +41,7 @@ def explanation(data: Path):
     first, *others = found.blocks
     steps = (SearchStep(0, "", 0.012, 0.004), SearchStep(1, first.name, 0.001, 0.003))
     record = Quantization("any", "mse", False, "fitted", (first.name,), len(found.blocks), steps=steps)
-    kept = replace(first, in_float=True, record=BlockRecord(first.name, 0.01, 0.01, 0.009, 0.011), own_snr_db=np.inf)
+    kept = replace(first, in_float=True, record=BlockRecord(first.name, 0.01, 0.01, 0.009, 0.011, saved_error=0.001), own_snr_db=np.inf)
     image = np.linspace(0, 255, 28 * 28, dtype=np.float32).reshape(28, 28, 1)
     changed = [ChangedSample(number, 3, Answer(3, 0.6), Answer(5, 0.5), 0.2, {"image": image}) for number in (4, 8)]
     return replace(found, blocks=(kept, *others), changed=tuple(changed), quantization=record, agreement=0.97, accuracy=0.9)
@@ -66,6 +66,26 @@ def test_the_table_names_the_worst_blocks_and_what_to_do(lepton_edge, data: Path
     assert "SNR dB own dB clipped unused" in " ".join(outcome.out.split())
     assert max(map(len, lines)) <= 80
     assert "lepton-edge benchmark" in outcome.err or "max-drop" in outcome.err
+
+
+def test_the_table_says_what_each_block_saves_where_it_was_measured(explanation, capsys) -> None:
+    from lepton_edge.cli.explain import _print
+
+    first, second, *others = (
+        replace(block, name=f"batch_normalization_{number}+{block.name}", kinds=("DepthwiseConv", "GlobalAveragePool"), in_float=False)
+        for number, block in enumerate(explanation.blocks)
+    )
+    blocks = [
+        replace(block, record=BlockRecord(block.name, 0.01, 0.01, saved, None, saved_error=0.001))
+        for block, saved in ((first, 0.001), (second, 0.009))
+    ]
+    _print(replace(explanation, blocks=(*blocks, *others)), Path("b"))
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines]
+    header = next(number for number, row in enumerate(rows) if row[:2] == ["block", "saved"])
+    assert rows[header + 2][1] == "0.009"
+    assert [row[1] for row in rows[header + 3 : header + 2 + len(explanation.blocks)]] == ["–"] * (len(explanation.blocks) - 1)
+    assert max(map(len, lines)) <= 80
 
 
 def test_the_document_holds_every_block(lepton_edge, data: Path) -> None:
@@ -113,6 +133,16 @@ def test_the_advice_fits_what_was_found(explanation) -> None:
     assert searched.endswith("or train the network on with lepton-edge finetune")
     unsearched = replace(explanation, quantization=replace(explanation.quantization, steps=()))
     assert "--eval PATH --max-drop" in advice_lines(unsearched, bundle)[-1]
+    worst = explanation.worst[0]
+    for saved, words in (
+        (0.009, f"{worst.name} is most to blame: in float by itself it saves 0.009 of the divergence"),
+        (0.001, "no block in float by itself saves more than chance"),
+    ):
+        measured = replace(worst, record=BlockRecord(worst.name, 0.01, 0.01, saved, None, saved_error=0.001))
+        found = replace(
+            explanation, blocks=(measured,), quantization=replace(explanation.quantization, measured=(measured.record,), steps=())
+        )
+        assert advice_lines(found, bundle)[-1].startswith(words)
     clipped = replace(explanation, blocks=tuple(replace(block, clipped=0.03) for block in explanation.blocks))
     assert "(--calib-samples)" in advice_lines(clipped, bundle)[0]
     assert "same answer 97.0 %" in summary(explanation)
@@ -123,6 +153,7 @@ def test_the_page_is_one_file_that_everybody_can_read(page: Path) -> None:
     check_page(text)
     assert text.count("data:image/png;base64,") == 2
     assert "The search for blocks in float" in text
+    assert "<td>0.009 ± 0.001</td>" in text
     assert 'fp32 <span class="good">3 0.600</span>' in text
 
 
