@@ -14,7 +14,7 @@ from lepton_runtime.tensors import Array
 Ranges = Mapping[str, tuple[float, float]]
 """The smallest and largest value of each tensor, zero included."""
 
-_INNER_SCOPES = re.compile(r"/(batchnorm|moments)(?=/|$)")
+_INNER_SCOPES = re.compile(r"/((batchnorm|moments)(_\d+)?(?=/|$)|Tensordot(_\d+)?(?=/))")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from lepton_converters.random_operator import check_no_random
 from lepton_converters.recurrent import Operator, traced_recurrence
 from lepton_converters.traced_functions import traced_functions
 from lepton_converters.traced_layers import traced_layers
+from lepton_converters.traced_names import traced_names
 from lepton_converters.traced_ops import traced_ops
 from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.formats import Format
@@ -161,6 +162,7 @@ def exported_form(format_: Format, *, recurrence: Operator | None = None, unroll
     """Keras in the operators that a format is made from, while a model is traced; the arguments are those of :func:`freeze`."""
     with (
         _inlined_functions(),
+        traced_names(),
         traced_functions(format_),
         traced_layers(lacks_3d=format_ == Format.TFLITE),
         traced_ops(),

@@ -1,6 +1,5 @@
 """The arithmetic of a static-int8 file, simulated in TensorFlow while a Keras model is traced, so that gradients pass through it."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -170,16 +169,9 @@ class SimulatedInt8:
         return Answers.traced(outputs, [trace.read(output) for output in outputs])
 
     def _layer_of(self, tensor: str) -> str:
-        """The name of the innermost layer that a tensor's path leads through; the path where it leads through none.
-
-        Keras numbers the scopes of a model that is called again: that of ``stem`` is ``stem_1``.
-        """
+        """The name of the innermost layer that a tensor's path leads through; the path where it leads through none."""
         names = {layer.name for layer in layers_of(self._source.model)} if self._source.model else set()
-        for part in reversed(tensor.split("/")):
-            found = next((name for name in (re.sub(r"_\d+$", "", part), part) if name in names), None)
-            if found:
-                return str(found)
-        return tensor
+        return next((part for part in reversed(tensor.split("/")) if part in names), tensor)
 
 
 def _find(

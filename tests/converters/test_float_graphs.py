@@ -92,6 +92,18 @@ def test_a_normalization_and_a_relu_are_one_block_with_their_convolution(network
 
 
 @BOTH
+def test_blocks_have_the_names_of_their_layers(keras, liven, format_: Format) -> None:
+    """Also where one is called like another, but for a number, and where one is called twice."""
+    layers = keras.layers
+    rows = keras.Input((4, 6), name="rows")
+    shared = layers.Dense(6, name="dense_1")
+    inner = keras.Sequential([keras.Input((4, 6)), layers.Dense(6, name="dense"), layers.Dense(6, name="dense_2")], name="inner")
+    model = keras.Model(rows, layers.Dense(3, name="dense")(shared(inner(shared(rows)))), name="net")
+    liven(keras, model)
+    assert [block.name for block in float_network(model, format_).graph.blocks] == ["dense_1", "inner/dense", "inner/dense_2", "dense"]
+
+
+@BOTH
 def test_products_are_those_of_the_layers(network, format_: Format) -> None:
     products = sorted(operator.products for operator in network[format_].operators if operator.weight)
     assert products == sorted([64 * 27 * 8, 64 * 72 * 8, 64 * 8 * 8, 8 * 2, 2 * 8, 64 * 16 * 6, 384 * 4])
