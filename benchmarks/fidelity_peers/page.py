@@ -63,6 +63,7 @@ def write_page(
     if absent:
         parts += [f"\n**Not measured**: {', '.join(absent)}."]
     parts += ["\n## Against the best of the others\n", *_leads(leads)]
+    parts += ["\n## Where 8 bits are not faster\n", *_slower(latencies)]
     for network in networks:
         parts += [f"\n## {network}\n", *_table(network, results, latencies, environments)]
     return "\n".join(parts) + "\n"
@@ -121,6 +122,18 @@ def _leads(leads: Mapping[Key, tuple[Lead, Lead]]) -> Iterable[str]:
     for (network, name), (right, faithful) in leads.items():
         cells = (right.over, _points(right), faithful.over, _points(faithful))
         yield f"| {TITLES[METHODS[name].engine]} | {METHODS[name].title} | {network} | {' | '.join(cells)} |"
+
+
+def _slower(latencies: Mapping[Key, Latency]) -> Iterable[str]:
+    """Our files with a budget that take longer than float32."""
+    yield "Our files of `--max-drop 0.5pp` that are not faster than fp32 on the same engine: 8 bits are not worth it there, on this CPU and"
+    yield "at this size ([why](quantization.md#where-8-bits-are-not-faster)). The others are faster."
+    yield ""
+    yield "| engine | network | latency |"
+    yield "|---|---|--:|"
+    for (network, name), latency in latencies.items():
+        if "budget" in name and name.startswith("ours") and not latency.failure and _ratio(latency)[2] >= 1:
+            yield f"| {TITLES[METHODS[name].engine]} | {network} | {_latency(latency)} |"
 
 
 def _points(lead: Lead) -> str:
