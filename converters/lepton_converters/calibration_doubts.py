@@ -16,11 +16,13 @@ _WASTED = 0.5  # of the steps
 _DEAD = 0.25  # of a tensor's channels; a few are in most networks
 _LEAST_CHANNELS = 8
 _EMPTY_FEATURES = 0.5  # of an input that is no image: the border of handwritten digits is always empty
-_ONE_CLASS_OF_MANY = 0.9  # of the answers
-_ONE_CLASS_OF_TWO = 0.98  # one of two is often rare, as with faults and fraud
+# Of the answers, by the number of classes: one of two is often rare, as with faults and fraud; of many, a network is not always right.
+_ONE_CLASS = {2: 0.98, 3: 0.9, 4: 0.9}
+_ONE_CLASS_OF_MANY = 0.6
 _LEAST_ANSWERS = 32
 _BY_CHANCE = 1e-5  # how likely honest halves are to be doubted, for one tensor
 _PIXELS = 255.0
+_FEW_UNITS = 10.0  # as far as pixels reach that were brought to a mean of 0 and a deviation of 1
 _SHOWN = 3  # names in a message
 
 
@@ -56,11 +58,12 @@ def find_doubts(
     names = {spec.name for spec in inputs}
     # Inner tensors of one value are constants of the graph, such as the first states of a recurrent layer.
     inner = {name: found for name, found in statistics.items() if name not in names and not _is_constant(found)}
+    twice = list(_normalized_twice(statistics, numbers, preprocessing, takes_raw_pixels))
     return [
         *few,
         *_constant_inputs(statistics, numbers),
-        *_normalized_twice(statistics, numbers, preprocessing, takes_raw_pixels),
-        *_without_zero({**{spec.name: statistics[spec.name] for spec in numbers}, **inner}),
+        *twice,
+        *_without_zero(inner if twice else {**{spec.name: statistics[spec.name] for spec in numbers}, **inner}),
         *(_dead_channels(inner) if samples >= _ENOUGH_SAMPLES else ()),
         *_halves_apart(statistics, samples),
         *_one_class(best_counts, outputs),
@@ -104,7 +107,7 @@ def _constant_inputs(statistics: Mapping[str, TensorStatistics], inputs: Sequenc
 def _normalized_twice(
     statistics: Mapping[str, TensorStatistics], inputs: Sequence[TensorSpec], steps: Preprocessing | None, takes_raw_pixels: bool
 ) -> Iterator[str]:
-    """Doubts about an image whose values were brought to 0…1, or to -1…1, once more than the model wants."""
+    """Doubts about an image whose values were scaled, or centered, once more than the model wants."""
     spec = next((spec for spec in inputs if len(spec.shape) == 4), None)
     if spec is None or steps is None or steps.size is None or _is_constant(statistics[spec.name]):
         return
@@ -120,14 +123,20 @@ def _normalized_twice(
     # Steps that turn 255 into a number of a few units are meant for raw pixels.
     if np.abs(_PIXELS * scale / std).max() > _PIXELS / 10:
         return
-    ends = (np.array([[-1.0], [1.0]]) * scale - mean) / std
-    slack = 1e-4 * np.abs(ends).max()
-    if ends.min() - slack <= found.low and found.high <= ends.max() + slack:
-        pixels = (np.array([[0.0], [_PIXELS]]) * scale - mean) / std
+    small, few, pixels = (
+        (np.array([[low], [high]]) * scale - mean) / std for low, high in ((-1, 1), (-_FEW_UNITS, _FEW_UNITS), (0, _PIXELS))
+    )
+    has_negative = found.low < pixels.min() - 0.1 * scale / std.max()
+    if _is_within(found, small) or (has_negative and _is_within(found, few)):
         yield (
             f"{values}, where the recorded preprocessing makes {pixels.min():.4g} to {pixels.max():.4g} of pixels of 0 to 255: the samples "
             "look normalized already, and are so twice; give raw values with --calib, or leave --scale, --mean and --std out"
         )
+
+
+def _is_within(found: TensorStatistics, ends: Array) -> bool:
+    slack = 1e-4 * np.abs(ends).max()
+    return bool(ends.min() - slack <= found.low and found.high <= ends.max() + slack)
 
 
 def _without_zero(statistics: Mapping[str, TensorStatistics]) -> Iterator[str]:
@@ -192,13 +201,13 @@ def _distance(statistics: TensorStatistics) -> float:
 def _one_class(best_counts: Array | None, outputs: Sequence[TensorSpec]) -> Iterator[str]:
     if best_counts is None or best_counts.sum() < _LEAST_ANSWERS:
         return
-    if best_counts.max() < (_ONE_CLASS_OF_TWO if len(best_counts) == 2 else _ONE_CLASS_OF_MANY) * best_counts.sum():
+    if best_counts.max() < _ONE_CLASS.get(len(best_counts), _ONE_CLASS_OF_MANY) * best_counts.sum():
         return
     output = class_output(outputs)
     where = f" of {output.name!r}" if output else ""
     yield (
         f"the model answers class {int(best_counts.argmax())}{where} to {int(best_counts.max())} of {int(best_counts.sum())} calibration "
-        "samples: what it does for other classes was not measured, or the samples are not preprocessed as in training; give samples of "
+        "samples: what it does for other classes was hardly measured, or the samples are not preprocessed as in training; give samples of "
         "every class, and check --scale, --mean and --std"
     )
 

@@ -196,7 +196,7 @@ def _artifacts(bundle: Bundle, format_: Format | None) -> tuple[Artifact, Artifa
     held = ", ".join(record.file for record in bundle.manifest.artifacts)
     raise InputError(
         f"explain compares a static-int8 file with the fp32 file of the same format, {str(bundle.path)!r} holds {held}; "
-        "export it again with --precision fp32,static-int8 --calib PATH"
+        "export it again with --precision fp32,static-int8 --calib PATH --keep-failed"
     )
 
 

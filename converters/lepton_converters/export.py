@@ -215,6 +215,7 @@ def export(
             *(doubts.found if doubts else ()),
             *repeated.doubts(settings),
             *_target_doubts(kept),
+            *_search_doubts(kept),
         ),
         noise_inputs=source.noise,
         encoders=encoders,
@@ -319,13 +320,21 @@ def _check_calibration(source: KerasSource, calibration: Calibration) -> None:
             source.predict(batch)
 
 
-def _why_no_search_helped(artifact: Artifact) -> str:
-    made = artifact.quantization
+def _searched_in_vain(record: Artifact | ArtifactRecord) -> str:
+    """Why no block is in float although a search looked for some; empty where none was in vain."""
+    made = record.quantization
     if made is None or len(made.steps) < 2 or made.float_blocks:
         return ""
-    return (
-        f"; so many of its {made.blocks} blocks would have to stay in float that 8 bits would save no time: lepton-edge finetune may help"
-    )
+    return f"so many of its {made.blocks} blocks would have to stay in float that 8 bits would save no time: lepton-edge finetune may help"
+
+
+def _search_doubts(records: Sequence[ArtifactRecord]) -> list[str]:
+    """Artifacts of which the search was not sure that they keep to the budget."""
+    return [
+        f"{record.file} is in 8 bits as a whole, and may lose {100 * (first.drop + first.margin):.2f}pp on other samples: {why}"
+        for record in records
+        if record.passed and record.quantization and (why := _searched_in_vain(record)) and (first := record.quantization.steps[0])
+    ]
 
 
 def _verify(
@@ -357,7 +366,7 @@ def _verify(
                 quantization=artifact.quantization,
                 parity=report.parity,
                 accuracy=report.accuracy,
-                verdict=verdict.text + ("" if verdict.passed else _why_no_search_helped(artifact)),
+                verdict=verdict.text + (f"; {why}" if not verdict.passed and (why := _searched_in_vain(artifact)) else ""),
                 passed=verdict.passed,
             )
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lepton_converters.calibration import Calibration
 from lepton_converters.conversion import Step
 from lepton_converters.dataset import check_exists
 from lepton_converters.epoch import Epoch
@@ -22,11 +23,16 @@ from lepton_converters.label_doubt import label_doubts
 from lepton_converters.model_file import check_file, read_model_file
 from lepton_runtime.errors import InputError, UnsupportedError
 from lepton_runtime.formats import Target
+from lepton_runtime.preprocess import Preprocessing
 
 if TYPE_CHECKING:
     import keras
 
+    from lepton_converters.gain import Gain
     from lepton_converters.quantized_training import Samples
+    from lepton_converters.training_data import TrainingData
+
+_REVIEWED = 200  # samples, as an export calibrates on
 
 
 @dataclass(frozen=True)
@@ -155,9 +161,10 @@ def finetune(
     _check_source(source)
     name = Path(model).name if isinstance(model, str | Path) else "model"
     on_step(Step("read", name, f"{source.name}, {source.parameters:,} parameters", 1))
+    steps = plan_preprocessing(source, preprocessing or {})
     chosen = TrainingData.open(
         source,
-        plan_preprocessing(source, preprocessing or {}),
+        steps,
         data=str(data),
         evaluate=None if evaluate is None else str(evaluate),
         labels=labels,
@@ -170,6 +177,7 @@ def finetune(
         source = KerasSource.open(loaded, batch=batch_size, size=size)
     training, held_back = chosen.read(source, on_read=lambda fraction: on_step(Step("read", str(data), fraction=fraction)))
     on_step(Step("read", str(data), f"{training.count:,} samples to train on, {held_back.count:,} others", 1))
+    notes += _data_doubts(source, chosen, steps)
     with _unchanged(loaded), keras_file(loaded, path, custom_objects=own) as write:
         trainer = QuantizedTrainer(
             source,
@@ -221,7 +229,7 @@ def finetune(
             "use_labels": use_labels,
             "keep_frozen": keep_frozen,
         },
-        notes=(*notes, *_doubts(trainer.float_accuracy, held_back)),
+        notes=(*notes, *_doubts(trainer.float_accuracy, held_back), *_gain_doubts(gain)),
     )
 
 
@@ -260,6 +268,21 @@ def _check_source(source: KerasSource) -> None:
         is_encoded = free.name in {encoder.output.name for encoder in source.encoders}
         advice = "build its layer with output_sequence_length" if is_encoded else "give it with --size"
         raise InputError(f"fine-tuning needs inputs of known size, found {free}; {advice}")
+
+
+def _data_doubts(source: KerasSource, chosen: "TrainingData", steps: Preprocessing | None) -> list[str]:
+    """What looks wrong with the samples that ranges are found by, in the words of this command's options."""
+    from lepton_converters.calibration_review import CalibrationReview
+
+    review = CalibrationReview(source, Calibration(chosen.dataset, tuple(sorted(chosen.order[:_REVIEWED])), 1), steps)
+    review.look_at({})
+    return [doubt.replace("--calib-samples", "--samples").replace("--calib", "--data") for doubt in review.found]
+
+
+def _gain_doubts(gain: "Gain") -> list[str]:
+    if gain.after[1] >= gain.before[1]:
+        return []
+    return ["in 8 bits the tuned network answers worse than the one it was made of: export that one, or train on more samples"]
 
 
 def _doubts(accuracy: float | None, held_back: "Samples") -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 _STANDARD_ERRORS = 3  # chance alone goes beyond them once in 700 times
+_LEAST_WON = 0.1  # of what the most frequent label leaves to win, where there are more than two classes; one of two is often rare
 
 
 def label_doubts(accuracy: float | None, counts: Sequence[int]) -> list[str]:
@@ -18,7 +19,8 @@ def label_doubts(accuracy: float | None, counts: Sequence[int]) -> list[str]:
         return []
     samples = sum(counts)
     share = max(counts) / samples
-    if share == 1 or accuracy > share + _STANDARD_ERRORS * (share * (1 - share) / samples) ** 0.5:
+    least = max(_STANDARD_ERRORS * (share * (1 - share) / samples) ** 0.5, _LEAST_WON * (1 - share) if len(counts) > 2 else 0)
+    if share == 1 or accuracy > share + least:
         return []
     return [
         f"Keras itself is right on {100 * accuracy:.1f} % of the labelled samples, not clearly more than the {100 * share:.1f} % of "

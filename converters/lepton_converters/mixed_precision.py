@@ -11,7 +11,7 @@ from lepton_converters.budget import Budget
 from lepton_converters.calibration import grouped
 from lepton_converters.candidate import Candidate, Comparison
 from lepton_converters.dataset import Sample
-from lepton_converters.expected_drop import expected_drop, temperature_scaled
+from lepton_converters.expected_drop import CONFIDENCE, expected_drop, temperature_scaled
 from lepton_converters.float_graph import Block
 from lepton_converters.sensitivity import measure_blocks
 from lepton_runtime.errors import InputError
@@ -21,7 +21,6 @@ from lepton_runtime.manifest import BlockRecord, SearchStep
 from lepton_runtime.tensors import Array
 
 _GROUP = 256
-_CONFIDENCE = 1.64  # standard errors: 19 of 20 other sets of samples keep to the budget then
 # What one product of numbers costs in 8 bits, as a share of the same in float32. Measured for VNNI alone: the fastest matrix products
 # of an AMD Zen 5 reach 236 GFLOP/s in float32 and 913 GOP/s in 8 bits on one thread, 0.26. The others are estimates, by how many products
 # an instruction does: 16 for 4 of float32 with ARM's dot products; without, two or three instructions widen and add, so that little
@@ -63,9 +62,9 @@ class Search:
         def keeps(names: Sequence[str], changed: str = "") -> bool:
             after = self._scores(candidate.artifact(frozenset(names))).argmax(axis=1)
             drop, standard_error = expected_drop(probabilities, before, after)
-            margin = _CONFIDENCE * standard_error
+            margin = CONFIDENCE * standard_error
             steps.append(SearchStep(len(names), changed, drop, margin))
-            self._on_progress(f"search: {len(names)} of {len(blocks)} blocks in float, drop {100 * drop:.2f}pp")
+            self._on_progress(f"search: {len(names)} of {len(blocks)} blocks in float, drop {100 * drop:.2f} ± {100 * margin:.2f}pp")
             # What the labels say is noisier; it must not speak against it. Where no answer changes, more blocks in float could show
             # nothing better, however few the samples and wide the margin.
             labelled = float((after == labels).mean())

@@ -14,7 +14,7 @@ def read_content(model: bytes) -> Any:
 
     content = flatbuffer_utils.convert_bytearray_to_object(bytearray(model))
     content.operatorCodes = content.operatorCodes or []  # a network whose outputs are its inputs has none
-    for graph in content.subgraphs:
+    for graph in content.subgraphs or []:
         graph.operators = graph.operators or []
     return content
 

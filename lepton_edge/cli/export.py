@@ -57,7 +57,13 @@ def _batch(context: click.Context, parameter: click.Parameter, value: str) -> in
     metavar="PATH",
     help="Labelled samples to measure accuracy on, raw like those: class folders, .npz with x and y, .csv with a column label.",
 )
-@click.option("--max-drop", metavar="0.5pp|1%", help="Accuracy that may be lost, absolute or relative. [default: 1pp with --eval]")
+@click.option(
+    "--max-drop",
+    metavar="0.5pp|1%",
+    help="Accuracy that may be lost, absolute or relative. Where it is given, a search on half of --eval finds what static-int8 must "
+    "keep in float. "
+    "[default: 1pp with --eval, without a search]",
+)
 @click.option(
     "--target",
     type=click.Choice([str(target) for target in Target]),
@@ -123,6 +129,8 @@ def report_export(result: "ExportResult", *, json_path: str | None, seconds: flo
             click.echo(f"Keras: {100 * manifest.evaluation.accuracy:.2f} % on {manifest.evaluation.samples:,} samples.")
     for entry in result.left_out:
         click.echo(f"left out: {entry.precision} {entry.format}: {entry.reason}", err=True)
+    if any("over the budget" in entry.reason for entry in result.left_out):
+        click.echo("--keep-failed keeps such files, for lepton-edge explain; lepton-edge finetune makes them lose less.", err=True)
     if manifest.removed_layers:
         click.echo(f"taken out (they work in training only): {', '.join(manifest.removed_layers)}", err=True)
     for note in (*manifest.notes, *result.remarks):

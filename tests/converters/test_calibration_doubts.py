@@ -135,11 +135,12 @@ def test_a_tensor_that_wastes_less_than_half_of_its_steps_is_no_doubt() -> None:
 
 
 @pytest.mark.parametrize("steps", [IMAGENET, Preprocessing(size=(8, 8), channels=3, mean=(127.5,), std=(127.5,))])
-@pytest.mark.parametrize("normalize", [lambda raw: raw / 255, lambda raw: raw / 127.5 - 1])
+@pytest.mark.parametrize("normalize", [lambda raw: raw / 255, lambda raw: raw / 127.5 - 1, lambda raw: (raw - raw.mean()) / raw.std()])
 def test_samples_that_are_normalized_already_are_found(steps: Preprocessing, normalize: Callable[[np.ndarray], np.ndarray]) -> None:
     found = doubts(applied(steps, normalize(photos())), preprocessing=steps)
     assert "where the recorded preprocessing makes" in found[0]
     assert "the samples look normalized already, and are so twice; give raw values with --calib" in found[0]
+    assert not any("center the data with --mean" in doubt for doubt in found)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +171,11 @@ def test_every_second_sample_spoilt_is_found_in_the_tensor_that_shows_it_most() 
 def test_answers_of_one_class_only_are_found() -> None:
     (doubt,) = doubts(photos(), best_counts=np.array([0, 1, 199]))
     assert doubt.startswith("the model answers class 2 of 'scores' to 199 of 200 calibration samples: ")
+
+
+@pytest.mark.parametrize(("counts", "doubted"), [([3, 2, 70, 15, 10], True), ([10, 20, 50, 15, 5], False), ([5, 75, 20], False)])
+def test_one_class_of_many_is_found_by_a_network_that_is_not_always_right(counts: list[int], doubted: bool) -> None:
+    assert bool(doubts(photos(), best_counts=np.array(counts))) is doubted
 
 
 def test_a_rare_second_class_is_no_doubt() -> None:

@@ -9,7 +9,9 @@ import pytest
 from lepton_converters import export, quantized_training, training_data
 from lepton_converters.check import check_model
 from lepton_converters.conversion import Step
-from lepton_converters.finetune import finetune
+from lepton_converters.epoch import Epoch, Training
+from lepton_converters.finetune import _gain_doubts, finetune
+from lepton_converters.gain import Gain
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.label_doubt import label_doubts
 from lepton_converters.legacy_layers import hard_sigmoid_of_keras_2
@@ -236,8 +238,21 @@ def test_labels_that_look_wrong_are_told_of_and_can_be_ignored(
     data = labelled(tmp_path / "data.npz", table(keras), noise(300, 6), wrong=300)
     result = finetune(table(keras), tmp_path / "tuned.keras", data=data, use_labels=use_labels, **SETTINGS)
     assert result.metric == metric
-    assert len(result.notes) == notes
-    assert all("Keras itself is right on 0.0 % of the labelled samples" in note and "--ignore-labels" in note for note in result.notes)
+    found = [note for note in result.notes if "Keras itself is right on 0.0 % of the labelled samples" in note]
+    assert len(found) == notes
+    assert all(note.endswith("--ignore-labels trains without them") for note in found)
+
+
+def test_samples_that_teach_nothing_are_told_of_in_the_words_of_the_command(keras, anything_counts, tmp_path: Path) -> None:
+    np.save(tmp_path / "data.npy", np.zeros((300, 6), np.float32))
+    notes = finetune(table(keras), tmp_path / "tuned.keras", data=tmp_path / "data.npy", **SETTINGS).notes
+    assert any("all 200 calibration samples are the same" in note and "look at what --data reads" in note for note in notes)
+
+
+@pytest.mark.parametrize(("after", "told"), [(0.79, True), (0.8, False), (0.85, False)])
+def test_a_network_that_answers_worse_in_8_bits_than_before_is_told_of(after: float, told: bool) -> None:
+    found = _gain_doubts(Gain("accuracy", Training((), Epoch(0, 1, None, 0.5, 0.8, 1.0), None), (0.9, 0.8), (0.9, after)))
+    assert [note[:52] for note in found] == ["in 8 bits the tuned network answers worse than the o"] * told
 
 
 def test_labels_that_the_model_has_no_scores_for_can_be_ignored(keras, anything_counts, tmp_path: Path) -> None:
@@ -250,9 +265,17 @@ def test_labels_that_the_model_has_no_scores_for_can_be_ignored(keras, anything_
 
 @pytest.mark.parametrize(
     ("accuracy", "counts", "doubted"),
-    [(0.72, (150, 150), False), (0.55, (150, 150), True), (0.72, (90, 210), True), (0.9, (90, 210), False), (0.1, (300, 0), False)],
+    [
+        (0.72, (150, 150), False),
+        (0.55, (150, 150), True),
+        (0.72, (90, 210), True),
+        (0.9, (90, 210), False),
+        (0.1, (300, 0), False),
+        (0.136, (200,) * 10, True),
+        (0.3, (200,) * 10, False),
+    ],
 )
-def test_labels_are_doubted_where_one_answer_for_all_would_be_as_good(accuracy: float, counts: tuple[int, int], doubted: bool) -> None:
+def test_labels_are_doubted_where_one_answer_for_all_would_be_as_good(accuracy: float, counts: tuple[int, ...], doubted: bool) -> None:
     assert bool(label_doubts(accuracy, counts)) is doubted
 
 

@@ -48,6 +48,17 @@ def test_a_budget_is_absolute_or_relative(text: str, accuracy: float, passes: bo
     assert judge(Precision.STATIC_INT8, measured, budget=Budget.parse(text), source_accuracy=0.8).passed == passes
 
 
+def test_what_chance_explains_of_a_drop_is_told() -> None:
+    tally = _Tally(right=780, either=24)
+    tally.add({"y": np.float32([[1]])}, {"y": np.float32([[1]])})
+    measured = tally.report(samples=1000, labeled=1000, has_classes=True)
+    assert measured.margin == pytest.approx(1.64 * 5 / 1000)
+    near, far = (judge(Precision.STATIC_INT8, measured, budget=Budget.parse("0.5pp"), source_accuracy=accuracy) for accuracy in (0.79, 0.8))
+    assert near.text == "REFUSED: drop of 1.00pp is over the budget of 0.5pp, by no more than chance (± 0.82pp): more --eval samples tell"
+    assert far.text == "REFUSED: drop of 2.00pp is over the budget of 0.5pp"
+    assert not near.passed
+
+
 @pytest.mark.parametrize("text", ["1", "pp", "-1pp", "101%", "1 p", "nanpp", ""])
 def test_a_budget_that_says_nothing_is_refused(text: str) -> None:
     with pytest.raises(InputError, match=r"percentage points such as 0\.5pp"):
