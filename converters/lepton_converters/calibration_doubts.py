@@ -63,7 +63,7 @@ def find_doubts(
         *few,
         *_constant_inputs(statistics, numbers),
         *twice,
-        *_without_zero(inner if twice else {**{spec.name: statistics[spec.name] for spec in numbers}, **inner}),
+        *(() if twice else _without_zero({**{spec.name: statistics[spec.name] for spec in numbers}, **inner})),  # it follows
         *(_dead_channels(inner) if samples >= _ENOUGH_SAMPLES else ()),
         *_halves_apart(statistics, samples),
         *_one_class(best_counts, outputs),
