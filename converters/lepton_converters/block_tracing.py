@@ -18,7 +18,7 @@ from lepton_runtime.tensors import Array, TensorSpec
 
 _BINS = 64
 _SURE = 3  # standard errors: of a hundred blocks, one in seven times any is taken for more than chance
-_JUDGED = 32  # samples that each block is tried on alone: it takes a run of the float network each
+_JUDGED = 32  # samples, evenly among all, that each block is tried on alone: it takes a run of the float network each
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class BlockExplanation:
         own_snr_db: The same of what the block makes of the float network's values: what it adds itself, by rounding its inputs,
             weights and output.
         effect: How far that alone moves the float network's answers: their mean :func:`lepton_converters.divergence.divergence`
-            over the first samples, all other blocks being exact.
+            over some samples, all other blocks being exact.
         range: From where to where the integers reach; ``None`` if it gives float32.
         low: The smallest value in the float network.
         high: The largest.
@@ -93,6 +93,7 @@ class BlockTracing:
         in_8_bits: Artifact,
         blocks: Sequence[Block],
         *,
+        samples: int,
         channel_axis: Callable[[str], int | None],
         opened: Callable[[bytes, Sequence[str]], InnerTensors],
     ) -> None:
@@ -102,6 +103,7 @@ class BlockTracing:
             in_float: The float artifact.
             in_8_bits: The quantized one.
             blocks: Of the float artifact.
+            samples: How many will come.
             channel_axis: Of a tensor.
             opened: Looks into a file.
         """
@@ -119,6 +121,7 @@ class BlockTracing:
         self._slopes = {name: _Slopes() for name in self._blocks} if self._record and self._record.equalized else {}
         self._effects = dict.fromkeys(self._blocks, 0.0)
         self._count = self._judged = 0
+        self._judged_share = min(1.0, _JUDGED / max(1, samples))
 
     def _can_be_8_bits(self, block: Block, specs: Sequence[TensorSpec]) -> bool:
         """Whether a block computes in 8 bits, or was kept in float to save accuracy.
@@ -162,7 +165,7 @@ class BlockTracing:
         factors = self._factors
         wanted = {name: array * factors.get(name, 1) for name, array in exact.items()}
         apart = self._files[1].values_apart(given[1], wanted)
-        if self._judged < _JUDGED:
+        if self._judged < self._judged_share * (self._count + len(next(iter(inputs.values())))):
             errors = {name: sums.spec.dequantize(apart[name]) / factors.get(name, 1) - exact[name] for name, sums in self._sums.items()}
             self._judge(given[0], errors)
         for name, sums in self._sums.items():

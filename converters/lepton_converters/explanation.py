@@ -149,7 +149,7 @@ def explain(
     numbers = sorted(np.random.default_rng(seed).permutation(dataset.count)[::-1][:samples].tolist())
     record = next(record for record in bundle.manifest.artifacts if record.file == in_8_bits.file)
     classes = class_output(record.outputs) if record.parity.top1_agreement is not None else None
-    tracing = _tracing(in_float, in_8_bits)
+    tracing = _tracing(in_float, in_8_bits, samples=len(numbers))
     answers = _Answers(classes)
     runners = [ArtifactRunner(artifact) for artifact in (in_float, in_8_bits)]
     batch = in_8_bits.inputs[0].shape[0]
@@ -226,15 +226,15 @@ def _open(bundle: Bundle, data: str) -> Dataset:
     return with_noise(dataset, noise) if noise else dataset
 
 
-def _tracing(in_float: Artifact, in_8_bits: Artifact) -> BlockTracing:
+def _tracing(in_float: Artifact, in_8_bits: Artifact, *, samples: int) -> BlockTracing:
     """What follows the blocks through both files."""
     blocks: Sequence[Block]
     if in_float.format == Format.ONNX:
         model = onnx.load_from_string(in_float.model)
         graph = OnnxFloatGraph(model, inputs=in_float.inputs, outputs=in_float.outputs, route=in_float.route)
-        return BlockTracing(in_float, in_8_bits, graph.blocks, channel_axis=graph.channel_axis, opened=OnnxInnerTensors)
+        return BlockTracing(in_float, in_8_bits, graph.blocks, samples=samples, channel_axis=graph.channel_axis, opened=OnnxInnerTensors)
     blocks = tflite_blocks(in_float.model)
-    return BlockTracing(in_float, in_8_bits, blocks, channel_axis=lambda tensor: -1, opened=TfliteInnerTensors)
+    return BlockTracing(in_float, in_8_bits, blocks, samples=samples, channel_axis=lambda tensor: -1, opened=TfliteInnerTensors)
 
 
 @dataclass

@@ -168,7 +168,7 @@ def test_blocks_without_a_tensor_in_the_other_file_are_reported(bundle: Bundle) 
     blocks = tflite_blocks(in_float.model)
     renamed = replace(blocks[0].operators[0], output="another/name")
     blocks = (replace(blocks[0], operators=(renamed,)), *blocks[1:])
-    tracing = BlockTracing(in_float, in_8_bits, blocks, channel_axis=lambda name: -1, opened=TfliteInnerTensors)
+    tracing = BlockTracing(in_float, in_8_bits, blocks, samples=1, channel_axis=lambda name: -1, opened=TfliteInnerTensors)
     assert tracing.unmatched == (blocks[0].name,)
 
 
@@ -178,7 +178,9 @@ def artifacts(bundle: Bundle, format_: Format) -> list[Artifact]:
 
 
 def traced(graph: OnnxFloatGraph, in_float: Artifact, in_8_bits: Artifact, samples: np.ndarray) -> dict[str, BlockExplanation]:
-    tracing = BlockTracing(in_float, in_8_bits, graph.blocks, channel_axis=graph.channel_axis, opened=OnnxInnerTensors)
+    tracing = BlockTracing(
+        in_float, in_8_bits, graph.blocks, samples=len(samples), channel_axis=graph.channel_axis, opened=OnnxInnerTensors
+    )
     for row in samples if tracing.needs_factors else ():
         tracing.learn({"image": row[None]})
     for row in samples:
@@ -212,6 +214,20 @@ def test_channels_that_were_equalized_are_compared_with_their_own_factor(bundle:
         for equalized in (True, False)
     )
     assert unknown + 10 < known > 25
+
+
+def test_effects_are_those_on_samples_among_all(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_float, in_8_bits = artifacts(bundle, Format.ONNX)
+    graph = OnnxFloatGraph(onnx.load_from_string(in_float.model), inputs=in_float.inputs, outputs=in_float.outputs, route="graph")
+    judged: list[int] = []
+
+    def judge(self: BlockTracing, inputs: dict[str, np.ndarray], errors: dict[str, np.ndarray]) -> None:
+        judged.append(round(96 * float(inputs["image"][0, 0, 0, 0])))
+        self._judged += 1
+
+    monkeypatch.setattr(BlockTracing, "_judge", judge)
+    traced(graph, in_float, in_8_bits, np.ones((96, 8, 8, 3), np.float32) * np.arange(96, dtype=np.float32)[:, None, None, None] / 96)
+    assert judged == list(range(0, 96, 3))
 
 
 def test_the_effect_of_a_block_is_what_it_does_alone_in_8_bits(bundle: Bundle, folder: Path) -> None:
@@ -256,7 +272,7 @@ def test_integers_at_the_end_of_a_network_are_found(models: Path, tmp_path: Path
 
 @pytest.mark.parametrize(("format_", "opened"), [(Format.ONNX, OnnxInnerTensors), (Format.TFLITE, TfliteInnerTensors)])
 def test_a_network_of_which_no_block_is_found_has_answers_only(bundle: Bundle, folder: Path, format_: Format, opened) -> None:
-    tracing = BlockTracing(*artifacts(bundle, format_), [], channel_axis=lambda name: -1, opened=opened)
+    tracing = BlockTracing(*artifacts(bundle, format_), [], samples=1, channel_axis=lambda name: -1, opened=opened)
     tracing.add({"image": np.load(folder / "many.npz")["x"][:1]})
     assert tracing.blocks() == ()
 
