@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import onnx
 import pytest
 
 from lepton_converters import export
+from lepton_converters.export import _search_doubts
 from lepton_runtime import Bundle, Format, InputError, ParityError, Precision, Session, TensorSpec, UnsupportedError
 from lepton_runtime.golden import Golden
+from lepton_runtime.manifest import Quantization, SearchStep
 
 ALL_NINE = [
     *("model.fp32.onnx", "model.fp16.onnx", "model.dynamic-int8.onnx", "model.static-int8.onnx"),
@@ -539,3 +542,13 @@ def test_a_calibration_set_is_streamed(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert count == 4000
     assert peak_bytes < 2 * 2**20
+
+
+@pytest.mark.parametrize(("steps", "float_blocks", "told"), [(2, (), True), (1, (), False), (2, ("conv",), False)])
+def test_a_search_that_was_in_vain_is_told_of(cnn_bundle: Bundle, steps: int, float_blocks: tuple[str, ...], told: bool) -> None:
+    record = next(record for record in cnn_bundle.manifest.artifacts if record.precision == Precision.STATIC_INT8)
+    searched = Quantization("any", "mse", False, "fitted", float_blocks, 14, steps=(SearchStep(0, "", 0.0005, 0.0051),) * steps)
+    found = _search_doubts([replace(record, quantization=searched)])
+    assert bool(found) is told
+    if told:
+        assert "may lose 0.56pp on other samples: so many of its 14 blocks would have to stay in float" in found[0]
