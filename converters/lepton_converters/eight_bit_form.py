@@ -2,7 +2,8 @@
 
 A softmax is masked by a number that 8 bits can hold beside others, instead of Keras' -1e9. Numbers are made of truth values by a
 choice: TFLite takes a cast 1 for its own smallest step. Instead of dividing, it is multiplied by reciprocals: TFLite's 8-bit
-quotients are wrong where a divisor is small beside the others. A batch normalization that stands by itself is a convolution.
+quotients are wrong where a divisor is small beside the others. A batch normalization that stands by itself is a convolution. A
+hard-swish is products and a sum, which XNNPACK computes in 8 bits.
 """
 
 from collections import Counter
@@ -14,6 +15,7 @@ import numpy as np
 _MASK = 1e8
 _MIXING = ("Add", "AddV2", "Sub", "Select", "SelectV2", "Minimum", "Maximum")
 _MASKING = (*_MIXING, "Mul", "Neg", "Identity", "Cast", "Reshape", "ExpandDims", "Squeeze", "Transpose", "BroadcastTo")
+_SHIFT = 3.0  # of a hard-swish
 _SOFT_MASK = 32.0  # its exponential is 1e-14 of that of an equal score without it
 _CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative", "Conv2DBackpropInput")
 _ELEMENTWISE = ("AddV2", "Identity", "Mul", "Neg", "Rsqrt", "Sub")
@@ -186,6 +188,56 @@ def _as_convolution(total: Any, graph_def: Any) -> None:
     product.attr["padding"].s = b"VALID"
 
 
+def _hard_swishes(graph_def: Any) -> list[Any]:
+    """The sums ``x + 3`` of a graph that begin a hard-swish: ``x * (relu6(x + 3) / 6)``, or the share of 6 last or as a factor."""
+    nodes = {node.name: node for node in graph_def.node}
+    readers: dict[str, list[Any]] = {}
+    for node in graph_def.node:
+        for name in node.input:
+            readers.setdefault(_source(name), []).append(node)
+
+    def only_reader(node: Any, *ops: str) -> Any:
+        """The one operator that takes what a node gives, if it is one of those."""
+        found = readers.get(node.name, []) if node is not None else []
+        return found[0] if len(found) == 1 and found[0].op in ops else None
+
+    def begins_one(total: Any) -> bool:
+        if total.op != "AddV2" or not (shifts := [place for place in (0, 1) if _scalar(nodes[_source(total.input[place])]) == _SHIFT]):
+            return False
+        shifted = total.input[1 - shifts[0]]
+        product = only_reader(only_reader(total, "Relu6"), "Mul", "RealDiv")
+        if product is not None and shifted not in product.input:
+            product = only_reader(product, "Mul")
+        return product is not None and shifted in product.input
+
+    return [node for node in graph_def.node if begins_one(node)]
+
+
+def _scalar(node: Any) -> float | None:
+    """The value of a constant that is a single float32 number; ``None`` for all else."""
+    import tensorflow as tf
+
+    if node.op != "Const" or node.attr["dtype"].type != tf.float32.as_datatype_enum:
+        return None
+    tensor = node.attr["value"].tensor
+    return float(tf.make_ndarray(tensor)) if not tensor.tensor_shape.dim else None
+
+
+def _shift_a_little_more(total: Any, graph_def: Any) -> None:
+    """Add the next number above 3, so that TensorFlow does not see a hard-swish.
+
+    It would make one operator of it, which XNNPACK has for float32 only: the file fell into parts, with TFLite's own operator between
+    them, and took six times as long as float32.
+    """
+    import tensorflow as tf
+
+    constant = graph_def.node.add(name=f"{total.name}/shift", op="Const")
+    constant.attr["dtype"].type = tf.float32.as_datatype_enum
+    constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(np.nextafter(np.float32(_SHIFT), np.float32(4)), tf.float32))
+    nodes = {node.name: node for node in graph_def.node}
+    total.input[next(place for place in (0, 1) if _scalar(nodes[_source(total.input[place])]) == _SHIFT)] = constant.name
+
+
 def _source(name: str) -> str:
     """The node that gives a tensor."""
     return name.lstrip("^").partition(":")[0]
@@ -196,5 +248,6 @@ _BEYOND_8_BITS = (
     (_truth_casts, _choose),
     (_quotients, _multiply),
     (_lone_normalizations, _as_convolution),
+    (_hard_swishes, _shift_a_little_more),
 )
 """What finds the nodes that TFLite computes wrong or badly in 8 bits, and what mends one."""

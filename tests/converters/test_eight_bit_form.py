@@ -1,4 +1,4 @@
-"""Batch normalizations that no convolution can take in are convolutions themselves in what TFLite computes in 8 bits."""
+"""What TFLite computes in 8 bits in another form: lone batch normalizations, masks of a softmax, hard-swish."""
 
 from collections import Counter
 
@@ -7,6 +7,7 @@ import pytest
 
 from lepton_converters.frozen_graph import freeze
 from lepton_converters.keras_source import KerasSource
+from lepton_converters.tflite_content import operator_codes, read_content
 from lepton_runtime import Format
 from tests.converters.float_graphs import float_network
 
@@ -93,3 +94,32 @@ def test_a_product_that_makes_channels_stays(keras) -> None:
     colors = image * np.float32([5, 3, 2]) + np.float32([-1, -2, -3])
     model = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(colors)))
     assert operators(model, for_8_bits=True)["DepthwiseConv2dNative"] == 0
+
+
+@pytest.mark.parametrize("form", ["activation", "share last", "factor", "three first"])
+def test_a_hard_swish_is_operators_that_xnnpack_has_in_8_bits(keras, liven, form: str) -> None:
+    layers, ops = keras.layers, keras.ops
+    image = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(6, 3, name="conv")(image)
+    swished = {
+        "activation": lambda: layers.Activation("hard_silu")(x),
+        "share last": lambda: x * ops.relu6(x + 3.0) / 6.0,
+        "factor": lambda: layers.Multiply()([x, layers.ReLU(6.0)(x + 3.0) * (1.0 / 6.0)]),
+        "three first": lambda: ops.relu6(3.0 + x) / 6.0 * x,
+    }[form]()
+    model = keras.Model(image, layers.Dense(3, activation="softmax", name="scores")(layers.GlobalAveragePooling2D()(swished)))
+    liven(keras, model)
+    network = float_network(model, Format.TFLITE)
+    artifact = network.quantized()
+    content = read_content(artifact.model)
+    assert "HARD_SWISH" not in operator_codes(content)
+    expected = network.expected()["scores"]
+    np.testing.assert_allclose(network.answers(artifact)["scores"], expected, atol=0.03)
+    np.testing.assert_allclose(network.answers(network.quantized(*network.names))["scores"], expected, atol=1e-5)
+
+
+def test_a_relu6_that_is_no_hard_swish_stays(keras, liven) -> None:
+    image = keras.Input((8, 8, 3), name="image")
+    model = keras.Model(image, keras.ops.relu6(image + 3.0) / 6.0)
+    graph = freeze(KerasSource.open(model), Format.TFLITE, for_8_bits=True)
+    assert not any(node.name.endswith("/shift") for node in graph.definition.node)
