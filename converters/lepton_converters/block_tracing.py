@@ -159,18 +159,19 @@ class BlockTracing:
         """
         if not self._blocks:
             return
+        count = len(next(iter(inputs.values())))
         given = self._given(inputs)
         exact = self._files[0].values(given[0])
         found = self._files[1].values(given[1])
         factors = self._factors
         wanted = {name: array * factors.get(name, 1) for name, array in exact.items()}
         apart = self._files[1].values_apart(given[1], wanted)
-        if self._judged < self._judged_share * (self._count + len(next(iter(inputs.values())))):
+        if self._judged < self._judged_share * (self._count + count):
             errors = {name: sums.spec.dequantize(apart[name]) / factors.get(name, 1) - exact[name] for name, sums in self._sums.items()}
             self._judge(given[0], errors)
         for name, sums in self._sums.items():
             sums.add(wanted[name], found[name], apart[name], first_sample=self._count)
-        self._count += len(next(iter(inputs.values())))
+        self._count += count
 
     @cached_property
     def _factors(self) -> dict[str, Array]:

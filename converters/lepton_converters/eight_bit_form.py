@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from lepton_runtime.tensors import Array
+
 _MASK = 1e8
 _MIXING = ("Add", "AddV2", "Sub", "Select", "SelectV2", "Minimum", "Maximum")
 _MASKING = (*_MIXING, "Mul", "Neg", "Identity", "Cast", "Reshape", "ExpandDims", "Squeeze", "Transpose", "BroadcastTo")
@@ -37,10 +39,7 @@ def _softmax_masks(graph_def: Any) -> list[Any]:
     """The constants of a graph that mask a softmax: beside their values, 8 bits hold no others."""
     import tensorflow as tf
 
-    readers: dict[str, list[Any]] = {}
-    for node in graph_def.node:
-        for name in node.input:
-            readers.setdefault(_source(name), []).append(node)
+    readers = _readers(graph_def)
 
     def masks(constant: Any) -> bool:
         """Whether all that comes of it is added to, or chosen among, what a softmax takes."""
@@ -74,13 +73,8 @@ def _choose(node: Any, graph_def: Any) -> None:
     """Put a choice of 1 and 0 in the place of a cast."""
     import tensorflow as tf
 
-    names = [f"{node.name}/{value}" for value in (1, 0)]
-    for name, value in zip(names, (1.0, 0.0), strict=True):
-        constant = graph_def.node.add(name=name, op="Const")
-        constant.attr["dtype"].type = tf.float32.as_datatype_enum
-        constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, tf.float32))
     node.op = "SelectV2"
-    node.input.extend(names)
+    node.input.extend(_add_constant(graph_def, f"{node.name}/{value}", np.float32(value)) for value in (1, 0))
     node.attr.clear()
     node.attr["T"].type = tf.float32.as_datatype_enum
 
@@ -169,10 +163,7 @@ def _as_convolution(total: Any, graph_def: Any) -> None:
     import tensorflow as tf
 
     product = next(node for node in graph_def.node if node.name == _source(total.input[0]))
-    shape, weights = f"{product.name}/shape", f"{product.name}/weights"
-    constant = graph_def.node.add(name=shape, op="Const")
-    constant.attr["dtype"].type = tf.int32.as_datatype_enum
-    constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto([1, 1, -1, 1], tf.int32))
+    shape, weights = _add_constant(graph_def, f"{product.name}/shape", np.array([1, 1, -1, 1], np.int32)), f"{product.name}/weights"
     reshaped = graph_def.node.add(name=weights, op="Reshape", input=[product.input[1], shape])
     reshaped.attr["T"].CopyFrom(product.attr["T"])
     reshaped.attr["Tshape"].type = tf.int32.as_datatype_enum
@@ -190,11 +181,7 @@ def _as_convolution(total: Any, graph_def: Any) -> None:
 
 def _hard_swishes(graph_def: Any) -> list[Any]:
     """The sums ``x + 3`` of a graph that begin a hard-swish: ``x * (relu6(x + 3) / 6)``, or the share of 6 last or as a factor."""
-    nodes = {node.name: node for node in graph_def.node}
-    readers: dict[str, list[Any]] = {}
-    for node in graph_def.node:
-        for name in node.input:
-            readers.setdefault(_source(name), []).append(node)
+    nodes, readers = {node.name: node for node in graph_def.node}, _readers(graph_def)
 
     def only_reader(node: Any, *ops: str) -> Any:
         """The one operator that takes what a node gives, if it is one of those."""
@@ -202,15 +189,21 @@ def _hard_swishes(graph_def: Any) -> list[Any]:
         return found[0] if len(found) == 1 and found[0].op in ops else None
 
     def begins_one(total: Any) -> bool:
-        if total.op != "AddV2" or not (shifts := [place for place in (0, 1) if _scalar(nodes[_source(total.input[place])]) == _SHIFT]):
+        place = _shift_place(total, nodes) if total.op == "AddV2" else None
+        if place is None:
             return False
-        shifted = total.input[1 - shifts[0]]
+        shifted = total.input[1 - place]
         product = only_reader(only_reader(total, "Relu6"), "Mul", "RealDiv")
         if product is not None and shifted not in product.input:
             product = only_reader(product, "Mul")
         return product is not None and shifted in product.input
 
     return [node for node in graph_def.node if begins_one(node)]
+
+
+def _shift_place(total: Any, nodes: Mapping[str, Any]) -> int | None:
+    """Which input of a sum is the 3 of a hard-swish; ``None`` if none is."""
+    return next((place for place in (0, 1) if _scalar(nodes[_source(total.input[place])]) == _SHIFT), None)
 
 
 def _scalar(node: Any) -> float | None:
@@ -229,13 +222,28 @@ def _shift_a_little_more(total: Any, graph_def: Any) -> None:
     It would make one operator of it, which XNNPACK has for float32 only: the file fell into parts, with TFLite's own operator between
     them, and took six times as long as float32.
     """
+    place = _shift_place(total, {node.name: node for node in graph_def.node})
+    assert place is not None
+    total.input[place] = _add_constant(graph_def, f"{total.name}/shift", np.nextafter(np.float32(_SHIFT), np.float32(4)))
+
+
+def _add_constant(graph_def: Any, name: str, value: Array | np.generic) -> str:
+    """The name of a new constant, of the number type of its value."""
     import tensorflow as tf
 
-    constant = graph_def.node.add(name=f"{total.name}/shift", op="Const")
-    constant.attr["dtype"].type = tf.float32.as_datatype_enum
-    constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(np.nextafter(np.float32(_SHIFT), np.float32(4)), tf.float32))
-    nodes = {node.name: node for node in graph_def.node}
-    total.input[next(place for place in (0, 1) if _scalar(nodes[_source(total.input[place])]) == _SHIFT)] = constant.name
+    constant = graph_def.node.add(name=name, op="Const")
+    constant.attr["dtype"].type = tf.as_dtype(value.dtype).as_datatype_enum
+    constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
+    return name
+
+
+def _readers(graph_def: Any) -> dict[str, list[Any]]:
+    """By the name of each node that is read, those that read it."""
+    readers: dict[str, list[Any]] = {}
+    for node in graph_def.node:
+        for name in node.input:
+            readers.setdefault(_source(name), []).append(node)
+    return readers
 
 
 def _source(name: str) -> str:

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from lepton_converters.quantized_training import Samples
     from lepton_converters.training_data import TrainingData
 
-_REVIEWED = 200  # samples, as an export calibrates on
-
 
 @dataclass(frozen=True)
 class FinetuneResult:
@@ -271,10 +269,11 @@ def _check_source(source: KerasSource) -> None:
 
 
 def _data_doubts(source: KerasSource, chosen: "TrainingData", steps: Preprocessing | None) -> list[str]:
-    """What looks wrong with the samples that ranges are found by, in the words of this command's options."""
+    """What looks wrong with as many samples as ranges are found by, in the words of this command's options."""
     from lepton_converters.calibration_review import CalibrationReview
+    from lepton_converters.quantized_training import CALIBRATION_SAMPLES
 
-    review = CalibrationReview(source, Calibration(chosen.dataset, tuple(sorted(chosen.order[:_REVIEWED])), 1), steps)
+    review = CalibrationReview(source, Calibration(chosen.dataset, tuple(sorted(chosen.order[:CALIBRATION_SAMPLES])), 1), steps)
     review.look_at({})
     return [doubt.replace("--calib-samples", "--samples").replace("--calib", "--data") for doubt in review.found]
 

@@ -26,7 +26,7 @@ from lepton_runtime.errors import InputError
 from lepton_runtime.formats import Format, Target
 from lepton_runtime.tensors import Array, TensorSpec
 
-_CALIBRATION_SAMPLES = 200  # as many as an export takes unless it is told otherwise
+CALIBRATION_SAMPLES = 200  # as many as an export takes unless it is told otherwise
 _RANGES = "by-tensor"  # an export takes others only where it cannot tell them apart
 _PROBES = 2
 _LOOKED_AT = 8  # samples at a time where ranges are measured: every activation of theirs is in memory
@@ -201,7 +201,7 @@ class QuantizedTrainer:
 
     def _calibrate(self) -> None:
         """Find the ranges of the present weights."""
-        most = min(_CALIBRATION_SAMPLES, self._training.count) // self._few  # whole batches: no sample counts twice
+        most = min(CALIBRATION_SAMPLES, self._training.count) // self._few  # whole batches: no sample counts twice
         self.simulated.calibrate(islice(self._training.batches(self._few), most), ranges=_RANGES)
 
     def _scores(self, answers: Answers) -> Array:

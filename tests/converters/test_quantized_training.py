@@ -155,7 +155,7 @@ def test_a_batch_that_does_not_fit_in_memory_says_which_option_helps(monkeypatch
 
 
 def test_ranges_are_found_over_whole_batches_of_a_few_samples(trainer, monkeypatch) -> None:
-    monkeypatch.setattr(quantized_training, "_CALIBRATION_SAMPLES", 20)
+    monkeypatch.setattr(quantized_training, "CALIBRATION_SAMPLES", 20)
     made, seen = trainer(), []
     made.simulated.calibrate = lambda batches, ranges: seen.extend(batches)  # type: ignore[method-assign]  # one object alone
     made._judge()
