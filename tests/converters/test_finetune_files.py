@@ -241,6 +241,8 @@ def test_labels_that_look_wrong_are_told_of_and_can_be_ignored(
     found = [note for note in result.notes if "Keras itself is right on 0.0 % of the labelled samples" in note]
     assert len(found) == notes
     assert all(note.endswith("--ignore-labels trains without them") for note in found)
+    others = [note for note in result.notes if note not in found]
+    assert all(note.startswith("in 8 bits the tuned network answers worse") for note in others)
 
 
 def test_samples_that_teach_nothing_are_told_of_in_the_words_of_the_command(keras, anything_counts, tmp_path: Path) -> None:
