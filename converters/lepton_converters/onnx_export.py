@@ -12,10 +12,11 @@ from lepton_converters.frozen_graph import freeze
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.memory import release_memory
 from lepton_converters.onnx_artifact import make_artifact, silent_options
+from lepton_converters.onnx_canonical import canonicalize
 from lepton_converters.onnx_float_graph import OnnxFloatGraph
 from lepton_converters.onnx_graph import convert_graph, convert_tflite, fold_constants
-from lepton_converters.onnx_operators import repair_transposed_convolutions
-from lepton_converters.onnx_optimize import canonicalize, optimize, replace_erfc
+from lepton_converters.onnx_operators import repair_transposed_convolutions, replace_erfc
+from lepton_converters.onnx_optimize import optimize
 from lepton_converters.onnx_quantize import quantize_dynamic
 from lepton_converters.onnx_recurrent import OnnxRecurrence
 from lepton_converters.onnx_weights import store_weights_fp16

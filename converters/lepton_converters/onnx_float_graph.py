@@ -14,8 +14,8 @@ import onnxruntime
 from lepton_converters.artifact import Artifact
 from lepton_converters.float_graph import Block, Operator, Ranges, Window, gathered
 from lepton_converters.onnx_artifact import make_artifact, silent_options
+from lepton_converters.onnx_canonical import canonicalize
 from lepton_converters.onnx_doors import integer_input, integer_output
-from lepton_converters.onnx_optimize import canonicalize
 from lepton_converters.onnx_quantize import quantize_static
 from lepton_converters.recipe import IntegerIo
 from lepton_converters.weight_rounding import WeightScheme

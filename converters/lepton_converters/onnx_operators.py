@@ -45,3 +45,20 @@ def repair_transposed_convolutions(model: onnx.ModelProto) -> None:
         for axis, total in enumerate(totals):
             if total < 0:
                 pads.ints[axis] = pads.ints[axis + spatial] = 0
+
+
+def replace_erfc(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with ``1 - Erf(x)`` for TensorFlow's ``Erfc(x)``, of the exact GELU, which tf2onnx leaves as it is."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    nodes = []
+    for node in result.graph.node:
+        if node.op_type == "Erfc":
+            erf, one = f"{node.output[0]}/erf", f"{node.output[0]}/one"
+            result.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.float32), one))
+            nodes += [onnx.helper.make_node("Erf", node.input, [erf]), onnx.helper.make_node("Sub", [one, erf], node.output)]
+        else:
+            nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
+    del result.graph.node[:]
+    result.graph.node.extend(nodes)
+    return result

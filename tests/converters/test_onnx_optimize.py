@@ -4,8 +4,10 @@ import onnxruntime
 import pytest
 
 from lepton_converters.keras_source import KerasSource
+from lepton_converters.onnx_canonical import canonicalize
 from lepton_converters.onnx_export import OnnxExporter
-from lepton_converters.onnx_optimize import canonicalize, optimize, replace_erfc
+from lepton_converters.onnx_operators import replace_erfc
+from lepton_converters.onnx_optimize import optimize
 from lepton_converters.tflite_export import TfliteExporter
 from lepton_runtime import Precision
 
