@@ -16,7 +16,7 @@ from lepton_converters.onnx_canonical import canonicalize
 from lepton_converters.onnx_float_graph import OnnxFloatGraph
 from lepton_converters.onnx_graph import convert_graph, convert_tflite, fold_constants
 from lepton_converters.onnx_operators import repair_transposed_convolutions, replace_erfc
-from lepton_converters.onnx_optimize import optimize
+from lepton_converters.onnx_optimize import optimize, optimize_float
 from lepton_converters.onnx_quantize import quantize_dynamic
 from lepton_converters.onnx_recurrent import OnnxRecurrence
 from lepton_converters.onnx_weights import store_weights_fp16
@@ -50,6 +50,7 @@ class OnnxExporter:
         self._tflite = tflite
         self._accept = accept
         self._base = remembered(self._make_base)
+        self._float_form = remembered(lambda: canonicalize(optimize_float(self._base()[0])))
 
     def _make_base(self) -> tuple[onnx.ModelProto, str]:
         """The float32 graph, optimized and in canonical form, and its route."""
@@ -83,15 +84,16 @@ class OnnxExporter:
         Raises:
             UnsupportedError: It cannot be made at this precision.
         """
-        base, route = self._base()
+        route = self._base()[1]
         doors = self._source.inputs, self._source.outputs
         if precision == Precision.STATIC_INT8:
             if quantizer is None:
                 raise UnsupportedError("static-int8 must be calibrated, found no samples; give --calib PATH")
             artifact = quantizer.quantize(self.float_graph())
         else:
+            model = self._float_form()
             change = {Precision.FP16: store_weights_fp16, Precision.DYNAMIC_INT8: quantize_dynamic}.get(precision)
-            artifact = make_artifact(canonicalize(change(base)) if change else base, precision, *doors, route)
+            artifact = make_artifact(canonicalize(change(model)) if change else model, precision, *doors, route)
         self._accept(artifact)
         return artifact
 

@@ -66,8 +66,9 @@ def _frugal_tf2onnx() -> Iterator[None]:
 
     It copies the whole graph before each of its passes, and keeps the values of each constant twice. It takes the nodes
     that are needed, and those that take a value, from sets, so that their order, on which later passes depend, changes from
-    process to process.
-    Source: tf2onnx 1.17, optimizer/__init__.py, graph.py.
+    process to process. Its pass over transpositions gives up on a graph that adds a single number to what a convolution
+    gives, as a hard-swish does: all of them stay.
+    Source: tf2onnx 1.17, optimizer/__init__.py, graph.py, optimizer/transpose_optimizer.py (``max(numpy_val.shape)``).
     """
     import tf2onnx
 
@@ -85,7 +86,17 @@ def _frugal_tf2onnx() -> Iterator[None]:
     def takers_in_order(graph: Any, name: str) -> list[Any]:
         return sorted(find_takers(graph, name), key=lambda node: _with_numbers(node.name))
 
+    optimizer = tf2onnx.optimizer.transpose_optimizer.TransposeOptimizer
+    add_to_convolution = optimizer._add_handler
+
+    def add_unless_number(self: Any, transpose: Any, node: Any) -> bool:
+        addend = node.inputs[1]
+        if addend.is_const() and addend.get_tensor_value(as_list=False).ndim == 0:
+            return bool(self._handle_node_having_branches(transpose, node))
+        return bool(add_to_convolution(self, transpose, node))
+
     functions = [
+        (optimizer, "_add_handler", add_unless_number),
         (tf2onnx.graph.Graph, "find_output_consumers", takers_in_order),
         (tf2onnx.optimizer, "copy", SimpleNamespace(deepcopy=_copy_but_constants)),
         (tf2onnx.graph.Node, "update_proto", update_unless_constant),

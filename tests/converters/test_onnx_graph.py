@@ -85,3 +85,16 @@ def test_a_loop_gives_the_same_file_twice_in_one_process(keras, tmp_path: Path) 
     first, second = (tmp_path / name / "model.fp32.onnx" for name in "ab")
     assert b"Loop" in first.read_bytes()
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_hard_swishes_leave_no_transpositions_between_convolutions(keras, liven) -> None:
+    layers = keras.layers
+    x = inputs = keras.Input((8, 8, 3), name="x")
+    for _ in range(3):
+        x = layers.Activation("hard_swish")(layers.BatchNormalization()(layers.Conv2D(4, 3, use_bias=False)(x)))
+    model = keras.Model(inputs, x)
+    liven(keras, model)
+    graph = fold_constants(freeze(KerasSource.open(model), Format.ONNX))
+    operators = [node.op_type for node in convert_graph(graph, 13).graph.node]
+    assert operators.count("Conv") == 3
+    assert operators.count("Transpose") == 2  # one for each door: Keras has its channels last

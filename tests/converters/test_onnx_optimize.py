@@ -1,6 +1,5 @@
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from lepton_converters.keras_source import KerasSource
@@ -10,10 +9,7 @@ from lepton_converters.onnx_operators import replace_erfc
 from lepton_converters.onnx_optimize import optimize
 from lepton_converters.tflite_export import TfliteExporter
 from lepton_runtime import Precision
-
-
-def answer(model: onnx.ModelProto, **inputs: np.ndarray) -> list[np.ndarray]:
-    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, inputs)
+from tests.converters.onnx_models import answer, kinds, make, node, noise
 
 
 def base_of(source: KerasSource) -> onnx.ModelProto:
@@ -22,25 +18,6 @@ def base_of(source: KerasSource) -> onnx.ModelProto:
 
     exporter = OnnxExporter(source, tflite=TfliteExporter(source, accept=accept), accept=accept)
     return onnx.load_from_string(exporter.make(Precision.FP32, quantizer=None).model)
-
-
-def kinds(model: onnx.ModelProto) -> list[str]:
-    return [node.op_type for node in model.graph.node]
-
-
-def make(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], shape: list[int], outputs: dict[str, list[int]]) -> onnx.ModelProto:
-    tensors = [onnx.numpy_helper.from_array(values, name) for name, values in constants.items()]
-    doors = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, axes) for name, axes in {"x": shape, **outputs}.items()]
-    graph = onnx.helper.make_graph(nodes, "g", doors[:1], doors[1:], tensors)
-    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=7)
-
-
-node = onnx.helper.make_node
-GENERATOR = np.random.default_rng(11)
-
-
-def noise(*shape: int) -> np.ndarray:
-    return GENERATOR.normal(size=shape).astype(np.float32)
 
 
 @pytest.mark.parametrize("name", ["conv1d", "depthwise", "transposed", "sequence", "dense", "bias_and_batch_norm", "conv3d"])

@@ -1,0 +1,200 @@
+"""Rewrites that fold constants into the weights of linear operators, from behind and from in front of them."""
+
+import numpy as np
+import onnx_ir as ir
+
+from lepton_converters.onnx_values import (
+    add_constant,
+    axes_of,
+    constant_of,
+    has_one_reader,
+    input_of,
+    ints_of,
+    operands_of,
+    producer_of,
+    put_before,
+    replace_node,
+)
+from lepton_runtime.tensors import Array
+
+_LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_PICTURE_CHANNELS = 4  # at most
+_ALIKE = 2.0  # factors of channels: 8 bits for all of them together lose one bit at most
+
+
+def fold_behind(graph: ir.Graph, node: ir.Node) -> bool:
+    """Fold a Mul or Add of constants into the linear operator in front of it.
+
+    tf2onnx leaves a BatchNormalization as these; quantized on their own, they cost accuracy and time. The arithmetic is done in
+    float64 and rounded once.
+    """
+    operands = operands_of(node) if node.op_type in ("Mul", "Add") and node.domain in ("", "ai.onnx") else None
+    if operands is None:
+        return False
+    value, constant = operands
+    mover = producer_of(value, "Squeeze", "Reshape")
+    linear = producer_of(mover.inputs[0] if mover is not None and _keeps_channels(mover) else value, *_LINEAR)
+    folded = _folded_weights(node.op_type, linear, value, constant) if linear is not None else None
+    if linear is None or folded is None:
+        return False
+    _replace(graph, linear, value, node, *folded)
+    return True
+
+
+def fold_in_front(graph: ir.Graph, node: ir.Node) -> bool:
+    """Fold a Mul or Add of constants into the convolution behind it, as the rescaling and normalization of pictures.
+
+    A product always can be. A sum can where no window reaches over the border: what lies there is zero behind the sum, and would not
+    be with the sum in the bias. Where one does, the product in front of the sum is drawn behind it, to be folded next:
+    ``a x + b = a (x + b / a)``. Channels of unlike factors are left alone, and so are sums of what is no picture: the values that
+    are quantized then would waste the 8 bits that they share.
+    """
+    if node.op_type != "Conv" or node.domain not in ("", "ai.onnx"):
+        return False
+    transpose = producer_of(node.inputs[0], "Transpose")
+    affine = producer_of(transpose.inputs[0] if transpose is not None else node.inputs[0], "Mul", "Add")
+    operands = operands_of(affine) if affine is not None else None
+    weights, bias = (constant_of(input_of(node, position)) for position in (1, 2))
+    if (
+        affine is None
+        or operands is None
+        or weights is None
+        or weights.dtype != np.float32
+        or (input_of(node, 2) is None) != (bias is None)
+    ):
+        return False
+    value, constant = operands
+    axis = ints_of(transpose, "perm", [])[1] if transpose is not None else 1
+    axes, groups = axes_of(value), node.attributes.get_int("group", 1)
+    channels = weights.shape[1] * groups
+    numbers = _per_channel(constant, len(axes), axis, channels) if axes is not None and axes[axis] == channels else None
+    if numbers is None:
+        return False
+    factors = np.repeat(numbers.reshape(groups, -1), len(weights) // groups, axis=0)
+    products = weights * factors.reshape(*factors.shape, *[1] * (weights.ndim - 2))
+    if affine.op_type == "Mul":
+        if not np.isfinite(products).all() or np.abs(numbers).max() > _ALIKE * np.abs(numbers).min():
+            return False
+        node.replace_input_with(1, add_constant(graph, f"{node.outputs[0].name}/scaled", products.astype(np.float32)))
+    elif channels > _PICTURE_CHANNELS or weights.ndim != 4:
+        return False
+    elif any(ints_of(node, "pads", [0])) or node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return _draw_behind(graph, affine, value, constant)
+    else:
+        shifted = products.sum(axis=tuple(range(1, weights.ndim))) + (0.0 if bias is None else bias)
+        made = add_constant(graph, f"{node.outputs[0].name}/shifted", shifted.astype(np.float32))
+        if bias is None:
+            node.resize_inputs(3)
+        node.replace_input_with(2, made)
+    replace_node(graph, affine, value)
+    return True
+
+
+def _draw_behind(graph: ir.Graph, total: ir.Node, value: ir.Value, added: Array) -> bool:
+    """Put the product of constants in front of a sum of constants behind it; whether it was done."""
+    product = producer_of(value, "Mul")
+    operands = operands_of(product) if product is not None else None
+    if product is None or operands is None:
+        return False
+    source, factor = operands
+    if not np.isfinite(factor).all() or np.abs(factor).max() > _ALIKE * np.abs(factor).min():
+        return False
+    name = total.outputs[0].name
+    shift = add_constant(graph, f"{name}/shift", (added / factor.astype(np.float64)).astype(np.float32))
+    shifted = put_before(graph, total, "Add", [source, shift], name=f"{name}/shifted", like=value)
+    scaled = put_before(graph, total, "Mul", [shifted, add_constant(graph, f"{name}/factor", factor)], name=f"{name}/scaled", like=value)
+    replace_node(graph, total, scaled, product)
+    return True
+
+
+def _keeps_channels(mover: ir.Node) -> bool:
+    """Whether the channels of a linear operator are still on one axis behind a Squeeze or Reshape.
+
+    Conv1D is a Conv with one row more, and Dense on sequences a MatMul of all steps at once.
+    """
+    before, after = mover.inputs[0], mover.outputs[0]
+    if before is None or before.shape is None or after.shape is None or not has_one_reader(before):
+        return False
+    producer = before.producer()
+    if producer is not None and producer.op_type.startswith("Conv"):
+        return mover.op_type == "Squeeze" and list(before.shape)[:2] == list(after.shape)[:2]
+    if before.shape.rank() == 0 or after.shape.rank() == 0:
+        return False
+    return isinstance(before.shape[-1], int) and before.shape[-1] == after.shape[-1]
+
+
+def _folded_weights(op_type: str, linear: ir.Node, value: ir.Value, constant: Array) -> tuple[Array, Array | None] | None:
+    """The linear operator's new weights and bias, or ``None`` if the constant is not one number a channel.
+
+    Args:
+        op_type: ``Mul`` or ``Add``.
+        linear: What is folded into.
+        value: What the constant meets: the linear operator's output, perhaps in another shape.
+        constant: The other operand.
+    """
+    if len(linear.inputs) < 2 or linear.inputs[1] is None or linear.inputs[1].const_value is None:
+        return None
+    weights = linear.inputs[1].const_value.numpy()
+    bias_value = linear.inputs[2] if len(linear.inputs) > 2 else None
+    if bias_value is not None and bias_value.const_value is None:
+        return None
+    bias = bias_value.const_value.numpy() if bias_value is not None and bias_value.const_value is not None else None
+    axis = _channel_axis(linear, weights)
+    shape = linear.outputs[0].shape
+    if axis is None or shape is None or value.shape is None or weights.dtype != np.float32 or constant.dtype != np.float32:
+        return None
+    groups = linear.attributes["group"].as_int() if linear.op_type == "ConvTranspose" and "group" in linear.attributes else 1
+    rank = value.shape.rank()
+    per_channel = _per_channel(constant, rank, 1 if linear.op_type.startswith("Conv") else rank - 1, weights.shape[axis])
+    if per_channel is None or groups != 1:
+        return None
+    if op_type == "Mul":
+        broadcast = [-1 if position == axis else 1 for position in range(weights.ndim)]
+        scaled = (weights.astype(np.float64) * per_channel.reshape(broadcast)).astype(np.float32)
+        return scaled, None if bias is None else (bias * per_channel).astype(np.float32)
+    if linear.op_type == "MatMul" and shape.rank() != 2:
+        return None  # Gemm takes matrices only
+    return weights, ((0.0 if bias is None else bias) + per_channel).astype(np.float32)
+
+
+def _channel_axis(linear: ir.Node, weights: Array) -> int | None:
+    """The axis of the weights that runs over the output channels."""
+    if linear.op_type == "Conv":
+        return 0
+    if linear.op_type == "ConvTranspose":
+        return 1
+    if weights.ndim != 2:
+        return None
+    attributes = linear.attributes
+    if linear.op_type == "Gemm" and any(attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta")):
+        return None
+    return 0 if linear.op_type == "Gemm" and attributes.get_int("transB", False) else 1
+
+
+def _per_channel(constant: Array, rank: int, axis: int, channels: int) -> Array | None:
+    """The constant as float64 ``(channels,)`` if it broadcasts along the channel axis alone."""
+    if constant.ndim > rank:
+        return None
+    shape = (1,) * (rank - constant.ndim) + constant.shape
+    if any(length != 1 for position, length in enumerate(shape) if position != axis) or shape[axis] not in (1, channels):
+        return None
+    return np.broadcast_to(constant.astype(np.float64).reshape(-1), (channels,))
+
+
+def _replace(graph: ir.Graph, linear: ir.Node, value: ir.Value, node: ir.Node, weights: Array, bias: Array | None) -> None:
+    """Put one linear operator in the place of two nodes."""
+    # Named after the node's output, which nothing else is named after.
+    inputs = [linear.inputs[0], add_constant(graph, f"{node.outputs[0].name}/weight", weights)]
+    if bias is not None:
+        inputs.append(add_constant(graph, f"{node.outputs[0].name}/bias", bias))
+    op_type = "Gemm" if linear.op_type == "MatMul" and bias is not None else linear.op_type
+    merged = ir.Node("", op_type, inputs, linear.attributes.values(), name=linear.name)
+    old, new = linear.outputs[0], merged.outputs[0]
+    new.name, new.shape, new.type = old.name, old.shape, old.type
+    graph.insert_before(linear, merged)
+    ir.convenience.replace_all_uses_with(old, new)
+    # What the node gave is now given by what it was given, under the node's name.
+    given, made = new if value is old else value, node.outputs[0]
+    ir.convenience.replace_all_uses_with(made, given, replace_graph_outputs=True)
+    graph.remove([node, linear], safe=True)
+    given.name = made.name

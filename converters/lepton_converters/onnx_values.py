@@ -1,0 +1,104 @@
+"""What rewrites of ONNX graphs ask of a value, and how they put new constants and nodes in."""
+
+from collections.abc import Mapping, Sequence
+
+import onnx_ir as ir
+
+from lepton_runtime.tensors import Array
+
+
+def constant_of(value: ir.Value | None) -> Array | None:
+    """What a constant holds; ``None`` for all other values."""
+    return None if value is None or value.const_value is None else value.const_value.numpy()
+
+
+def input_of(node: ir.Node, position: int) -> ir.Value | None:
+    """One of the inputs of a node, those that it need not have included."""
+    return node.inputs[position] if position < len(node.inputs) else None
+
+
+def has_one_reader(value: ir.Value) -> bool:
+    """Whether a value is taken once, and is no output of the graph."""
+    return len(value.uses()) == 1 and not value.is_graph_output()
+
+
+def producer_of(value: ir.Value | None, *op_types: str) -> ir.Node | None:
+    """The node that makes a value for one reader alone, if it is one of these."""
+    node = value.producer() if value is not None and has_one_reader(value) else None
+    return node if node is not None and node.op_type in op_types and node.domain in ("", "ai.onnx") else None
+
+
+def axes_of(value: ir.Value | None) -> list[int | None] | None:
+    """The length of each axis, ``None`` for a free one; ``None`` if nothing is known."""
+    if value is None or value.shape is None:
+        return None
+    return [axis if isinstance(axis, int) else None for axis in value.shape]
+
+
+def operands_of(node: ir.Node) -> tuple[ir.Value, Array] | None:
+    """What a sum or product of a value and a constant takes, in this order."""
+    for value, other in (tuple(node.inputs), tuple(reversed(node.inputs))):
+        constant = constant_of(other)
+        if value is not None and value.const_value is None and constant is not None:
+            return value, constant
+    return None
+
+
+def add_constant(graph: ir.Graph, name: str, values: Array) -> ir.Value:
+    """A new constant of a graph, with a number behind its name where that is taken."""
+    stem, number = name, 1
+    while name in graph.initializers:
+        name, number = f"{stem}_{number}", number + 1
+    tensor = ir.tensor(values, name=name)
+    made = ir.Value(name=name, const_value=tensor, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype))
+    graph.register_initializer(made)
+    return made
+
+
+def put_before(
+    graph: ir.Graph,
+    node: ir.Node,
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    *,
+    name: str,
+    like: ir.Value,
+    attributes: Mapping[str, ir.Attr] | None = None,
+) -> ir.Value:
+    """The output of a new node, put in front of another.
+
+    Args:
+        graph: That of the node.
+        node: What the new one stands in front of.
+        op_type: Which operator.
+        inputs: What it takes.
+        name: Of its output.
+        like: A value with its shape and type.
+        attributes: Of the operator.
+    """
+    made = ir.Node("", op_type, inputs, list((attributes or {}).values()), name=name)
+    output = made.outputs[0]
+    output.name, output.shape, output.type = name, like.shape, like.type
+    graph.insert_before(node, made)
+    return output
+
+
+def ints_of(node: ir.Node, name: str, default: list[int]) -> list[int]:
+    """A list of integers among the attributes of a node."""
+    return list(node.attributes[name].as_ints()) if name in node.attributes else default
+
+
+def replace_node(graph: ir.Graph, node: ir.Node, made: ir.Value, *others: ir.Node) -> None:
+    """Let another value take the place of what a node gives, and its name, unless it is a door of the graph; and take the node out.
+
+    Args:
+        graph: That of the node.
+        node: What is taken out.
+        made: What takes its place.
+        others: Nodes that nobody reads then, which are taken out as well.
+    """
+    old = node.outputs[0]
+    ir.convenience.replace_all_uses_with(old, made, replace_graph_outputs=True)
+    graph.remove([node, *others], safe=True)
+    if not made.is_graph_input():
+        made.name = old.name

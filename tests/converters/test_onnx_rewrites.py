@@ -1,0 +1,236 @@
+"""Each rewrite gives the same numbers, and leaves alone what it would change."""
+
+import numpy as np
+import onnx
+import pytest
+
+from lepton_converters.onnx_optimize import optimize, optimize_float
+from tests.converters.onnx_models import answer, kinds, make, node, noise
+
+RGB_MEAN = np.float32([123.7, 116.3, 103.5])
+
+
+def picture(
+    *nodes: onnx.NodeProto, shape: list[int] | None = None, made: list[int] | None = None, **constants: np.ndarray
+) -> onnx.ModelProto:
+    """A model of pictures, channels last, with axes of its output that nobody needs to know."""
+    return make(list(nodes), constants, shape or [1, 9, 9, 3], {"y": made or [None] * 4})
+
+
+def check_same(model: onnx.ModelProto, optimized: onnx.ModelProto, given: np.ndarray, *, atol: float) -> None:
+    np.testing.assert_allclose(answer(optimized, x=given)[0], answer(model, x=given)[0], rtol=0, atol=atol)
+
+
+def pixels(*shape: int) -> np.ndarray:
+    return np.random.default_rng(3).uniform(0, 255, shape).astype(np.float32)
+
+
+def to_nchw(given: str, made: str) -> onnx.NodeProto:
+    return node("Transpose", [given], [made], perm=[0, 3, 1, 2])
+
+
+NORMALIZED = [
+    node("Mul", ["x", "a"], ["scaled"]),
+    node("Add", ["scaled", "b"], ["shifted"]),
+    node("Mul", ["shifted", "c"], ["normal"]),
+]
+IMAGENET = {"a": np.float32(1 / 255), "b": -RGB_MEAN.reshape(1, 1, 1, 3) / 255, "c": 1 / np.float32([0.229, 0.224, 0.225])}
+
+
+def test_normalization_goes_into_a_convolution_that_sees_no_border() -> None:
+    nodes = [*NORMALIZED, to_nchw("normal", "t"), node("Conv", ["t", "w", "v"], ["y"])]
+    model = picture(*nodes, w=noise(4, 3, 3, 3), v=noise(4), **IMAGENET)
+    optimized = optimize(model)
+    assert kinds(optimized) == ["Transpose", "Conv"]
+    check_same(model, optimized, pixels(1, 9, 9, 3), atol=5e-5)  # of sums to about 20, of values to 255
+
+
+def test_of_normalization_in_front_of_a_border_one_sum_of_whole_rows_stays() -> None:
+    nodes = [*NORMALIZED, to_nchw("normal", "t"), node("Conv", ["t", "w"], ["y"], pads=[1, 1, 1, 1], strides=[2, 2])]
+    model = picture(*nodes, w=noise(4, 3, 3, 3), **IMAGENET)
+    optimized = optimize(model)
+    assert kinds(optimized) == ["Reshape", "Add", "Reshape", "Transpose", "Conv"]
+    assert [27] in [list(values.dims) for values in optimized.graph.initializer]  # a number a value of a row
+    check_same(model, optimized, pixels(1, 9, 9, 3), atol=5e-5)
+
+
+def test_a_sum_in_front_of_a_border_is_not_taken_into_the_bias() -> None:
+    model = picture(
+        node("Add", ["x", "b"], ["s"]),
+        node("Conv", ["s", "w"], ["y"], pads=[1, 1, 1, 1]),
+        shape=[1, 3, 9, 9],
+        w=noise(4, 3, 3, 3),
+        b=noise(3, 1, 1),
+    )
+    optimized = optimize(model)
+    assert kinds(optimized) == ["Add", "Conv"]
+    check_same(model, optimized, noise(1, 3, 9, 9), atol=0)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_factors_of_channels_go_into_a_convolution_in_groups(groups: int) -> None:
+    factors = np.random.default_rng(1).uniform(1, 1.9, (6, 1, 1)).astype(np.float32)
+    nodes = [node("Mul", ["x", "a"], ["s"]), node("Conv", ["s", "w"], ["y"], group=groups, pads=[1, 1, 1, 1])]
+    model = picture(*nodes, shape=[2, 6, 5, 5], a=factors, w=noise(12, 6 // groups, 3, 3))
+    optimized = optimize(model)
+    assert kinds(optimized) == ["Conv"]
+    check_same(model, optimized, noise(2, 6, 5, 5), atol=2e-5)  # float32 sums of 54 terms
+
+
+@pytest.mark.parametrize("factors", [np.float32([1, 100, 1]), np.float32([0, 1, 1]), np.float32([np.inf, 1, 1])], ids=str)
+def test_channels_of_unlike_factors_stay_apart_for_8_bits_to_hold_them(factors: np.ndarray) -> None:
+    model = picture(
+        node("Mul", ["x", "a"], ["s"]), node("Conv", ["s", "w"], ["y"]), shape=[1, 3, 5, 5], a=factors.reshape(3, 1, 1), w=noise(4, 3, 3, 3)
+    )
+    assert kinds(optimize(model)) == ["Mul", "Conv"]
+
+
+def test_what_others_read_stays_in_front_of_a_convolution() -> None:
+    nodes = [node("Mul", ["x", "a"], ["s"]), node("Conv", ["s", "w"], ["h"]), node("Concat", ["s", "h"], ["y"], axis=1)]
+    model = picture(*nodes, shape=[1, 3, 5, 5], a=np.float32(2), w=noise(4, 3, 1, 1))
+    assert kinds(optimize(model)) == ["Mul", "Conv", "Concat"]
+
+
+def test_a_convolution_pads_by_itself() -> None:
+    pads = {"p": np.int64([0, 0, 0, 1, 0, 0, 1, 2]), "zero": np.float32(0)}
+    nodes = [node("Pad", ["x", "p", "zero"], ["h"]), node("Conv", ["h", "w"], ["y"], pads=[1, 0, 0, 0], strides=[2, 2])]
+    model = picture(*nodes, shape=[1, 3, 8, 8], w=noise(4, 3, 3, 3), **pads)
+    optimized = optimize(model)
+    assert kinds(optimized) == ["Conv"]
+    check_same(model, optimized, noise(1, 3, 8, 8), atol=1e-6)
+
+
+def test_a_max_pool_pads_by_itself_what_is_never_negative() -> None:
+    nodes = [node("Relu", ["x"], ["r"]), node("Pad", ["r", "p"], ["h"]), node("MaxPool", ["h"], ["y"], kernel_shape=[3, 3], strides=[2, 2])]
+    model = picture(*nodes, shape=[1, 3, 8, 8], p=np.int64([0, 0, 1, 1, 0, 0, 1, 1]))
+    optimized = optimize(model)
+    assert kinds(optimized) == ["Relu", "MaxPool"]
+    check_same(model, optimized, noise(1, 3, 8, 8), atol=0)
+
+
+@pytest.mark.parametrize(
+    ("pads", "value", "nodes"),
+    [
+        ([0, 0, 1, 1, 0, 0, 1, 1], 0, [node("MaxPool", ["h"], ["y"], kernel_shape=[3, 3])]),  # of negative values
+        ([0, 0, 1, 1, 0, 0, 1, 1], 1, [node("Conv", ["h", "w"], ["y"])]),
+        ([0, 1, 0, 0, 0, 0, 0, 0], 0, [node("Conv", ["h", "v"], ["y"])]),
+        ([0, 0, -1, 0, 0, 0, 0, 0], 0, [node("Conv", ["h", "w"], ["y"])]),
+        ([0, 0, 1, 1, 0, 0, 1, 1], 0, [node("Conv", ["h", "w"], ["y"], auto_pad="SAME_UPPER")]),
+    ],
+)
+def test_other_paddings_stay(pads: list[int], value: int, nodes: list[onnx.NodeProto]) -> None:
+    constants = {"p": np.int64(pads), "value": np.float32(value), "w": noise(4, 3, 3, 3), "v": noise(4, 4, 3, 3)}
+    model = picture(node("Pad", ["x", "p", "value"], ["h"]), *nodes, shape=[1, 3, 8, 8], **constants)
+    assert kinds(optimize(model)) == kinds(model)
+
+
+@pytest.mark.parametrize("batch", [1, None])
+def test_a_chain_of_reshapes_that_comes_back_disappears(batch: int | None) -> None:
+    nodes = [
+        node("GlobalAveragePool", ["x"], ["m"]),
+        node("Squeeze", ["m", "axes"], ["s"]),
+        node("Reshape", ["s", "back"], ["r"]),
+        node("Conv", ["r", "w"], ["y"]),
+    ]
+    constants = {"axes": np.int64([2, 3]), "back": np.int64([-1, 3, 1, 1]), "w": noise(4, 3, 1, 1)}
+    model = picture(*nodes, shape=[batch, 3, 8, 8], **constants)
+    optimized = optimize(model)
+    assert kinds(optimized) == ["GlobalAveragePool", "Conv"]
+    check_same(model, optimized, noise(2 if batch is None else 1, 3, 8, 8), atol=0)
+
+
+def test_a_reshape_that_moves_values_to_another_axis_stays() -> None:
+    model = picture(node("Reshape", ["x", "to"], ["y"]), shape=[2, 3, 4, 5], made=[3, 2, 4, 5], to=np.int64([3, 2, 4, 5]))
+    assert kinds(optimize(model)) == ["Reshape"]
+
+
+@pytest.mark.parametrize("is_shifted", [True, False])
+def test_a_hard_swish_is_its_input_times_a_hard_sigmoid(is_shifted: bool) -> None:
+    sums = [node("Add", ["x", "three"], ["s"])] if is_shifted else []
+    nodes = [
+        *sums,
+        node("Clip", ["s" if is_shifted else "x", "zero", "six"], ["c"]),
+        node("Mul", ["c", "sixth"], ["g"]),
+        node("Mul", ["x", "g"], ["y"]),
+    ]
+    constants = {"three": np.float32(3), "zero": np.float32(0), "six": np.float32(6), "sixth": np.float32(1 / 6)}
+    model = picture(*nodes, shape=[1, 3, 8, 8], **constants)
+    optimized = optimize(model)
+    assert kinds(optimized) == ["HardSigmoid", "Mul"]
+    check_same(model, optimized, 4 * noise(1, 3, 8, 8), atol=3e-6)  # a sixth is no float32 number: 2e-8 of 6, times 12
+
+
+@pytest.mark.parametrize(("low", "high", "factor"), [(0, 6, 0.2), (-1, 6, 1 / 6), (0, 3, 1 / 6)])
+def test_other_cuts_are_no_hard_sigmoid(low: float, high: float, factor: float) -> None:
+    constants = {"low": np.float32(low), "high": np.float32(high), "a": np.float32(factor)}
+    model = picture(node("Clip", ["x", "low", "high"], ["c"]), node("Mul", ["c", "a"], ["y"]), **constants)
+    assert kinds(optimize(model)) == ["Clip", "Mul"]
+
+
+@pytest.mark.parametrize("batch", [1, None])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_gate_is_repeated_over_its_picture(is_first: bool, batch: int | None) -> None:
+    product = node("Mul", ["g", "x"] if is_first else ["x", "g"], ["y"])
+    nodes = [node("GlobalAveragePool", ["x"], ["m"]), node("Conv", ["m", "w"], ["c"]), node("Sigmoid", ["c"], ["g"]), product]
+    model = picture(*nodes, shape=[batch, 3, 8, 6], w=noise(3, 3, 1, 1))
+    optimized = optimize_float(model)
+    assert kinds(optimized) == ["GlobalAveragePool", "Conv", "Sigmoid", "Resize", "Mul"]
+    check_same(model, optimized, noise(3 if batch is None else 1, 3, 8, 6), atol=0)
+
+
+@pytest.mark.parametrize("shape", [[1, 3, None, 6], [1, 3, 1, 1]])
+def test_a_gate_of_a_free_or_a_single_size_stays(shape: list[int | None]) -> None:
+    model = picture(node("GlobalAveragePool", ["x"], ["m"]), node("Mul", ["x", "m"], ["y"]), shape=shape)
+    assert kinds(optimize_float(model)) == ["GlobalAveragePool", "Mul"]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"kernel_shape": [3, 3]},
+        {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [0, 0, 1, 1]},
+        {"kernel_shape": [5, 4], "strides": [1, 3], "pads": [2, 1, 0, 3]},
+    ],
+)
+@pytest.mark.parametrize("shape", [[1, 11, 13, 3], [2, 9, 8, 2], [None, 11, 13, 3], [1, None, 13, 4]])
+def test_a_convolution_of_rows_is_the_same(attributes: dict[str, list[int]], shape: list[int | None]) -> None:
+    model = picture(
+        to_nchw("x", "t"),
+        node("Conv", ["t", "w", "b"], ["y"], **attributes),
+        shape=shape,
+        w=noise(5, shape[3], *attributes["kernel_shape"]),
+        b=noise(5),
+    )
+    optimized = optimize_float(model)
+    assert kinds(optimized) == ["Reshape", "Conv"]
+    check_same(model, optimized, noise(*[2 if at == 0 and axis is None else axis or 12 for at, axis in enumerate(shape)]), atol=2e-5)
+
+
+def test_a_normalized_picture_is_seen_as_rows_at_once() -> None:
+    nodes = [*NORMALIZED, to_nchw("normal", "t"), node("Conv", ["t", "w"], ["y"], pads=[1, 1, 1, 1], strides=[2, 2])]
+    model = picture(*nodes, w=noise(4, 3, 3, 3), **IMAGENET)
+    optimized = optimize_float(optimize(model))
+    assert kinds(optimized) == ["Reshape", "Add", "Reshape", "Conv"]
+    check_same(model, optimized, pixels(1, 9, 9, 3), atol=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "attributes"),
+    [([1, 9, 9, 3], {"dilations": [1, 2]}), ([1, 9, 9, 8], {}), ([1, 9, None, 3], {}), ([1, 9, 9, 4], {"group": 2})],
+)
+def test_other_convolutions_see_their_picture_transposed(shape: list[int | None], attributes: dict[str, object]) -> None:
+    channels = shape[3] // attributes.get("group", 1)
+    model = picture(to_nchw("x", "t"), node("Conv", ["t", "w"], ["y"], **attributes), shape=shape, w=noise(4, channels, 3, 3))
+    assert kinds(optimize_float(model)) == ["Transpose", "Conv"]
+
+
+def test_a_number_a_channel_meets_whole_rows() -> None:
+    model = picture(node("Mul", ["x", "a"], ["y"]), shape=[2, 5, 7, 3], a=noise(3))
+    optimized = optimize(model)
+    assert kinds(optimized) == ["Reshape", "Mul", "Reshape"]
+    check_same(model, optimized, noise(2, 5, 7, 3), atol=0)
+
+
+def test_a_rewrite_can_be_left_out() -> None:
+    model = picture(node("Mul", ["x", "a"], ["y"]), shape=[2, 5, 7, 3], a=noise(3))
+    assert kinds(optimize(model, without=["wide-offset"])) == ["Mul"]
