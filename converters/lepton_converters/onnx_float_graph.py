@@ -16,6 +16,7 @@ from lepton_converters.float_graph import Block, Operator, Ranges, Window, gathe
 from lepton_converters.onnx_artifact import make_artifact, silent_options
 from lepton_converters.onnx_canonical import canonicalize
 from lepton_converters.onnx_doors import integer_input, integer_output
+from lepton_converters.onnx_optimize import optimize_eight_bit
 from lepton_converters.onnx_quantize import quantize_static
 from lepton_converters.recipe import IntegerIo
 from lepton_converters.weight_rounding import WeightScheme
@@ -164,7 +165,7 @@ class OnnxFloatGraph:
         if io != "float":
             inputs = tuple(integer_input(model.graph, spec, io) for spec in inputs)
             outputs = tuple(integer_output(model.graph, spec, io) for spec in outputs)
-        return make_artifact(canonicalize(model), Precision.STATIC_INT8, inputs, outputs, self._route)
+        return make_artifact(canonicalize(optimize_eight_bit(model)), Precision.STATIC_INT8, inputs, outputs, self._route)
 
     def _movers(self, kept: Sequence[Operator], ranges: Ranges) -> tuple[set[str], dict[str, tuple[float, float]]]:
         """The nodes that move values of 8 bits, and the ranges of what only those take, to pass it on to operators in 8 bits.

@@ -13,6 +13,7 @@ from lepton_converters.onnx_values import (
     producer_of,
     put_before,
     replace_node,
+    shaped,
 )
 
 _RESHAPING = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
@@ -128,7 +129,7 @@ def widen(graph: ir.Graph, node: ir.Node) -> bool:
     name, output = node.outputs[0].name, node.outputs[0]
     wide = [axes[2] * axes[3]]
     rows = add_constant(graph, f"{name}/rows", np.array([0, 0, -1], np.int64))
-    given = put_before(graph, node, "Reshape", [value, rows], name=f"{name}/wide_input", like=_shaped(value, [*axes[:2], *wide]))
+    given = put_before(graph, node, "Reshape", [value, rows], name=f"{name}/wide_input", like=shaped(value, [*axes[:2], *wide]))
     tiled = add_constant(graph, f"{name}/tiled", np.tile(constant.reshape(-1), axes[2]))
     made = put_before(graph, node, node.op_type, [given, tiled], name=f"{name}/wide", like=given)
     back = add_constant(graph, f"{name}/picture", np.array([0, 0, axes[2], axes[3]], np.int64))
@@ -163,12 +164,7 @@ def convolve_rows(graph: ir.Graph, node: ir.Node) -> bool:
     node.replace_input_with(1, add_constant(graph, f"{node.outputs[0].name}/rows", np.ascontiguousarray(flat)))
     name = transpose.outputs[0].name
     shape = add_constant(graph, f"{name}/rows", np.array([0, 1, -1, axes[2] * channels], np.int64))
-    like = _shaped(transpose.outputs[0], [axes[0], 1, axes[1], axes[2] * channels])
+    like = shaped(transpose.outputs[0], [axes[0], 1, axes[1], axes[2] * channels])
     rows = put_before(graph, transpose, "Reshape", [value, shape], name=f"{name}/as_rows", like=like)
     replace_node(graph, transpose, rows, *filter(None, [before if value is not transpose.inputs[0] else None]))
     return True
-
-
-def _shaped(value: ir.Value, axes: list[int | None]) -> ir.Value:
-    """What a value of the same type and another shape is like."""
-    return ir.Value(shape=ir.Shape(axes), type=value.type)

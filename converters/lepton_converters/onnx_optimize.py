@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
+from lepton_converters.onnx_eight_bit import convolve_blocks, share_real_numbers
 from lepton_converters.onnx_gates import make_gate_of_a_picture, make_hard_sigmoid
 from lepton_converters.onnx_linear import fold_behind, fold_in_front
 from lepton_converters.onnx_moves import cancel_reversal, convolve_rows, pad_within, skip_reshapes, widen
@@ -37,6 +38,8 @@ LAST_REWRITES = (Rewrite("wide-offset", widen),)
 """Of every graph, behind the others, which would not know it again."""
 FLOAT_REWRITES = (Rewrite("gate", make_gate_of_a_picture), Rewrite("rows", convolve_rows))
 """Of graphs that compute in float32."""
+EIGHT_BIT_REWRITES = (Rewrite("blocks", convolve_blocks), Rewrite("shared-real", share_real_numbers))
+"""Of graphs with QuantizeLinear and DequantizeLinear pairs."""
 
 
 def optimize(model: onnx.ModelProto, *, without: Collection[str] = ()) -> onnx.ModelProto:
@@ -46,10 +49,7 @@ def optimize(model: onnx.ModelProto, *, without: Collection[str] = ()) -> onnx.M
         model: Any graph.
         without: Names of rewrites to leave out, to measure what they are worth.
     """
-    rewritten = ir.from_proto(onnx.shape_inference.infer_shapes(model))
-    for rewrites in (REWRITES, LAST_REWRITES):
-        _apply(rewritten.graph, [rewrite for rewrite in rewrites if rewrite.name not in without])
-    return ir.to_proto(rewritten)
+    return _rewritten(_rewritten(model, REWRITES, without), LAST_REWRITES, without)
 
 
 def optimize_float(model: onnx.ModelProto, *, without: Collection[str] = ()) -> onnx.ModelProto:
@@ -59,17 +59,28 @@ def optimize_float(model: onnx.ModelProto, *, without: Collection[str] = ()) -> 
         model: What :func:`optimize` gave, or a graph with the same operators and smaller weights.
         without: Names of rewrites to leave out.
     """
+    return _rewritten(model, FLOAT_REWRITES, without)
+
+
+def optimize_eight_bit(model: onnx.ModelProto, *, without: Collection[str] = ()) -> onnx.ModelProto:
+    """A graph with QuantizeLinear and DequantizeLinear pairs, in the form that onnxruntime runs best.
+
+    Args:
+        model: What the quantizer made of an optimized graph.
+        without: Names of rewrites to leave out.
+    """
+    return _rewritten(model, EIGHT_BIT_REWRITES, without)
+
+
+def _rewritten(model: onnx.ModelProto, rewrites: Sequence[Rewrite], without: Collection[str]) -> onnx.ModelProto:
+    """The graph after each rewrite of each node, until none finds anything."""
     rewritten = ir.from_proto(onnx.shape_inference.infer_shapes(model))
-    _apply(rewritten.graph, [rewrite for rewrite in FLOAT_REWRITES if rewrite.name not in without])
-    return ir.to_proto(rewritten)
-
-
-def _apply(graph: ir.Graph, rewrites: Sequence[Rewrite]) -> None:
-    """Every rewrite to every node, until none finds anything."""
+    wanted = [rewrite for rewrite in rewrites if rewrite.name not in without]
     is_changed = True
     while is_changed:
         is_changed = False
-        for node in list(graph):
-            for rewrite in rewrites:
-                if node.graph is not None and rewrite.apply(graph, node):
+        for node in list(rewritten.graph):
+            for rewrite in wanted:
+                if node.graph is not None and rewrite.apply(rewritten.graph, node):
                     is_changed = True
+    return ir.to_proto(rewritten)

@@ -55,13 +55,18 @@ def add_constant(graph: ir.Graph, name: str, values: Array) -> ir.Value:
     return made
 
 
+def shaped(value: ir.Value, axes: Sequence[int | None]) -> ir.Value:
+    """What a value of the same type and another shape is like."""
+    return ir.Value(shape=ir.Shape(axes), type=value.type)
+
+
 def put_before(
     graph: ir.Graph,
     node: ir.Node,
     op_type: str,
     inputs: Sequence[ir.Value | None],
     *,
-    name: str,
+    name: str | None,
     like: ir.Value,
     attributes: Mapping[str, ir.Attr] | None = None,
 ) -> ir.Value:

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
-from lepton_converters.onnx_optimize import optimize, optimize_float
+from lepton_converters.onnx_optimize import optimize, optimize_eight_bit, optimize_float
 from tests.converters.onnx_models import answer, kinds, make, node, noise
 
 RGB_MEAN = np.float32([123.7, 116.3, 103.5])
@@ -234,3 +234,84 @@ def test_a_number_a_channel_meets_whole_rows() -> None:
 def test_a_rewrite_can_be_left_out() -> None:
     model = picture(node("Mul", ["x", "a"], ["y"]), shape=[2, 5, 7, 3], a=noise(3))
     assert kinds(optimize(model, without=["wide-offset"])) == ["Mul"]
+
+
+def eight_bit(*nodes: onnx.NodeProto, shape: list[int], **constants: np.ndarray) -> onnx.ModelProto:
+    """A picture, channels last, in 8 bits, then these nodes, which take ``real`` and give ``made``, and its 8 bits."""
+    doors = {"s": np.float32(0.02), "z": np.uint8(128), "s2": np.float32(0.1), "z2": np.uint8(120)}
+    before = [to_nchw("x", "t"), node("QuantizeLinear", ["t", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["real"])]
+    after = [node("QuantizeLinear", ["made", "s2", "z2"], ["q2"]), node("DequantizeLinear", ["q2", "s2", "z2"], ["y"])]
+    return picture(*before, *nodes, *after, shape=shape, **doors, **constants)
+
+
+def stored_weights(outputs: int, channels: int, height: int, width: int) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
+    """Weights and biases in 8 and 32 bits as ``w`` and ``b``."""
+    generator = np.random.default_rng(outputs)
+    scale = generator.uniform(0.001, 0.01, outputs).astype(np.float32)
+    constants = {
+        "wi": generator.integers(-127, 128, (outputs, channels, height, width)).astype(np.int8),
+        "ws": scale,
+        "wz": np.zeros(outputs, np.int8),
+        "bi": generator.integers(-9999, 9999, outputs).astype(np.int32),
+        "bs": scale * np.float32(0.02),
+        "bz": np.zeros(outputs, np.int32),
+    }
+    return [node("DequantizeLinear", [f"{name}i", f"{name}s", f"{name}z"], [name], axis=0) for name in "wb"], constants
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "attributes"),
+    [
+        ([1, 12, 12, 3], [3, 3], {"pads": [1, 1, 1, 1]}),
+        ([1, 12, 12, 3], [3, 3], {"pads": [0, 0, 1, 1], "strides": [2, 2]}),
+        ([2, 16, 16, 3], [7, 7], {"pads": [3, 3, 3, 3], "strides": [2, 2]}),
+        ([1, 9, 18, 2], [3, 3], {"pads": [1, 0, 1, 0], "strides": [1, 3]}),
+        ([None, 8, 8, 4], [1, 5], {"pads": [0, 2, 0, 2]}),
+        ([1, None, 8, 3], [2, 2], {"strides": [2, 2]}),
+    ],
+)
+def test_a_convolution_of_blocks_gives_the_same_integers(shape, kernel, attributes) -> None:
+    stored, constants = stored_weights(5, shape[3], *kernel)
+    model = eight_bit(*stored, node("Conv", ["real", "w", "b"], ["made"], **attributes), shape=shape, **constants)
+    optimized = optimize_eight_bit(model)
+    weights = [values.dims for values in optimized.graph.initializer if len(values.dims) == 4]
+    assert max(dims[1] for dims in weights) >= 4 * shape[3]
+    check_same(model, optimized, noise(*[2 if at == 0 and axis is None else axis or 8 for at, axis in enumerate(shape)]), atol=0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "attributes"),
+    [
+        ([1, 9, 9, 3], [3, 3], {"pads": [1, 1, 1, 1]}),  # 9 pixels are no blocks
+        ([1, 12, 12, 3], [3, 3], {}),  # 10 results are none
+        ([1, 12, 12, 8], [3, 3], {"pads": [1, 1, 1, 1]}),
+        ([1, 12, 12, 4], [3, 3], {"pads": [1, 1, 1, 1], "group": 4}),
+        ([1, 12, 12, 3], [3, 3], {"pads": [2, 2, 2, 2], "dilations": [2, 2]}),
+    ],
+)
+def test_other_8_bit_convolutions_see_single_pixels(shape, kernel, attributes) -> None:
+    channels = shape[3] // attributes.get("group", 1)
+    stored, constants = stored_weights(4, channels, *kernel)
+    model = eight_bit(*stored, node("Conv", ["real", "w", "b"], ["made"], **attributes), shape=shape, **constants)
+    assert kinds(optimize_eight_bit(model)) == kinds(model)
+
+
+@pytest.mark.parametrize("gate", ["Sigmoid", "HardSigmoid"])
+def test_a_swish_shares_its_real_numbers(gate: str) -> None:
+    model = eight_bit(node(gate, ["real"], ["g"]), node("Mul", ["real", "g"], ["made"]), shape=[1, 4, 4, 3])
+    optimized = optimize_eight_bit(model)
+    assert kinds(optimized).count("Sum") == 1
+    assert kinds(optimize_eight_bit(optimized)) == kinds(optimized)
+    check_same(model, optimized, noise(1, 4, 4, 3), atol=0)
+
+
+def test_what_is_computed_in_8_bits_shares_nothing() -> None:
+    stored, constants = stored_weights(3, 3, 1, 1)
+    residual = [
+        node("Conv", ["real", "w", "b"], ["c"]),
+        node("QuantizeLinear", ["c", "s", "z"], ["cq"]),
+        node("DequantizeLinear", ["cq", "s", "z"], ["cr"]),
+        node("Add", ["real", "cr"], ["made"]),
+    ]
+    model = eight_bit(*stored, *residual, shape=[1, 5, 5, 3], **constants)
+    assert kinds(optimize_eight_bit(model)) == kinds(model)
