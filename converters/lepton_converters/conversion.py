@@ -9,7 +9,7 @@ from lepton_converters.dataset import Sample
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.recipe import Recipe
 from lepton_runtime.errors import UnsupportedError
-from lepton_runtime.formats import Format, Precision
+from lepton_runtime.formats import Format, Precision, Target
 
 if TYPE_CHECKING:
     from lepton_converters.quantizer import Quantizer
@@ -55,6 +55,8 @@ def convert(
     quantizer: "Quantizer | None",
     samples: Sequence[Sample],
     on_step: Callable[[Step], None],
+    *,
+    target: Target = Target.ANY,
 ) -> tuple[list[Artifact], list[LeftOut]]:
     """One artifact a target; a target that cannot be made is left out, unless it was asked for by name.
 
@@ -64,6 +66,7 @@ def convert(
         quantizer: For those that are calibrated.
         samples: A few, to tell whether a route's result is right.
         on_step: Told what is happening.
+        target: The CPU that ONNX artifacts of float32 are for; they run on all.
 
     Raises:
         UnsupportedError: A target that was asked for by name cannot be made, or none can.
@@ -76,7 +79,7 @@ def convert(
     accept = Probe(source, samples).check
     tflite = TfliteExporter(source, accept=accept)
     exporters: dict[Format, TfliteExporter | OnnxExporter] = {
-        Format.ONNX: OnnxExporter(source, tflite=tflite, accept=accept),
+        Format.ONNX: OnnxExporter(source, tflite=tflite, accept=accept, target=target),
         Format.TFLITE: tflite,
     }
     artifacts: list[Artifact] = []

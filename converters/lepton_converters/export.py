@@ -97,8 +97,8 @@ def export(
             :func:`lepton_converters.dataset.open_dataset`, and for texts and tables
             :func:`lepton_converters.raw_dataset.open_raw_dataset`.
         calib_samples: How many of them to calibrate on, at most.
-        target: Name of the :class:`lepton_runtime.formats.Target` that ``static-int8`` ONNX artifacts are for; by default that of
-            ``repeat``, or ``any``.
+        target: Name of the :class:`lepton_runtime.formats.Target` that ONNX artifacts are for: the arithmetic of ``static-int8`` and
+            the form of the others, which run on all; by default that of ``repeat``, or ``any``.
         repeat: A bundle whose ``static-int8`` artifacts are made again as they were, without choosing or searching anew.
         seed: Of everything that is chosen at random, from 0.
         evaluate: Labelled samples to measure the task's accuracy on, raw as well.
@@ -171,7 +171,7 @@ def export(
         _check_calibration(source, data.calibration)
         doubts = CalibrationReview(source, data.calibration, steps)
         quantizer = _quantizer(data, recipe.io, cpu, seed, budget, repeated.records, doubts, on_step, measure_blocks=measure_blocks)
-    artifacts, not_converted = convert(source, recipe, quantizer, data.probes, on_step)
+    artifacts, not_converted = convert(source, recipe, quantizer, data.probes, on_step, target=cpu)
     records, verification, evaluation = _verify(source, artifacts, data, budget, on_step)
     kept = [record for record in records if record.passed or keep_failed]
     failed = {record.precision for record in records if not record.passed}

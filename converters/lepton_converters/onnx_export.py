@@ -24,7 +24,7 @@ from lepton_converters.quantizer import Quantizer
 from lepton_converters.quiet import reason_of
 from lepton_converters.tflite_export import TfliteExporter, remembered, told_once
 from lepton_runtime.errors import UnsupportedError
-from lepton_runtime.formats import Format, Precision
+from lepton_runtime.formats import Format, Precision, Target
 from lepton_runtime.tensors import TensorSpec
 
 # 13 is the first whose QuantizeLinear takes a scale a channel; the later ones bring operators that some layers need.
@@ -38,19 +38,22 @@ class OnnxExporter:
     operators; ``tflite``, the float32 TFLite file, whose compiler knows other operators than tf2onnx does.
     """
 
-    def __init__(self, source: KerasSource, *, tflite: TfliteExporter, accept: Callable[[Artifact], None]) -> None:
+    def __init__(
+        self, source: KerasSource, *, tflite: TfliteExporter, accept: Callable[[Artifact], None], target: Target = Target.ANY
+    ) -> None:
         """Prepare for one model.
 
         Args:
             source: The trained model.
             tflite: Makes the file of the second route.
             accept: Raises UnsupportedError for an artifact that does not answer as the model does.
+            target: The CPU that graphs of float32 are for; they run on all.
         """
         self._source = source
         self._tflite = tflite
         self._accept = accept
         self._base = remembered(self._make_base)
-        self._float_form = remembered(lambda: canonicalize(optimize_float(self._base()[0])))
+        self._float_form = remembered(lambda: canonicalize(optimize_float(self._base()[0], target=target)))
 
     def _make_base(self) -> tuple[onnx.ModelProto, str]:
         """The float32 graph, optimized and in canonical form, and its route."""

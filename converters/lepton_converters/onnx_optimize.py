@@ -10,6 +10,7 @@ from lepton_converters.onnx_eight_bit import convolve_blocks, share_real_numbers
 from lepton_converters.onnx_gates import make_gate_of_a_picture, make_hard_sigmoid
 from lepton_converters.onnx_linear import fold_behind, fold_in_front
 from lepton_converters.onnx_moves import cancel_reversal, convolve_rows, pad_within, skip_reshapes, widen
+from lepton_runtime.formats import Target
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,12 @@ class Rewrite:
     Attributes:
         name: What it is called in ``docs/performance.md``.
         apply: Rewrites what ends in a node, if it can; whether it did.
+        spares: CPUs on which it takes more work than it saves.
     """
 
     name: str
     apply: Callable[[ir.Graph, ir.Node], bool]
+    spares: tuple[Target, ...] = ()
 
 
 REWRITES = (
@@ -36,9 +39,12 @@ REWRITES = (
 """Of every graph, again and again until there is nothing left to do."""
 LAST_REWRITES = (Rewrite("wide-offset", widen),)
 """Of every graph, behind the others, which would not know it again."""
-FLOAT_REWRITES = (Rewrite("gate", make_gate_of_a_picture), Rewrite("rows", convolve_rows))
+FLOAT_REWRITES = (
+    Rewrite("gate", make_gate_of_a_picture, spares=(Target.ANY, Target.ARM_DOTPROD, Target.ARM_V8)),
+    Rewrite("rows", convolve_rows),
+)
 """Of graphs that compute in float32."""
-EIGHT_BIT_REWRITES = (Rewrite("blocks", convolve_blocks), Rewrite("shared-real", share_real_numbers))
+EIGHT_BIT_REWRITES = (Rewrite("blocks", convolve_blocks, spares=(Target.ARM_V8,)), Rewrite("shared-real", share_real_numbers))
 """Of graphs with QuantizeLinear and DequantizeLinear pairs."""
 
 
@@ -52,24 +58,30 @@ def optimize(model: onnx.ModelProto, *, without: Collection[str] = ()) -> onnx.M
     return _rewritten(_rewritten(model, REWRITES, without), LAST_REWRITES, without)
 
 
-def optimize_float(model: onnx.ModelProto, *, without: Collection[str] = ()) -> onnx.ModelProto:
+def optimize_float(model: onnx.ModelProto, *, target: Target, without: Collection[str] = ()) -> onnx.ModelProto:
     """An optimized graph that computes in float32, in the form that onnxruntime runs best.
 
     Args:
-        model: What :func:`optimize` gave, or a graph with the same operators and smaller weights.
+        model: What :func:`optimize` gave.
+        target: The CPU that it is for; it runs on all.
         without: Names of rewrites to leave out.
     """
-    return _rewritten(model, FLOAT_REWRITES, without)
+    return _rewritten(model, _for(target, FLOAT_REWRITES), without)
 
 
-def optimize_eight_bit(model: onnx.ModelProto, *, without: Collection[str] = ()) -> onnx.ModelProto:
+def optimize_eight_bit(model: onnx.ModelProto, *, target: Target, without: Collection[str] = ()) -> onnx.ModelProto:
     """A graph with QuantizeLinear and DequantizeLinear pairs, in the form that onnxruntime runs best.
 
     Args:
         model: What the quantizer made of an optimized graph.
+        target: The CPU that it is for.
         without: Names of rewrites to leave out.
     """
-    return _rewritten(model, EIGHT_BIT_REWRITES, without)
+    return _rewritten(model, _for(target, EIGHT_BIT_REWRITES), without)
+
+
+def _for(target: Target, rewrites: Sequence[Rewrite]) -> list[Rewrite]:
+    return [rewrite for rewrite in rewrites if target not in rewrite.spares]
 
 
 def _rewritten(model: onnx.ModelProto, rewrites: Sequence[Rewrite], without: Collection[str]) -> onnx.ModelProto:

@@ -1,12 +1,17 @@
 """Each rewrite gives the same numbers, and leaves alone what it would change."""
 
+import functools
+
 import numpy as np
 import onnx
 import pytest
 
 from lepton_converters.onnx_optimize import optimize, optimize_eight_bit, optimize_float
+from lepton_runtime import Target
 from tests.converters.onnx_models import answer, kinds, make, node, noise
 
+for_x86 = functools.partial(optimize_float, target=Target.X86_VNNI)
+for_x86_eight_bit = functools.partial(optimize_eight_bit, target=Target.X86_VNNI)
 RGB_MEAN = np.float32([123.7, 116.3, 103.5])
 
 
@@ -173,7 +178,7 @@ def test_a_gate_is_repeated_over_its_picture(is_first: bool, batch: int | None) 
     product = node("Mul", ["g", "x"] if is_first else ["x", "g"], ["y"])
     nodes = [node("GlobalAveragePool", ["x"], ["m"]), node("Conv", ["m", "w"], ["c"]), node("Sigmoid", ["c"], ["g"]), product]
     model = picture(*nodes, shape=[batch, 3, 8, 6], w=noise(3, 3, 1, 1))
-    optimized = optimize_float(model)
+    optimized = for_x86(model)
     assert kinds(optimized) == ["GlobalAveragePool", "Conv", "Sigmoid", "Resize", "Mul"]
     check_same(model, optimized, noise(3 if batch is None else 1, 3, 8, 6), atol=0)
 
@@ -181,7 +186,7 @@ def test_a_gate_is_repeated_over_its_picture(is_first: bool, batch: int | None) 
 @pytest.mark.parametrize("shape", [[1, 3, None, 6], [1, 3, 1, 1]])
 def test_a_gate_of_a_free_or_a_single_size_stays(shape: list[int | None]) -> None:
     model = picture(node("GlobalAveragePool", ["x"], ["m"]), node("Mul", ["x", "m"], ["y"]), shape=shape)
-    assert kinds(optimize_float(model)) == ["GlobalAveragePool", "Mul"]
+    assert kinds(for_x86(model)) == ["GlobalAveragePool", "Mul"]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +206,7 @@ def test_a_convolution_of_rows_is_the_same(attributes: dict[str, list[int]], sha
         w=noise(5, shape[3], *attributes["kernel_shape"]),
         b=noise(5),
     )
-    optimized = optimize_float(model)
+    optimized = for_x86(model)
     assert kinds(optimized) == ["Reshape", "Conv"]
     check_same(model, optimized, noise(*[2 if at == 0 and axis is None else axis or 12 for at, axis in enumerate(shape)]), atol=2e-5)
 
@@ -209,7 +214,7 @@ def test_a_convolution_of_rows_is_the_same(attributes: dict[str, list[int]], sha
 def test_a_normalized_picture_is_seen_as_rows_at_once() -> None:
     nodes = [*NORMALIZED, to_nchw("normal", "t"), node("Conv", ["t", "w"], ["y"], pads=[1, 1, 1, 1], strides=[2, 2])]
     model = picture(*nodes, w=noise(4, 3, 3, 3), **IMAGENET)
-    optimized = optimize_float(optimize(model))
+    optimized = for_x86(optimize(model))
     assert kinds(optimized) == ["Reshape", "Add", "Reshape", "Conv"]
     check_same(model, optimized, pixels(1, 9, 9, 3), atol=5e-5)
 
@@ -221,7 +226,7 @@ def test_a_normalized_picture_is_seen_as_rows_at_once() -> None:
 def test_other_convolutions_see_their_picture_transposed(shape: list[int | None], attributes: dict[str, object]) -> None:
     channels = shape[3] // attributes.get("group", 1)
     model = picture(to_nchw("x", "t"), node("Conv", ["t", "w"], ["y"], **attributes), shape=shape, w=noise(4, channels, 3, 3))
-    assert kinds(optimize_float(model)) == ["Transpose", "Conv"]
+    assert kinds(for_x86(model)) == ["Transpose", "Conv"]
 
 
 def test_a_number_a_channel_meets_whole_rows() -> None:
@@ -273,7 +278,7 @@ def stored_weights(outputs: int, channels: int, height: int, width: int) -> tupl
 def test_a_convolution_of_blocks_gives_the_same_integers(shape, kernel, attributes) -> None:
     stored, constants = stored_weights(5, shape[3], *kernel)
     model = eight_bit(*stored, node("Conv", ["real", "w", "b"], ["made"], **attributes), shape=shape, **constants)
-    optimized = optimize_eight_bit(model)
+    optimized = for_x86_eight_bit(model)
     weights = [values.dims for values in optimized.graph.initializer if len(values.dims) == 4]
     assert max(dims[1] for dims in weights) >= 4 * shape[3]
     check_same(model, optimized, noise(*[2 if at == 0 and axis is None else axis or 8 for at, axis in enumerate(shape)]), atol=0)
@@ -293,15 +298,15 @@ def test_other_8_bit_convolutions_see_single_pixels(shape, kernel, attributes) -
     channels = shape[3] // attributes.get("group", 1)
     stored, constants = stored_weights(4, channels, *kernel)
     model = eight_bit(*stored, node("Conv", ["real", "w", "b"], ["made"], **attributes), shape=shape, **constants)
-    assert kinds(optimize_eight_bit(model)) == kinds(model)
+    assert kinds(for_x86_eight_bit(model)) == kinds(model)
 
 
 @pytest.mark.parametrize("gate", ["Sigmoid", "HardSigmoid"])
 def test_a_swish_shares_its_real_numbers(gate: str) -> None:
     model = eight_bit(node(gate, ["real"], ["g"]), node("Mul", ["real", "g"], ["made"]), shape=[1, 4, 4, 3])
-    optimized = optimize_eight_bit(model)
+    optimized = for_x86_eight_bit(model)
     assert kinds(optimized).count("Sum") == 1
-    assert kinds(optimize_eight_bit(optimized)) == kinds(optimized)
+    assert kinds(for_x86_eight_bit(optimized)) == kinds(optimized)
     check_same(model, optimized, noise(1, 4, 4, 3), atol=0)
 
 
@@ -314,4 +319,16 @@ def test_what_is_computed_in_8_bits_shares_nothing() -> None:
         node("Add", ["real", "cr"], ["made"]),
     ]
     model = eight_bit(*stored, *residual, shape=[1, 5, 5, 3], **constants)
-    assert kinds(optimize_eight_bit(model)) == kinds(model)
+    assert kinds(for_x86_eight_bit(model)) == kinds(model)
+
+
+def test_what_costs_a_target_more_than_it_saves_is_left_out() -> None:
+    gate = picture(node("GlobalAveragePool", ["x"], ["m"]), node("Mul", ["x", "m"], ["y"]), shape=[1, 3, 8, 8])
+    assert {target: "Resize" in kinds(optimize_float(gate, target=target)) for target in Target} == {
+        target: str(target).startswith("x86") for target in Target
+    }
+    stored, constants = stored_weights(4, 3, 3, 3)
+    conv = eight_bit(*stored, node("Conv", ["real", "w", "b"], ["made"], pads=[1] * 4), shape=[1, 8, 8, 3], **constants)
+    assert {target: "Reshape" in kinds(optimize_eight_bit(conv, target=target)) for target in Target} == {
+        target: target != Target.ARM_V8 for target in Target
+    }
