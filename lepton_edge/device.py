@@ -18,7 +18,7 @@ _THROTTLED_BITS = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3:
 _VCGENCMD = ("usr/bin/vcgencmd", "opt/vc/bin/vcgencmd")
 _VCGENCMD_SECONDS = 1.0
 _CPU_ZONE = re.compile(r"cpu|soc|pkg|core")
-PACKAGES = ("lepton-edge", "onnxruntime", "numpy", "ai-edge-litert", "pillow", "tensorflow", "keras", "tf2onnx")
+PACKAGES = ("lepton-edge", "onnxruntime", "numpy", "ai-edge-litert", "openvino", "pillow", "tensorflow", "keras", "tf2onnx")
 
 
 @dataclass(frozen=True)

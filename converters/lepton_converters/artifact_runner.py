@@ -10,7 +10,7 @@ from lepton_converters.artifact import Artifact
 from lepton_converters.calibration import grouped, stack
 from lepton_converters.dataset import Sample
 from lepton_converters.quiet import quiet_tensorflow
-from lepton_runtime.engines import ENGINE_OF_FORMAT, Engine, open_engine
+from lepton_runtime.engines import ENGINES_OF_FORMAT, Engine, open_engine
 from lepton_runtime.errors import InputError
 from lepton_runtime.labels import class_scores
 from lepton_runtime.tensors import Array, TensorSpec
@@ -34,7 +34,7 @@ class ArtifactRunner:
         self._is_free = any(None in spec.shape[1:] for spec in artifact.inputs)
         with quiet_tensorflow():  # LiteRT announces its delegate
             self.engine: Engine = open_engine(
-                ENGINE_OF_FORMAT[artifact.format],
+                ENGINES_OF_FORMAT[artifact.format][0],
                 artifact.model,
                 inputs=artifact.inputs,
                 outputs=artifact.outputs,

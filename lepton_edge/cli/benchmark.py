@@ -15,7 +15,7 @@ import click
 
 from lepton_edge.cli.options import comma_list, json_option
 from lepton_edge.latency.settings import LatencySettings, Scenario, parse_duration
-from lepton_runtime.errors import InputError, LeptonError, MissingExtraError, OutputError, UnstableError
+from lepton_runtime.errors import InputError, LeptonError, OutputError, UnstableError
 from lepton_runtime.formats import Precision
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def parse_percent(text: str) -> float:
 @click.option(
     "--precision", "precisions", multiple=True, callback=comma_list(Precision.parse), metavar="NAME", help="[default: every artifact]"
 )
-@click.option("--engine", metavar="NAME", help="onnxruntime or litert. [default: every installed one]")
+@click.option("--engine", metavar="NAME", help="onnxruntime, litert or openvino. [default: onnxruntime and litert]")
 @click.option("--threads", multiple=True, default=("1",), callback=comma_list(_count), show_default=True, metavar="N[,N]")
 @click.option(
     "--scenario",
@@ -178,7 +178,7 @@ def choose_candidates(
     Args:
         path: A bundle, or a bundle's path with one of its files behind it.
         precisions: Which; by default all.
-        engine: Which; by default all that are installed.
+        engine: Which; by default the first of each format.
         threads: One candidate for each.
 
     Raises:
@@ -186,32 +186,30 @@ def choose_candidates(
         BundleError: The bundle is missing or damaged.
         MissingExtraError: The engine that was asked for, or every one that is needed, is not installed.
     """
-    from importlib.util import find_spec
-
     from lepton_edge.device import usable_cores
     from lepton_edge.latency.result import Candidate
     from lepton_runtime.bundle import MANIFEST_FILE, Bundle
-    from lepton_runtime.engines import ENGINE_OF_FORMAT, engine_of
+    from lepton_runtime.engines import ENGINES_OF_FORMAT, check_engine, engine_of, is_installed, missing_extra
 
-    if engine is not None and engine not in ENGINE_OF_FORMAT.values():
-        raise InputError(f"an engine is one of {', '.join(ENGINE_OF_FORMAT.values())}, found {engine!r}")
+    if engine is not None:
+        check_engine(engine)
     is_file_of_bundle = not path.is_dir() and ((path.parent / MANIFEST_FILE).exists() or path.parent.is_file())
     bundle = Bundle.open(path.parent if is_file_of_bundle else path)
     bundle.check()
     # The table's short name will do, too.
     name = path.name if path.name.startswith("model.") else f"model.{path.name}"
     records = [bundle.artifact(name)] if is_file_of_bundle else bundle.manifest.artifacts
-    fitting = [record for record in records if (not precisions or record.precision in precisions) and engine in (None, engine_of(record))]
+    wanted = [record for record in records if not precisions or record.precision in precisions]
+    fitting = [record for record in wanted if engine is None or engine in ENGINES_OF_FORMAT[record.format]]
     if not fitting:
         held = ", ".join(record.file for record in records)
         raise InputError(f"{str(path)!r} holds {held}, found nothing for {', '.join((*precisions, *filter(None, [engine])))}")
-    has_litert = find_spec("ai_edge_litert") is not None
-    runnable = [record for record in fitting if has_litert or engine_of(record) != "litert"]
-    missing = len(fitting) - len(runnable)
+    runnable = [record for record in fitting if is_installed(engine or engine_of(record))]
+    absent = {engine or engine_of(record) for record in fitting if record not in runnable}
     if not runnable:
-        raise MissingExtraError('TFLite files need LiteRT: pip install "lepton-edge[litert]"')
-    if missing:
-        click.echo(f'left out: {missing} TFLite files, LiteRT is not installed: pip install "lepton-edge[litert]"', err=True)
+        raise missing_extra(min(absent))
+    for name in sorted(absent):
+        click.echo(f"left out: {len(fitting) - len(runnable)} files, {missing_extra(name)}", err=True)
     if max(threads) > usable_cores():
         click.echo(
             f"warning: {max(threads)} threads share {usable_cores()} cores; more threads than cores are slower, not faster", err=True
@@ -220,7 +218,7 @@ def choose_candidates(
         Candidate(
             bundle=str(bundle.path),
             file=record.file,
-            engine=engine_of(record),
+            engine=engine or engine_of(record),
             precision=str(record.precision),
             threads=count,
             batch=record.inputs[0].shape[0] or 0,

@@ -93,6 +93,7 @@ def _check_packages() -> list[Check]:
     checks = [Check("runtime", "ok", ", ".join(f"{name} {versions[name]}" for name in ("lepton-edge", "onnxruntime", "numpy")))]
     for name, module, extra, use in (
         ("LiteRT", "ai_edge_litert", "litert", "runs TFLite files"),
+        ("OpenVINO", "openvino", "openvino", "also runs ONNX files"),
         ("Pillow", "PIL", "image", "reads image files"),
     ):
         is_there = find_spec(module) is not None

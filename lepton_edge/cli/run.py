@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("input", type=click.Path(path_type=Path), required=False)
 @click.option("--text", metavar="TEXT", help="A text in place of INPUT.")
 @click.option("--precision", metavar="NAME", help="Which artifact. [default: the closest to Keras]")
-@click.option("--engine", metavar="NAME", help="onnxruntime or litert. [default: onnxruntime where it can]")
+@click.option("--engine", metavar="NAME", help="onnxruntime, litert or openvino. [default: onnxruntime where it can]")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many answers are shown.")
 @json_option

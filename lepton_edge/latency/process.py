@@ -43,7 +43,7 @@ class MeasuredProcess:
         self.idle_cpu_ns: int | None = None
         # Closed by the stack, as the process is ended by it.
         self._stderr = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))  # noqa: SIM115
-        request = {"bundle": candidate.bundle, "file": candidate.file, "threads": candidate.threads, "batch": candidate.batch}
+        request = {name: getattr(candidate, name) for name in ("bundle", "file", "engine", "threads", "spins", "batch")}
         spawned_ns = perf_counter_ns()
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "lepton_edge.latency.worker", json.dumps(request)],

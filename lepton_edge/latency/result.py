@@ -30,6 +30,7 @@ class Candidate:
         sha256: Of the artifact's file.
         source_sha256: Of the model that the bundle was made from; ``None`` for a model in memory.
         accuracy: Recorded on export, 0 to 1, or ``None``.
+        spins: Whether threads wait actively for work while a call goes on; no matter with one thread.
     """
 
     bundle: str
@@ -42,6 +43,7 @@ class Candidate:
     sha256: str
     source_sha256: str | None
     accuracy: float | None
+    spins: bool = True
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The measured process: it loads one artifact and then does, line by line, what the process that started it asks.
 
 ``python -m lepton_edge.latency.worker REQUEST``, where the request is a JSON object with the bundle's path, the
-artifact's file, the number of threads and the batch. Each line on stdin asks for something, each line on stdout answers.
+artifact's file, the engine, the number of threads, whether they spin, and the batch. Each line on stdin asks for something,
+each line on stdout answers.
 """
 
 from time import monotonic_ns, perf_counter_ns, process_time_ns, sleep
@@ -30,12 +31,12 @@ _PROFILED_CALLS = 50
 _STATM = Path("/proc/self/statm")
 
 
-def serve(requests: TextIO, answers: TextIO, *, bundle: str, file: str, threads: int, batch: int | None) -> None:
+def serve(requests: TextIO, answers: TextIO, *, bundle: str, file: str, engine: str, threads: int, spins: bool, batch: int | None) -> None:
     """Load the artifact, say how long it took, and answer until the requests end."""
     imported_ns = monotonic_ns()
     opened = Bundle.open(bundle)
     artifact = opened.artifact(file)
-    session = Session(opened, artifact, threads=threads)
+    session = Session(opened, artifact, engine=engine, threads=threads, spins=spins)
     loaded_ns = monotonic_ns()
     shapes = _shapes(opened, artifact, batch)
     zeros = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in artifact.inputs}

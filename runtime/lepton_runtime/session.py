@@ -2,7 +2,7 @@
 
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
@@ -11,7 +11,7 @@ import numpy as np
 
 from lepton_runtime.bundle import Bundle
 from lepton_runtime.cpu import may_saturate, saturation_text
-from lepton_runtime.engines import ENGINE_OF_FORMAT, Engine, engine_of, open_engine
+from lepton_runtime.engines import ENGINES, ENGINES_OF_FORMAT, Engine, check_engine, engine_of, open_engine
 from lepton_runtime.errors import InputError, LeptonError, TargetWarning, UnsupportedError
 from lepton_runtime.formats import Precision
 from lepton_runtime.labels import Prediction, class_output, rank_labels
@@ -30,17 +30,29 @@ class Session:
         artifact: Which of the bundle's models it is.
         engine: The name of what runs it.
         threads: How many threads one call may use.
+        spins: Whether these wait actively for work while a call goes on.
         encoders: What :meth:`encode` runs before it, for texts and tables.
         inputs: What :meth:`run` takes; the noise of a model that keeps its dropout is drawn where it is not given.
     """
 
-    def __init__(self, bundle: Bundle, artifact: ArtifactRecord, *, threads: int = 1, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        artifact: ArtifactRecord,
+        *,
+        engine: str | None = None,
+        threads: int = 1,
+        spins: bool = True,
+        seed: int | None = None,
+    ) -> None:
         """Load one artifact; :meth:`open` chooses it for you. A :class:`TargetWarning` says if it may answer wrongly on this CPU.
 
         Args:
             bundle: Where it comes from.
             artifact: Which of the bundle's models.
+            engine: What runs it; by default the first of its format.
             threads: How many threads one call may use.
+            spins: Whether these wait actively for work while a call goes on; onnxruntime only.
             seed: Of the noise that it draws, for a model that keeps its dropout; by default another each time.
 
         Raises:
@@ -53,12 +65,14 @@ class Session:
             warnings.warn(saturation_text(artifact), TargetWarning, stacklevel=2)
         self.bundle = bundle
         self.artifact = artifact
-        self.engine = engine_of(artifact)
+        self.engine = engine or engine_of(artifact)
         self.threads = threads
+        self.spins = spins
         self.encoders: tuple[Encoder, ...] = bundle.load_encoders()
         self._engine: Engine | None = open_engine(
-            self.engine, bundle.read(artifact), inputs=artifact.inputs, outputs=artifact.outputs, threads=threads
+            self.engine, bundle.read(artifact), inputs=artifact.inputs, outputs=artifact.outputs, threads=threads, spins=spins
         )
+        self._bound: tuple[Array, Array, Callable[[], object]] | None = None
         self._spec = artifact.inputs[0]
         self._dtype = np.dtype(self._spec.dtype)
         noise = bundle.manifest.noise_inputs
@@ -87,7 +101,7 @@ class Session:
         Args:
             bundle: A bundle folder, its ``.zip``, or an opened bundle.
             precision: ``fp32``, ``fp16``, ``dynamic-int8``, ``static-int8`` or ``int16x8``.
-            engine: ``onnxruntime`` or ``litert``.
+            engine: ``onnxruntime``, ``litert`` or ``openvino``.
             threads: How many threads one call may use.
             seed: Of the noise that a model draws which keeps its dropout, to have the same answers again.
 
@@ -97,13 +111,13 @@ class Session:
             MissingExtraError: The engine is not installed.
         """
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        return cls(bundle, choose_artifact(bundle, precision=precision, engine=engine), threads=threads, seed=seed)
+        return cls(bundle, choose_artifact(bundle, precision=precision, engine=engine), engine=engine, threads=threads, seed=seed)
 
     @overload
-    def run(self, inputs: Array) -> Array: ...
+    def run(self, inputs: Array, *, out: Array | None = None) -> Array: ...
     @overload
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]: ...
-    def run(self, inputs: Array | Mapping[str, Array]) -> Array | dict[str, Array]:
+    def run(self, inputs: Array | Mapping[str, Array], *, out: Array | None = None) -> Array | dict[str, Array]:
         """The model's answer: an array for an array, or named outputs for named inputs.
 
         Values are taken as the model takes them: already preprocessed, batch axis included. NaN and
@@ -112,6 +126,8 @@ class Session:
         Args:
             inputs: An array for a model with one input and one output, such as
                 ``(batch, height, width, channels)`` float32; otherwise one array a name.
+            out: For a model with one input and one output: the array that the answer is written into. Called again and again
+                with the same two arrays, the engine reads and writes them where they are, which saves a small model a third.
 
         Raises:
             InputError: Something does not fit the model.
@@ -120,11 +136,71 @@ class Session:
         engine = self._engine
         if engine is None:
             raise LeptonError("the session must be open, it was closed; open a new one")
+        if out is not None:
+            bound = self._bound
+            if bound is not None and bound[0] is inputs and bound[1] is out:
+                bound[2]()
+                return out
+            return self._run_into(engine, inputs, out)
         if self._is_simple and isinstance(inputs, np.ndarray):
             if inputs.dtype != self._dtype or inputs.shape != self._spec.shape or type(inputs) is not np.ndarray:
                 self._spec.check(inputs)
             return engine.run((inputs, *self._draw(self._noise, len(inputs))) if self._noise else (inputs,))[0]
         return self._run_named(engine, inputs)
+
+    def _run_into(self, engine: Engine, inputs: Array | Mapping[str, Array], out: Array) -> Array:
+        """The answer in a caller's array; the engine remembers both arrays for the next call."""
+        if not self._is_simple or not isinstance(inputs, np.ndarray):
+            raise InputError(f"out is for a model with one input and one output that is given an array, found {type(inputs).__name__}")
+        self._spec.check(inputs)
+        self.artifact.outputs[0].check(out)
+        if not (out.flags.c_contiguous and out.flags.writeable) or np.may_share_memory(inputs, out):
+            raise InputError("out must be contiguous, writable, and no part of the input; numpy.empty(shape, dtype) makes such an array")
+        if self._noise or not inputs.flags.c_contiguous:
+            answer = self.run(inputs)
+            if answer.shape != out.shape:
+                raise InputError(f"out must have the shape of the answer, {answer.shape}, found {out.shape}")
+            np.copyto(out, answer)
+            return out
+        call = engine.bind((inputs,), (out,))
+        call()
+        self._bound = inputs, out, call
+        return out
+
+    @overload
+    def run_batch(self, inputs: Array) -> Array: ...
+    @overload
+    def run_batch(self, inputs: Mapping[str, Array]) -> dict[str, Array]: ...
+    def run_batch(self, inputs: Array | Mapping[str, Array]) -> Array | dict[str, Array]:
+        """The model's answers to any number of samples, in as many calls as its batch makes of them.
+
+        The last call of a model with a batch of more than one is filled up with its last sample.
+
+        Args:
+            inputs: As :meth:`run` takes them, with as many samples in the first axis as there are.
+
+        Returns:
+            What :meth:`run` gives, with as many rows as there are samples.
+
+        Raises:
+            InputError: Something does not fit the model, or there are no samples.
+        """
+        given = {self._spec.name: inputs} if isinstance(inputs, np.ndarray) else inputs
+        counts = {name: len(array) if np.ndim(array) else 0 for name, array in given.items()}
+        count = next(iter(counts.values()), 0)
+        if count < 1 or set(counts.values()) != {count}:
+            raise InputError(f"every input must hold the same number of samples, at least 1, found {counts}")
+        batch = self._spec.shape[0] or count
+        parts = []
+        for start in range(0, count, batch):
+            chunk = {name: array[start : start + batch] for name, array in given.items()}
+            missing = batch - min(batch, count - start)
+            if missing:
+                chunk = {name: np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) for name, array in chunk.items()}
+            answer = self.run(chunk[self._spec.name]) if isinstance(inputs, np.ndarray) else self.run(chunk)
+            parts.append(answer if isinstance(answer, dict) else {"": answer})
+        joined = {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+        return joined[""] if isinstance(inputs, np.ndarray) else joined
 
     def _run_named(self, engine: Engine, inputs: Array | Mapping[str, Array]) -> dict[str, Array]:
         wanted = [spec.name for spec in self.inputs]
@@ -238,7 +314,7 @@ class Session:
 
     def close(self) -> None:
         """Free the model. Calls that are under way end normally; later ones are refused."""
-        self._engine = None
+        self._engine = self._bound = None
 
     def __enter__(self) -> "Session":
         return self
@@ -254,11 +330,10 @@ def choose_artifact(bundle: Bundle, *, precision: str | None = None, engine: str
         InputError: None fits; the text lists what there is.
     """
     wanted = Precision.parse(precision) if precision else None
-    if engine is not None and engine not in ENGINE_OF_FORMAT.values():
-        raise InputError(f"an engine is one of {', '.join(ENGINE_OF_FORMAT.values())}, found {engine!r}")
+    if engine is not None:
+        check_engine(engine)
     order = list(Precision)
-    engines = list(ENGINE_OF_FORMAT.values())
-    able = [record for record in bundle.manifest.artifacts if engine in (None, engine_of(record))]
+    able = [record for record in bundle.manifest.artifacts if engine is None or engine in ENGINES_OF_FORMAT[record.format]]
     fitting = [record for record in able if (record.precision == wanted if wanted else record.passed)]
     if able and not fitting and not wanted:
         raise InputError(
@@ -266,7 +341,7 @@ def choose_artifact(bundle: Bundle, *, precision: str | None = None, engine: str
             "broke it; --precision NAME takes one all the same"
         )
     if not fitting:
-        found = ", ".join(f"{record.precision} ({engine_of(record)})" for record in bundle.manifest.artifacts)
+        found = ", ".join(f"{record.precision} ({' or '.join(ENGINES_OF_FORMAT[record.format])})" for record in bundle.manifest.artifacts)
         asked = " ".join(filter(None, (precision, engine)))
         raise InputError(f"{str(bundle.path)!r} holds {found or 'nothing'}, found nothing for {asked or 'default use'}")
-    return min(fitting, key=lambda record: (bool(may_saturate(record)), engines.index(engine_of(record)), order.index(record.precision)))
+    return min(fitting, key=lambda record: (bool(may_saturate(record)), ENGINES.index(engine_of(record)), order.index(record.precision)))

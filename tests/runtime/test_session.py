@@ -99,8 +99,8 @@ def test_a_closed_session_says_so(digit: np.ndarray) -> None:
     ("options", "message"),
     [
         ({"precision": "static-int9"}, "did you mean 'static-int8'"),
-        ({"precision": "fp16"}, r"holds fp32 \(onnxruntime\), static-int8 \(onnxruntime\), found nothing for fp16"),
-        ({"engine": "tensorrt"}, "an engine is one of onnxruntime, litert, found 'tensorrt'"),
+        ({"precision": "fp16"}, r"holds fp32 \(onnxruntime or openvino\), static-int8 \(onnxruntime or openvino\), found nothing for fp16"),
+        ({"engine": "tensorrt"}, "an engine is one of onnxruntime, litert, openvino, found 'tensorrt'"),
         ({"engine": "litert"}, "found nothing for litert"),
         ({"threads": 0}, "threads must be at least 1, found 0"),
     ],
@@ -148,3 +148,71 @@ def test_importing_the_runtime_loads_nothing_heavy() -> None:
     banned = {"tensorflow", "keras", "onnx", "tf2onnx", "click", "rich", "PIL", "ai_edge_litert", "lepton_edge", "lepton_converters"}
     assert "lepton_runtime" in loaded
     assert not loaded & banned
+
+
+def test_an_answer_is_written_where_the_caller_wants_it(session: Session, digits: Digits) -> None:
+    given, out = np.zeros((1, 28, 28, 1), np.float32), np.empty((1, 10), np.float32)
+    for image in digits.test_images[:3]:
+        given[0, ..., 0] = image
+        assert session.run(given, out=out) is out
+        np.testing.assert_array_equal(out, session.run(given.copy()))
+
+
+def test_another_pair_of_arrays_is_no_mix_of_both(session: Session, digits: Digits) -> None:
+    given = [digits.test_images[number : number + 1, ..., None].astype(np.float32) for number in range(2)]
+    outs = [np.empty((1, 10), np.float32) for _ in range(2)]
+    for number in (0, 1, 0, 1, 1):
+        session.run(given[number], out=outs[number])
+    for array, out in zip(given, outs, strict=True):
+        np.testing.assert_array_equal(out, session.run(array))
+
+
+def test_a_strided_input_is_read_right_into_a_given_array(session: Session, digit: np.ndarray) -> None:
+    out = np.empty((1, 10), np.float32)
+    np.testing.assert_array_equal(session.run(digit[:, ::-1], out=out), session.run(np.ascontiguousarray(digit[:, ::-1])))
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        (np.empty((1, 9), np.float32), r"'scores' must have shape \(1, 10\), found \(1, 9\)"),
+        (np.empty((1, 10), np.float64), "'scores' must be float32, found float64"),
+        (np.empty((1, 20), np.float32)[:, ::2], "out must be contiguous, writable"),
+        (np.frombuffer(bytes(40), np.float32)[None], "out must be contiguous, writable"),
+        ([0.0] * 10, "plain numpy array, found list"),
+    ],
+)
+def test_an_array_that_cannot_take_the_answer_is_refused(session: Session, digit: np.ndarray, out, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        session.run(digit, out=out)
+
+
+def test_named_inputs_take_no_array_for_the_answer(session: Session, digit: np.ndarray) -> None:
+    with pytest.raises(InputError, match="out is for a model with one input and one output that is given an array, found dict"):
+        session.run({"image": digit}, out=np.empty((1, 10), np.float32))
+
+
+def test_a_closed_session_writes_nothing(digit: np.ndarray) -> None:
+    session, out = Session.open(shipped_bundle()), np.empty((1, 10), np.float32)
+    session.run(digit, out=out)
+    session.close()
+    with pytest.raises(LeptonError, match="it was closed"):
+        session.run(digit, out=out)
+
+
+def test_any_number_of_samples_is_answered(session: Session, digits: Digits) -> None:
+    images = digits.test_images[:5, ..., None].astype(np.float32)
+    one_by_one = np.concatenate([session.run(image[None]) for image in images])
+    np.testing.assert_array_equal(session.run_batch(images), one_by_one)
+    np.testing.assert_array_equal(session.run_batch({"image": images})["scores"], one_by_one)
+
+
+def test_no_samples_have_no_answers(session: Session) -> None:
+    with pytest.raises(InputError, match=r"the same number of samples, at least 1, found \{'image': 0\}"):
+        session.run_batch(np.empty((0, 28, 28, 1), np.float32))
+
+
+@pytest.mark.parametrize("spins", [True, False])
+def test_threads_that_spin_and_that_sleep_give_the_same_answers(session: Session, digit: np.ndarray, spins: bool) -> None:
+    with Session(session.bundle, session.artifact, threads=2, spins=spins) as other:
+        np.testing.assert_allclose(other.run(digit), session.run(digit), rtol=0, atol=1e-6)  # sums of halves

@@ -1,15 +1,22 @@
 """What can run an artifact: one module an engine, behind one small protocol."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from lepton_runtime.errors import InputError
+from lepton_runtime.errors import InputError, MissingExtraError
 from lepton_runtime.formats import Format
 from lepton_runtime.manifest import ArtifactRecord
 from lepton_runtime.tensors import Array, TensorSpec
 
-ENGINE_OF_FORMAT = {Format.ONNX: "onnxruntime", Format.TFLITE: "litert"}
+ENGINES_OF_FORMAT = {Format.ONNX: ("onnxruntime", "openvino"), Format.TFLITE: ("litert",)}
+"""By format, the engines that run it; the first is the default."""
+EXTRA_OF_ENGINE = {"litert": "litert", "openvino": "openvino"}
+"""By engine, the optional extra that installs it."""
+PACKAGE_OF_ENGINE = {"onnxruntime": "onnxruntime", "litert": "ai-edge-litert", "openvino": "openvino"}
+"""By engine, the package that it is."""
+ENGINES = tuple(PACKAGE_OF_ENGINE)
+_MODULES = {"litert": "ai_edge_litert", "openvino": "openvino"}
 
 
 class Engine(Protocol):
@@ -17,6 +24,13 @@ class Engine(Protocol):
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """The outputs, in order, for the inputs, in order. The arrays have been checked."""
+        ...
+
+    def bind(self, arrays: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], object]:
+        """A call that reads these inputs and writes those outputs, where they are, each time anew.
+
+        The arrays have been checked; they are contiguous and stay alive as long as the call does.
+        """
         ...
 
 
@@ -35,35 +49,64 @@ class OperatorTime:
     mean_ns: int
 
 
-def open_engine(name: str, model: bytes, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], threads: int) -> Engine:
+def open_engine(
+    name: str, model: bytes, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], threads: int, spins: bool = True
+) -> Engine:
     """A loaded model, ready to run.
 
     Args:
-        name: ``"onnxruntime"`` or ``"litert"``.
+        name: One of :data:`ENGINES`.
         model: The file's content.
         inputs: What it takes, in order.
         outputs: What it gives, in order.
         threads: How many it may use.
+        spins: Whether threads that have nothing to do wait actively until a call ends; faster where their cores are idle.
+            Only onnxruntime lets one choose.
 
     Raises:
         InputError: No such engine.
         MissingExtraError: The engine's package is not installed.
         BundleError: The engine cannot load the model.
     """
+    check_engine(name)
     if name == "onnxruntime":
         from lepton_runtime.engines.onnxruntime import OnnxruntimeEngine
 
-        return OnnxruntimeEngine(model, inputs=inputs, outputs=outputs, threads=threads)
-    if name == "litert":
-        from lepton_runtime.engines.litert import LitertEngine
+        return OnnxruntimeEngine(model, inputs=inputs, outputs=outputs, threads=threads, spins=spins)
+    if name == "openvino":
+        from lepton_runtime.engines.openvino import OpenvinoEngine
 
-        return LitertEngine(model, inputs=inputs, outputs=outputs, threads=threads)
-    raise InputError(f"an engine is one of {', '.join(ENGINE_OF_FORMAT.values())}, found {name!r}")
+        return OpenvinoEngine(model, inputs=inputs, outputs=outputs, threads=threads)
+    from lepton_runtime.engines.litert import LitertEngine
+
+    return LitertEngine(model, inputs=inputs, outputs=outputs, threads=threads)
+
+
+def check_engine(name: str) -> None:
+    """Raise if there is no engine of that name.
+
+    Raises:
+        InputError: There is none; the text lists them.
+    """
+    if name not in ENGINES:
+        raise InputError(f"an engine is one of {', '.join(ENGINES)}, found {name!r}")
+
+
+def is_installed(name: str) -> bool:
+    """Whether an engine's package is installed."""
+    from importlib.util import find_spec  # only who chooses among engines asks
+
+    return name not in _MODULES or find_spec(_MODULES[name]) is not None
+
+
+def missing_extra(name: str) -> MissingExtraError:
+    """What to say where an engine's package is not installed."""
+    return MissingExtraError(f'the engine {name} is not installed: pip install "lepton-edge[{EXTRA_OF_ENGINE[name]}]"')
 
 
 def engine_of(record: ArtifactRecord) -> str:
-    """The name of the engine that runs an artifact."""
-    return ENGINE_OF_FORMAT[record.format]
+    """The name of the engine that runs an artifact, if nobody chooses another."""
+    return ENGINES_OF_FORMAT[record.format][0]
 
 
 def profile_operators(
@@ -81,7 +124,7 @@ def profile_operators(
     The engine's own profiler adds one to two microseconds to each operator: read the shares, not the sums.
 
     Args:
-        name: ``"onnxruntime"`` or ``"litert"``, whose Python package has no profiler (2.3).
+        name: One of :data:`ENGINES`; of these only onnxruntime has a profiler in its Python package.
         model: The file's content.
         arrays: The inputs, in order.
         inputs: What it takes, in order.

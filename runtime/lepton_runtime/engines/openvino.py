@@ -1,0 +1,114 @@
+"""ONNX files on OpenVINO, an optional engine."""
+
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from lepton_runtime.engines import missing_extra
+from lepton_runtime.errors import BundleError, InputError
+from lepton_runtime.tensors import Array, TensorSpec
+
+_TELEMETRY = "openvino_telemetry"
+
+
+class OpenvinoEngine:
+    """A compiled model behind a lock: a request holds one call's tensors. float32 stays float32."""
+
+    def __init__(self, model: bytes, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], threads: int) -> None:
+        """Compile a model.
+
+        Args:
+            model: The file's content.
+            inputs: What it takes, in order.
+            outputs: What it gives, in order.
+            threads: How many one call may use.
+
+        Raises:
+            MissingExtraError: OpenVINO is not installed.
+            BundleError: OpenVINO refuses the model.
+        """
+        self._openvino = _import_openvino()
+        # Source: OpenVINO's documentation, "Precision Control": without the hint it computes float32 in bfloat16 where the CPU can.
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+        try:
+            core = self._openvino.Core()
+            self._compiled = core.compile_model(core.read_model(model), "CPU", settings)
+        except RuntimeError as error:
+            raise BundleError(f"OpenVINO must be able to load the model: {_last_line(error)}") from error
+        self._inputs = [self._compiled.input(spec.name) for spec in inputs]
+        self._outputs = [self._compiled.output(spec.name) for spec in outputs]
+        self._request = self._compiled.create_infer_request()
+        self._lock = threading.Lock()
+
+    def run(self, arrays: Sequence[Array]) -> list[Array]:
+        """The outputs, in order, for the inputs, in order.
+
+        Raises:
+            InputError: The model fails on these values.
+        """
+        with self._lock:
+            self._share(self._request, arrays)
+            self._infer(self._request)
+            return [np.array(self._request.get_tensor(output).data) for output in self._outputs]
+
+    def bind(self, arrays: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], object]:
+        """A call that reads these inputs and writes those outputs, where they are.
+
+        Raises:
+            InputError: By the call: the model fails on these values, or gives other shapes.
+        """
+        request = self._compiled.create_infer_request()
+        self._share(request, arrays)
+        try:
+            for output, array in zip(self._outputs, outputs, strict=True):
+                request.set_tensor(output, self._openvino.Tensor(array, shared_memory=True))
+        except RuntimeError as error:
+            raise InputError(f"out must have the shapes of the answers: {_last_line(error)}") from error
+        lock = threading.Lock()
+
+        def call() -> object:
+            with lock:
+                self._infer(request)
+            return outputs
+
+        return call
+
+    def _share(self, request: Any, arrays: Sequence[Array]) -> None:
+        """Let a request read arrays where they are; those that are not contiguous are copied."""
+        for given, array in zip(self._inputs, arrays, strict=True):
+            request.set_tensor(given, self._openvino.Tensor(np.ascontiguousarray(array), shared_memory=True))
+
+    def _infer(self, request: Any) -> None:
+        try:
+            request.infer()
+        except RuntimeError as error:
+            raise InputError(f"the model must be able to run on these values: {_last_line(error)}") from error
+
+
+def _import_openvino() -> Any:  # Any: an extension without types
+    """OpenVINO without its telemetry, which otherwise tells its makers of each import.
+
+    Raises:
+        MissingExtraError: It is not installed.
+
+    Source: openvino 2026.4, ``tools/ovc/__init__.py``, which takes a stub where the telemetry's package cannot be imported.
+    """
+    is_ours = _TELEMETRY not in sys.modules
+    if is_ours:
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # Python's own way to forbid an import
+    try:
+        import openvino
+    except ImportError:
+        raise missing_extra("openvino") from None
+    finally:
+        if is_ours:
+            del sys.modules[_TELEMETRY]
+    return openvino
+
+
+def _last_line(error: RuntimeError) -> str:
+    """What OpenVINO says behind the places in its source."""
+    return (str(error).strip().splitlines() or ["no reason given"])[-1]

@@ -1,0 +1,83 @@
+"""OpenVINO behind the engines' protocol."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from lepton_edge.digits import Digits, shipped_bundle
+from lepton_runtime import BundleError, InputError, MissingExtraError, Session
+from lepton_runtime.engines import open_engine
+from lepton_runtime.golden import Golden
+
+pytest.importorskip("openvino", reason="OpenVINO has no wheel here")
+
+
+@pytest.fixture
+def session():
+    with Session.open(shipped_bundle(), engine="openvino") as opened:
+        yield opened
+
+
+def test_float32_stays_float32(session: Session) -> None:
+    assert session.engine == "openvino"
+    assert Golden.open(session.bundle).difference(session) <= 1e-5  # bfloat16 would be 1e-2
+
+
+def test_8_bits_answer_within_a_step(digits: Digits) -> None:
+    with Session.open(shipped_bundle(), engine="openvino", precision="static-int8") as opened:
+        assert Golden.open(opened.bundle).difference(opened) <= 0.02  # other kernels round some sums the other way
+
+
+def test_an_answer_is_written_where_the_caller_wants_it(session: Session, digits: Digits) -> None:
+    given, out = np.zeros((1, 28, 28, 1), np.float32), np.empty((1, 10), np.float32)
+    for image in digits.test_images[:3]:
+        given[0, ..., 0] = image
+        session.run(given, out=out)
+        np.testing.assert_array_equal(out, session.run(given.copy()))
+
+
+def test_answers_are_the_callers_own(session: Session, digits: Digits) -> None:
+    images = digits.test_images[:2, ..., None].astype(np.float32)
+    first = session.run(images[:1])
+    kept = first.copy()
+    session.run(images[1:])
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_threads_may_share_a_session(session: Session, digits: Digits) -> None:
+    images = digits.test_images[:20, ..., None].astype(np.float32)
+    expected = [session.run(image[None]) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        for found, wanted in zip(pool.map(lambda image: session.run(image[None]), images), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_file_that_is_none_is_refused() -> None:
+    with pytest.raises(BundleError, match="OpenVINO must be able to load the model"):
+        open_engine("openvino", b"no model", inputs=(), outputs=(), threads=1)
+
+
+def test_tflite_files_are_for_litert() -> None:
+    with pytest.raises(InputError, match="found nothing for int16x8 openvino"):
+        Session.open(shipped_bundle(), engine="openvino", precision="int16x8")
+
+
+def test_nobody_is_told_of_the_import() -> None:
+    code = """
+import sys
+from lepton_edge.digits import shipped_bundle
+from lepton_runtime import Session
+Session.open(shipped_bundle(), engine="openvino")
+assert "openvino_telemetry" not in sys.modules, sys.modules["openvino_telemetry"]
+assert "openvino.tools.ovc.telemetry_stub" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_openvino_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "lepton-edge\[openvino\]"'):
+        Session.open(shipped_bundle(), engine="openvino")
