@@ -3,7 +3,7 @@
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -26,7 +26,8 @@ _BATCHES = (1, 2, 4, 8, 16, 32)
 _NOTHING = "interrupted before anything was measured: nothing was written"
 
 
-def _count(text: str) -> int:
+def count_of(text: str) -> int:
+    """The whole number that a text stands for, from 1."""
     if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise click.BadParameter(f"a whole number from 1, found {text!r}")
     return int(text)
@@ -64,14 +65,14 @@ def parse_percent(text: str) -> float:
     "--precision", "precisions", multiple=True, callback=comma_list(Precision.parse), metavar="NAME", help="[default: every artifact]"
 )
 @click.option("--engine", metavar="NAME", help="onnxruntime, litert or openvino. [default: onnxruntime and litert]")
-@click.option("--threads", multiple=True, default=("1",), callback=comma_list(_count), show_default=True, metavar="N[,N]")
+@click.option("--threads", multiple=True, default=("1",), callback=comma_list(count_of), show_default=True, metavar="N[,N]")
 @click.option(
     "--scenario",
     type=click.Choice(["single-stream", "offline", "fixed-rate"]),
     help="One call after another; the same on growing batches; frames on a clock. [default: single-stream, with --fps fixed-rate]",
 )
 @click.option("--fps", type=click.FloatRange(0, min_open=True), help="Frames a second that arrive; late and dropped ones are counted.")
-@click.option("--batch", "batches", multiple=True, callback=comma_list(_count), metavar="N[,N]", help="Offline: [default: 1,2,4,8,16,32]")
+@click.option("--batch", "batches", multiple=True, callback=comma_list(count_of), metavar="N[,N]", help="Offline: [default: 1,2,4,8,16,32]")
 @click.option("--runs", type=click.IntRange(1), default=200, show_default=True, help="Measured calls, at least.")
 @click.option("--seconds", type=click.FloatRange(0), default=2.0, show_default=True, help="And how long they take, at least.")
 @click.option("--interval", callback=_share, metavar="1%", help="Go on until the median is known this well, in 30 processes at the most.")
@@ -187,7 +188,7 @@ def choose_candidates(
         MissingExtraError: The engine that was asked for, or every one that is needed, is not installed.
     """
     from lepton_edge.device import usable_cores
-    from lepton_edge.latency.result import Candidate
+    from lepton_edge.latency.result import candidate_of
     from lepton_runtime.bundle import MANIFEST_FILE, Bundle
     from lepton_runtime.engines import ENGINES_OF_FORMAT, check_engine, engine_of, is_installed, missing_extra
 
@@ -214,22 +215,7 @@ def choose_candidates(
         click.echo(
             f"warning: {max(threads)} threads share {usable_cores()} cores; more threads than cores are slower, not faster", err=True
         )
-    return [
-        Candidate(
-            bundle=str(bundle.path),
-            file=record.file,
-            engine=engine or engine_of(record),
-            precision=str(record.precision),
-            threads=count,
-            batch=record.inputs[0].shape[0] or 0,
-            size_bytes=record.size_bytes,
-            sha256=record.sha256,
-            source_sha256=bundle.manifest.source["sha256"],
-            accuracy=record.accuracy,
-        )
-        for record in runnable
-        for count in threads
-    ]
+    return [candidate_of(bundle, record, engine=engine or engine_of(record), threads=count) for record in runnable for count in threads]
 
 
 def measure_report(
@@ -250,8 +236,8 @@ def measure_report(
     if governor not in (None, "performance"):
         text = f'warning: the clock may change while measuring (governor "{governor}"); steady: sudo cpupower frequency-set -g performance'
         click.echo(text, err=True)
-    with _terminable():
-        measurement = measure(candidates, settings, reader=reader, with_operators=with_operators, on_progress=_ProgressLine())
+    with terminable():
+        measurement = measure(candidates, settings, reader=reader, with_operators=with_operators, on_progress=progress_line())
     if sys.stderr.isatty():
         click.echo("\r\033[K", nl=False, err=True)
     report = Report(
@@ -280,7 +266,7 @@ def _target_notes(candidates: "Sequence[Candidate]") -> Iterator[str]:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """SIGTERM, as a service manager sends it, ends a measurement as Ctrl-C does."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -291,6 +277,11 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def progress_line() -> Callable[[float, str], None]:
+    """Shows how far it is, on one line of a terminal."""
+    return _ProgressLine()
 
 
 class _ProgressLine:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("input", type=click.Path(path_type=Path), required=False)
 @click.option("--text", metavar="TEXT", help="A text in place of INPUT.")
-@click.option("--precision", metavar="NAME", help="Which artifact. [default: the closest to Keras]")
-@click.option("--engine", metavar="NAME", help="onnxruntime, litert or openvino. [default: onnxruntime where it can]")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--precision", metavar="NAME", help="Which artifact. [default: as tuned, else the closest to Keras]")
+@click.option("--engine", metavar="NAME", help="onnxruntime, litert or openvino. [default: as tuned, else onnxruntime where it can]")
+@click.option("--threads", type=click.IntRange(1), help="[default: as tuned, else 1]")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many answers are shown.")
 @json_option
 def run(
@@ -27,7 +27,7 @@ def run(
     text: str | None,
     precision: str | None,
     engine: str | None,
-    threads: int,
+    threads: int | None,
     top: int,
     json_path: str | None,
 ) -> None:
@@ -75,7 +75,7 @@ def run(
             click.echo(f"{name} {'×'.join(map(str, array.shape))}\n{array}")
     target = target_of(session.artifact)
     made = f", made for {target}" if target else ""
-    click.echo(f"{session.artifact.file} on {session.engine}, {threads} thread{'s' if threads > 1 else ''}{made}", err=True)
+    click.echo(f"{session.artifact.file} on {session.engine}, {session.threads} thread{'s' if session.threads > 1 else ''}{made}", err=True)
 
 
 def _print_answers(answers: "list[list[Prediction]]") -> None:

@@ -8,7 +8,9 @@ import numpy as np
 
 from lepton_edge.device import DeviceState
 from lepton_edge.latency.statistics import median_deviation, median_interval, percentile, trend
+from lepton_runtime.bundle import Bundle
 from lepton_runtime.engines import OperatorTime
+from lepton_runtime.manifest import ArtifactRecord
 from lepton_runtime.tensors import Array
 
 MINUTE_NS = 60 * 10**9
@@ -44,6 +46,23 @@ class Candidate:
     source_sha256: str | None
     accuracy: float | None
     spins: bool = True
+
+
+def candidate_of(bundle: Bundle, record: ArtifactRecord, *, engine: str, threads: int, spins: bool = True) -> Candidate:
+    """One artifact of a bundle as it is to be measured."""
+    return Candidate(
+        bundle=str(bundle.path),
+        file=record.file,
+        engine=engine,
+        precision=str(record.precision),
+        threads=threads,
+        batch=record.inputs[0].shape[0] or 0,
+        size_bytes=record.size_bytes,
+        sha256=record.sha256,
+        source_sha256=bundle.manifest.source["sha256"],
+        accuracy=record.accuracy,
+        spins=spins,
+    )
 
 
 @dataclass(frozen=True)

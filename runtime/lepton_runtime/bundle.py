@@ -27,10 +27,12 @@ class Bundle:
     Attributes:
         path: The folder or ``.zip`` file.
         manifest: What it says about itself, already checked against ``manifest.sha256``.
+        digest: The SHA-256 of the manifest, which holds those of all files.
     """
 
     path: Path
     manifest: Manifest
+    digest: str
 
     @classmethod
     def open(cls, path: str | Path) -> "Bundle":
@@ -48,7 +50,7 @@ class Bundle:
                 f"{str(path / MANIFEST_FILE)!r} must match {DIGEST_FILE}, its checksum does not; "
                 "it is damaged or was changed: copy the bundle again"
             )
-        return cls(path, Manifest.from_json(data))
+        return cls(path, Manifest.from_json(data), _sha256(data))
 
     def read(self, record: FileRecord) -> bytes:
         """The bytes of one file, checked against the manifest before anyone parses them.

@@ -1,6 +1,7 @@
 """Which artifacts this CPU may answer wrongly by: an x86 without VNNI adds up products of 8-bit numbers in 16 bits, which saturate."""
 
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +21,12 @@ class Cpu:
     Attributes:
         machine: The instruction set, such as ``x86_64``.
         features: What it can do, in Linux' words; empty where it is not told.
+        model: Its name, or the numbers that ARM's makers give it; empty where it is not told.
     """
 
     machine: str
     features: frozenset[str]
+    model: str = ""
 
     @property
     def saturates(self) -> bool | None:
@@ -39,21 +42,33 @@ def read_cpu(cpuinfo: Path | None = None) -> Cpu:
     Args:
         cpuinfo: The kernel's description of it; by default ``/proc/cpuinfo``.
     """
-    return Cpu(platform.machine(), read_features(cpuinfo or _CPUINFO))
+    fields = _first_core(cpuinfo or _CPUINFO)
+    numbers = [f"{name} {fields[name]}" for name in ("CPU implementer", "CPU part", "CPU variant") if name in fields]
+    return Cpu(platform.machine(), _features(fields), fields.get("model name") or ", ".join(numbers))
 
 
 def read_features(cpuinfo: Path) -> frozenset[str]:
-    """The features of the first core that such a file describes; none if it cannot be read.
+    """The features of the first core that such a file describes; none if it cannot be read."""
+    return _features(_first_core(cpuinfo))
 
-    Source: Linux, ``flags`` on x86 and ``Features`` on ARM.
-    """
+
+def _features(fields: Mapping[str, str]) -> frozenset[str]:
+    """Source: Linux, ``flags`` on x86 and ``Features`` on ARM."""
+    return frozenset((fields.get("flags") or fields.get("Features") or "").split())
+
+
+def _first_core(cpuinfo: Path) -> dict[str, str]:
+    """What is said of the first core, by its name; nothing if it cannot be read."""
     try:
         with cpuinfo.open(encoding="ascii", errors="replace") as stream:
             lines = stream.read(_FIRST_BYTES).splitlines()
     except OSError:
-        return frozenset()
-    found = [line.partition(":")[2] for line in lines if line.partition(":")[0].strip() in ("flags", "Features")]
-    return frozenset(found[0].split() if found else ())
+        return {}
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    return fields
 
 
 def target_of(record: ArtifactRecord) -> Target | None:

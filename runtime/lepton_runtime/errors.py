@@ -12,7 +12,7 @@
       - UnstableError (5)      a measurement cannot be trusted
       - UnsupportedError (6)   a model, layer or op cannot be converted
 
-Exit code 0 is success, 2 is wrong usage of a command, 130 is interrupted. The one warning is a TargetWarning.
+Exit code 0 is success, 2 is wrong usage of a command, 130 is interrupted. The warnings are TargetWarning and ProfileWarning.
 """
 
 
@@ -64,3 +64,7 @@ class UnsupportedError(LeptonError):
 
 class TargetWarning(UserWarning):
     """An artifact runs on a CPU that it was not made for, and its answers may be wrong."""
+
+
+class ProfileWarning(UserWarning):
+    """A device profile is there and does not hold, so that a bundle is opened as if there were none."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from lepton_runtime.bundle import Bundle
 from lepton_runtime.cpu import may_saturate, saturation_text
+from lepton_runtime.device_profile import load_profile
 from lepton_runtime.engines import ENGINES, ENGINES_OF_FORMAT, Engine, check_engine, engine_of, open_engine
 from lepton_runtime.errors import InputError, LeptonError, TargetWarning, UnsupportedError
 from lepton_runtime.formats import Precision
@@ -89,12 +90,15 @@ class Session:
         *,
         precision: str | None = None,
         engine: str | None = None,
-        threads: int = 1,
+        threads: int | None = None,
         seed: int | None = None,
     ) -> "Session":
         """A session on one artifact of a bundle.
 
-        Without ``precision`` it is the one closest to the source model, ``fp32`` if there is one. Without
+        Where ``lepton-edge tune`` has measured the bundle on this device, and neither precision, engine nor threads are given, it
+        is the fastest variant; a :class:`ProfileWarning` says if that was measured on another device or with another engine.
+
+        Else, without ``precision``, it is the one closest to the source model, ``fp32`` if there is one. Without
         ``engine`` it is onnxruntime, or LiteRT for a bundle that holds TFLite files only. One that may answer wrongly on
         this CPU is taken if there is no other, with a :class:`TargetWarning`.
 
@@ -102,7 +106,7 @@ class Session:
             bundle: A bundle folder, its ``.zip``, or an opened bundle.
             precision: ``fp32``, ``fp16``, ``dynamic-int8``, ``static-int8`` or ``int16x8``.
             engine: ``onnxruntime``, ``litert`` or ``openvino``.
-            threads: How many threads one call may use.
+            threads: How many threads one call may use; 1 by default.
             seed: Of the noise that a model draws which keeps its dropout, to have the same answers again.
 
         Raises:
@@ -111,7 +115,12 @@ class Session:
             MissingExtraError: The engine is not installed.
         """
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        return cls(bundle, choose_artifact(bundle, precision=precision, engine=engine), engine=engine, threads=threads, seed=seed)
+        profile = load_profile(bundle) if precision is None and engine is None and threads is None else None
+        if profile is not None:
+            record = bundle.artifact(profile.file)
+            return cls(bundle, record, engine=profile.engine, threads=profile.threads, spins=profile.spins, seed=seed)
+        record = choose_artifact(bundle, precision=precision, engine=engine)
+        return cls(bundle, record, engine=engine, threads=1 if threads is None else threads, seed=seed)
 
     @overload
     def run(self, inputs: Array, *, out: Array | None = None) -> Array: ...

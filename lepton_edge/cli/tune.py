@@ -1,0 +1,210 @@
+"""``lepton-edge tune``."""
+
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lepton_edge.cli.benchmark import count_of, progress_line, terminable
+from lepton_edge.cli.options import comma_list, json_option
+from lepton_runtime.errors import InputError
+from lepton_runtime.formats import Precision
+
+if TYPE_CHECKING:
+    from lepton_edge.latency.result import Candidate
+    from lepton_edge.tune import Tried, Tuning
+    from lepton_runtime.bundle import Bundle
+    from lepton_runtime.manifest import ArtifactRecord
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--precision", "precisions", multiple=True, callback=comma_list(Precision.parse), metavar="NAME", help="[default: every artifact]"
+)
+@click.option("--engine", "engines", multiple=True, callback=comma_list(str), metavar="NAME", help="[default: every installed one]")
+@click.option(
+    "--threads", multiple=True, callback=comma_list(count_of), metavar="N[,N]", help="[default: 1, 2, 4 and so on, up to the cores]"
+)
+@click.option("--max-drop", metavar="0.5pp|1%", help="Leave out what lost more accuracy on export, or has none recorded and is not fp32.")
+@click.option("--under-load", is_flag=True, help="Keep one core busy meanwhile, as an app beside the model would.")
+@json_option
+def tune(
+    bundle: Path,
+    precisions: tuple[Precision, ...],
+    engines: tuple[str, ...],
+    threads: tuple[int, ...],
+    max_drop: str | None,
+    under_load: bool,
+    json_path: str | None,
+) -> None:
+    """Find the fastest variant of BUNDLE on this machine, and open it so from now on.
+
+    Each artifact is measured on each installed engine, with different numbers of threads. The result is kept beside the bundle,
+    or in ~/.local/share/lepton-edge where that cannot be written. `run` and Session.open take it where nothing else is asked for.
+    """
+    from lepton_edge.tune import tune as find_fastest
+    from lepton_runtime.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    opened.check()
+    records = allowed_records(opened, precisions, max_drop)
+    candidates = choose_variants(opened, records, engines, threads)
+    click.echo(f"{len(candidates)} variants of {len(records)} artifacts", err=True)
+    with terminable():
+        tuning = find_fastest(candidates, under_load=under_load, on_progress=progress_line())
+    if sys.stderr.isatty():
+        click.echo("\r\033[K", nl=False, err=True)
+    path = _save(opened, tuning.best)
+    if json_path:
+        from lepton_edge.report.terminal import write_json
+
+        write_json(_to_dict(tuning, path), json_path)
+    if json_path != "-":
+        _print(tuning)
+    click.echo(f"Wrote {path}, which Session.open and run take from now on.", err=True)
+
+
+def allowed_records(bundle: "Bundle", precisions: tuple[Precision, ...], max_drop: str | None) -> "list[ArtifactRecord]":
+    """The artifacts that may be chosen, by their recorded accuracy.
+
+    Raises:
+        InputError: There is none, or the bundle records no accuracy to hold against ``max_drop``.
+    """
+    from lepton_converters.budget import Budget
+    from lepton_runtime.cpu import may_saturate
+
+    records = [record for record in bundle.manifest.artifacts if not precisions or record.precision in precisions]
+    allowed = [record for record in records if record.passed and not may_saturate(record)]
+    if max_drop is not None:
+        budget, evaluation = Budget.parse(max_drop), bundle.manifest.evaluation
+        if evaluation is None:
+            raise InputError(
+                f"--max-drop {max_drop} needs a bundle that was exported with --eval, {str(bundle.path)!r} records no accuracy"
+            )
+        allowed = [
+            record
+            for record in allowed
+            if record.accuracy is not None and budget.allows(record.accuracy, source_accuracy=evaluation.accuracy)
+        ]
+    if not allowed:
+        held = ", ".join(record.file for record in bundle.manifest.artifacts)
+        asked = ", ".join((*precisions, *([f"--max-drop {max_drop}"] if max_drop else [])))
+        raise InputError(f"{str(bundle.path)!r} must hold what may be chosen, found {held} and none for {asked or 'this CPU'}")
+    return allowed
+
+
+def choose_variants(
+    bundle: "Bundle", records: "list[ArtifactRecord]", engines: tuple[str, ...] = (), threads: tuple[int, ...] = ()
+) -> "list[Candidate]":
+    """Each artifact on each engine that runs it and is installed, with each number of threads, which spin or sleep.
+
+    Raises:
+        InputError: No such engine, or none that is installed runs any of them.
+    """
+    from lepton_edge.device import usable_cores
+    from lepton_edge.latency.result import candidate_of
+    from lepton_runtime.engines import ENGINES_OF_FORMAT, check_engine, is_installed
+
+    for name in engines:
+        check_engine(name)
+    counts = threads or tuple(2**power for power in range(usable_cores().bit_length()))
+    candidates = [
+        candidate_of(bundle, record, engine=engine, threads=count, spins=spins)
+        for record in records
+        for engine in ENGINES_OF_FORMAT[record.format]
+        if engine in (engines or (engine,)) and is_installed(engine)
+        for count in counts
+        for spins in ((True, False) if engine == "onnxruntime" and count > 1 else (True,))
+    ]
+    if not candidates:
+        wanted = sorted({engine for record in records for engine in ENGINES_OF_FORMAT[record.format]})
+        raise InputError(
+            f"an engine that runs {', '.join(record.file for record in records)} must be installed, one of {', '.join(wanted)}"
+        )
+    return candidates
+
+
+def _save(bundle: "Bundle", best: "Tried") -> Path:
+    """Keep the result beside the bundle, or in the user's own folder; those of other devices stay."""
+    from lepton_edge.report.file import write_text
+    from lepton_runtime.device_profile import DeviceProfile, device_name, profile_paths, profiles_text, read_profiles
+    from lepton_runtime.engines import PACKAGE_OF_ENGINE
+    from lepton_runtime.errors import OutputError
+    from lepton_runtime.versions import installed_versions
+
+    candidate = best.candidate
+    package = PACKAGE_OF_ENGINE[candidate.engine]
+    profile = DeviceProfile(
+        bundle=bundle.digest,
+        device=device_name(),
+        engine_version=installed_versions([package])[package],
+        file=candidate.file,
+        engine=candidate.engine,
+        threads=candidate.threads,
+        spins=candidate.spins,
+        p50_ms=best.p50_ms or 0.0,
+        created=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+    )
+    beside, own = profile_paths(bundle)
+    for path in (beside, own):
+        try:
+            others = read_profiles(path)
+        except (OSError, ValueError, TypeError, KeyError):
+            others = []
+        kept = [other for other in others if other.bundle == bundle.digest and other.device != profile.device]
+        if path == own:
+            own.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write_text(profiles_text([*kept, profile]), path, option="the device profile")
+        except OutputError:
+            if path == own:
+                raise
+            continue
+        return path
+    raise AssertionError("the loop returns or raises")
+
+
+def _to_dict(tuning: "Tuning", path: Path) -> dict[str, Any]:
+    return {
+        "best": _variant(tuning.best),
+        "confidence": tuning.confidence,
+        "seconds": tuning.seconds,
+        "profile": str(path),
+        "tried": [_variant(tried) for tried in tuning.tried],
+    }
+
+
+def _variant(tried: "Tried") -> dict[str, Any]:
+    values = asdict(tried)
+    candidate = values.pop("candidate")
+    return {**{key: candidate[key] for key in ("file", "engine", "precision", "threads", "spins", "accuracy")}, **values}
+
+
+def _print(tuning: "Tuning") -> None:
+    from lepton_edge.report.cell import milliseconds, percent_text, short_name
+    from lepton_edge.report.terminal import print_table
+
+    rows = []
+    for tried in tuning.tried:
+        candidate = tried.candidate
+        threads = f"{candidate.threads}{'' if candidate.spins or candidate.threads == 1 else ' asleep'}"
+        rows.append(
+            [
+                f"{'* ' if candidate == tuning.best.candidate else '  '}{short_name(candidate.file)}",
+                candidate.engine,
+                threads,
+                "–" if tried.p50_ms is None else milliseconds(tried.p50_ms),
+                "–" if tried.ratio is None else f"{tried.ratio:.2f}",
+                "–" if candidate.accuracy is None else percent_text(candidate.accuracy),
+                "–" if tried.rss_bytes is None else f"{tried.rss_bytes / 1e6:.0f} MB",
+                tried.remark,
+            ]
+        )
+    print_table(["variant", "engine", "threads", "p50 ms", "ratio", "accuracy", "memory", ""], rows)
+    click.echo(
+        f"* to be opened here: no other is more than 2 % faster, with {100 * tuning.confidence:.0f} % confidence; {tuning.seconds:.0f} s"
+    )

@@ -1,0 +1,256 @@
+"""The fastest variant of a bundle on this machine: every candidate is tried, the slow ones drop out, the others are measured in turns."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from math import exp, log, sqrt
+from time import monotonic
+
+import numpy as np
+
+from lepton_edge.latency.process import MeasuredProcess
+from lepton_edge.latency.result import Candidate
+from lepton_edge.latency.statistics import student_quantile
+from lepton_runtime.errors import LeptonError
+
+WITHIN = 0.02  # what is found is to be as near as this to the fastest that there is
+_TIE = 0.01  # variants that were measured as near as this to the fastest are as good
+CONFIDENCE = 0.95
+_TRIAL_SECONDS = 0.1
+_HOPELESS = 1.5  # times the fastest: not even a lucky trial is so far off
+_FAR_BEHIND = 1.15  # likewise, after one set of processes in turns
+_MOST_FINALISTS = 8
+_ROUNDS = 4  # there and back, in each set of processes
+_BLOCK_SECONDS = 0.06
+_FEWEST_STAGES = 3
+_MOST_STAGES = 12
+_FINAL_SECONDS = 35.0
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One candidate.
+
+    Attributes:
+        candidate: What was measured.
+        p50_ms: Its median, over all processes; ``None`` if it was not measured.
+        ratio: How many times as long as the fastest it takes; ``None`` likewise.
+        processes: How many fresh processes it was measured in.
+        rss_bytes: Resident memory of one; ``None`` where it cannot be read.
+        remark: Why it was not measured, or not measured on, in words.
+    """
+
+    candidate: Candidate
+    p50_ms: float | None
+    ratio: float | None
+    processes: int
+    rss_bytes: int | None
+    remark: str
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What was found.
+
+    Attributes:
+        best: What to open.
+        confidence: How surely nothing that was tried is more than 2 % faster, 0 to 1.
+        tried: Every candidate, the fastest first.
+        seconds: How long it took.
+    """
+
+    best: Tried
+    confidence: float
+    tried: tuple[Tried, ...]
+    seconds: float
+
+
+@dataclass
+class _Entry:
+    """What is known of a candidate so far; each logarithm of nanoseconds is of one fresh process."""
+
+    candidate: Candidate
+    trial_ns: float | None = None
+    logs: list[float] = field(default_factory=list)
+    rss_bytes: int | None = None
+    remark: str = ""
+
+    @property
+    def level(self) -> float:
+        """The mean of its logarithms."""
+        return float(np.mean(self.logs))
+
+
+def tune(
+    candidates: Sequence[Candidate],
+    *,
+    under_load: bool = False,
+    final_seconds: float = _FINAL_SECONDS,
+    on_progress: Callable[[float, str], None] = lambda done, text: None,
+) -> Tuning:
+    """The fastest of the candidates; of those within 1 % of it, the one with the fewest threads and the least memory.
+
+    Each is tried once, with one thread first: more threads are not tried where not even sharing the work evenly could win. Those
+    near the fastest are measured in turns, in fresh processes, again and again; who is surely slower drops out, until it is
+    known with 95 % confidence which is the fastest, or that the others are as good.
+
+    Args:
+        candidates: What may be opened.
+        under_load: Keep one core busy meanwhile, as an app beside the model would.
+        final_seconds: When to stop all the same.
+        on_progress: Told the share that is done, and what is measured.
+
+    Raises:
+        LeptonError: None of them can be measured.
+    """
+    started = monotonic()
+    entries = [_Entry(candidate) for candidate in candidates]
+    with ExitStack() as stack:
+        if under_load:
+            stack.enter_context(_BusyCore())
+        _try_all(entries, on_progress)
+        left, confidence = _measure_in_turns(_near_fastest(entries), final_seconds, on_progress)
+    fastest = min(left, key=lambda entry: entry.level)
+    as_good = [entry for entry in left if entry.level - fastest.level <= log(1 + _TIE)]
+    best = min(as_good, key=_preference)
+    tried = sorted((_tried(entry, fastest) for entry in entries), key=lambda one: one.p50_ms or float("inf"))
+    return Tuning(_tried(best, fastest), confidence, tuple(tried), monotonic() - started)
+
+
+def _preference(entry: _Entry) -> tuple[int, bool, float, float]:
+    """Of variants that are as fast: fewer threads, which sleep, with less memory, in steps that chance does not make."""
+    memory = round((entry.rss_bytes or 0) / 2**20 / 4)
+    return entry.candidate.threads, entry.candidate.spins and entry.candidate.threads > 1, memory, entry.level
+
+
+def _tried(entry: _Entry, fastest: _Entry) -> Tried:
+    p50 = exp(entry.level) if entry.logs else entry.trial_ns
+    ratio = p50 / exp(fastest.level) if p50 else None
+    return Tried(entry.candidate, p50 and p50 / 1e6, ratio, len(entry.logs) or int(bool(p50)), entry.rss_bytes, entry.remark)
+
+
+def _try_all(entries: Sequence[_Entry], on_progress: Callable[[float, str], None]) -> None:
+    """One short look at each, in a fresh process; with one thread first."""
+    order = sorted(entries, key=lambda entry: entry.candidate.threads)
+    alone: dict[tuple[str, str], float] = {}
+    fastest_ns = float("inf")
+    for number, entry in enumerate(order):
+        candidate = entry.candidate
+        on_progress(0.4 * number / len(order), f"trying {_name(candidate)}")
+        single_ns = alone.get((candidate.file, candidate.engine))
+        if candidate.threads > 1 and single_ns is not None and single_ns / candidate.threads > _HOPELESS * fastest_ns:
+            entry.remark = "not tried: too slow with one thread"
+            continue
+        try:
+            with ExitStack() as stack:
+                worker = MeasuredProcess(candidate, stack)
+                entry.trial_ns = _median_ns(worker, _TRIAL_SECONDS, warm_seconds=_TRIAL_SECONDS)
+                entry.rss_bytes = worker.ask("end")["rss_bytes"]
+        except LeptonError as error:
+            entry.remark = f"failed: {error}"
+            continue
+        fastest_ns = min(fastest_ns, entry.trial_ns)
+        if candidate.threads == 1:
+            alone[candidate.file, candidate.engine] = entry.trial_ns
+    if fastest_ns == float("inf"):
+        raise LeptonError(f"at least one candidate must run, none did: {'; '.join(entry.remark for entry in entries)}")
+
+
+def _near_fastest(entries: Sequence[_Entry]) -> list[_Entry]:
+    """Those that may be the fastest, by one look at each."""
+    measured = sorted((entry for entry in entries if entry.trial_ns), key=lambda entry: entry.trial_ns or 0.0)
+    limit = _HOPELESS * (measured[0].trial_ns or 0.0)
+    for entry in measured[_MOST_FINALISTS:]:
+        entry.remark = "dropped out after one trial"
+    near = [entry for entry in measured[:_MOST_FINALISTS] if (entry.trial_ns or 0.0) <= limit]
+    for entry in measured[:_MOST_FINALISTS]:
+        if entry not in near:
+            entry.remark = "dropped out after one trial"
+    return near
+
+
+def _measure_in_turns(entries: list[_Entry], seconds: float, on_progress: Callable[[float, str], None]) -> tuple[list[_Entry], float]:
+    """Those that may still be the fastest, and how surely none of them is more than 2 % faster than the fastest."""
+    started, left = monotonic(), list(entries)
+    for stage in range(1, _MOST_STAGES + 1):
+        on_progress(0.4 + 0.6 * min(1.0, (monotonic() - started) / seconds), f"{len(left)} in turns, for the {stage}. time")
+        _one_stage(left)
+        is_over = monotonic() - started > seconds
+        fastest = min(left, key=lambda entry: entry.level)
+        for entry in [entry for entry in left if entry is not fastest]:
+            is_slower = stage >= _FEWEST_STAGES and _difference(fastest, entry)[0] > 0
+            if is_slower or entry.level - fastest.level > log(_FAR_BEHIND):
+                entry.remark = f"dropped out after {stage} process{'es' if stage > 1 else ''}"
+                left.remove(entry)
+        if stage < _FEWEST_STAGES and len(left) > 1 and not is_over:
+            continue
+        confidence = _confidence(fastest, left)
+        if confidence >= CONFIDENCE or is_over:
+            return left, confidence
+    return left, _confidence(min(left, key=lambda entry: entry.level), left)
+
+
+def _one_stage(entries: Sequence[_Entry]) -> None:
+    """A fresh process of each, in turns there and back."""
+    with ExitStack() as stack:
+        workers = [MeasuredProcess(entry.candidate, stack) for entry in entries]
+        medians: list[list[float]] = [[] for _ in entries]
+        for worker in workers:
+            _median_ns(worker, _BLOCK_SECONDS, warm_seconds=_TRIAL_SECONDS)
+        numbers = list(range(len(entries)))
+        for _ in range(_ROUNDS):
+            for number in (*numbers, *numbers[::-1]):
+                medians[number].append(_median_ns(workers[number], _BLOCK_SECONDS))
+        for entry, found in zip(entries, medians, strict=True):
+            entry.logs.append(log(float(np.median(found))))
+
+
+def _median_ns(worker: MeasuredProcess, seconds: float, *, warm_seconds: float = 0.0) -> float:
+    """The median of one block of calls, after some that do not count."""
+    if warm_seconds:
+        worker.ask("block", calls=2, seconds=warm_seconds, limit_seconds=warm_seconds, keep=100)
+    return float(np.median(worker.ask("block", calls=3, seconds=seconds, limit_seconds=seconds, keep=2000)["samples_ns"]))
+
+
+def _difference(fastest: _Entry, other: _Entry, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """How much slower another is, in logarithms: an interval, pair by pair of processes that took turns."""
+    pairs = np.array(other.logs) - np.array(fastest.logs)
+    if len(pairs) < 2:
+        return float("-inf"), float("inf")
+    half = student_quantile((1 + confidence) / 2, len(pairs) - 1) * float(pairs.std(ddof=1)) / sqrt(len(pairs))
+    return float(pairs.mean()) - half, float(pairs.mean()) + half
+
+
+def _confidence(fastest: _Entry, left: Sequence[_Entry]) -> float:
+    """How surely no other of those left is more than 2 % faster; the doubts of all of them are added up."""
+    doubt = 0.0
+    for entry in left:
+        if entry is fastest:
+            continue
+        # The largest confidence at which the interval's lower end stays above "2 % faster".
+        sure = [level for level in (0.999, 0.998, 0.99, 0.98, 0.95, 0.9, 0.8, 0.5, 0.0) if _at_least(fastest, entry, level)]
+        doubt += (1 - sure[0]) / 2 if sure else 1.0
+    return max(0.0, 1 - doubt)
+
+
+def _at_least(fastest: _Entry, other: _Entry, confidence: float) -> bool:
+    return _difference(fastest, other, confidence=confidence)[0] > -log(1 + WITHIN)
+
+
+def _name(candidate: Candidate) -> str:
+    threads = f"{candidate.threads} thread{'s' if candidate.threads > 1 else ''}"
+    asleep = "" if candidate.spins or candidate.threads == 1 else " that sleep"
+    return f"{candidate.file} on {candidate.engine}, {threads}{asleep}"
+
+
+class _BusyCore:
+    """A process that keeps one core busy, ended whatever happens."""
+
+    def __enter__(self) -> None:
+        self._process = subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"], start_new_session=True)
+
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()
+        self._process.wait()

@@ -1,0 +1,137 @@
+"""The fastest variant of a bundle on a device, as ``lepton-edge tune`` measured it there; a session opens it from then on."""
+
+import json
+import os
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from lepton_runtime.bundle import Bundle
+from lepton_runtime.cpu import read_cpu
+from lepton_runtime.engines import ENGINES_OF_FORMAT, PACKAGE_OF_ENGINE
+from lepton_runtime.errors import BundleError, ProfileWarning
+from lepton_runtime.versions import installed_versions
+
+SCHEMA_VERSION = 1
+_LIMIT_BYTES = 2**20
+_MOST_THREADS = 1024
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """What to open, and where that holds.
+
+    Attributes:
+        bundle: The digest of the bundle's manifest.
+        device: The processor, as :func:`device_name` tells it.
+        engine_version: Of the engine that was measured.
+        file: The fastest artifact.
+        engine: What runs it.
+        threads: How many threads one call uses.
+        spins: Whether these wait actively for work while a call goes on.
+        p50_ms: The median that was measured.
+        created: When, ISO 8601.
+    """
+
+    bundle: str
+    device: str
+    engine_version: str
+    file: str
+    engine: str
+    threads: int
+    spins: bool
+    p50_ms: float
+    created: str
+
+
+def device_name(cpuinfo: Path | None = None) -> str:
+    """What decides how fast an engine is here: the processor, how many cores this process may use, and what they can do.
+
+    Args:
+        cpuinfo: The kernel's description; by default ``/proc/cpuinfo``.
+    """
+    import hashlib  # only where there is a profile
+
+    cpu = read_cpu(cpuinfo)
+    features = hashlib.sha256(" ".join(sorted(cpu.features)).encode()).hexdigest()[:12]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"{cpu.model or 'unknown CPU'}, {cpu.machine}, {cores} core{'s' if cores > 1 else ''}, features {features}"
+
+
+def profile_paths(bundle: Bundle) -> tuple[Path, Path]:
+    """Where profiles of a bundle are looked for: beside it, and in the user's own folder for those that cannot be written there."""
+    path = bundle.path.absolute()
+    home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
+    return path.with_name(f"{path.name}.tuned.json"), home / "lepton-edge" / "tuned" / f"{bundle.digest}.json"
+
+
+def load_profile(bundle: Bundle) -> DeviceProfile | None:
+    """The profile of a bundle on this device; ``None`` without one, and with a :class:`ProfileWarning` if what is there does not hold."""
+    doubt = ""
+    for path in profile_paths(bundle):
+        try:
+            profiles = read_profiles(path)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            doubt = doubt or f"{str(path)!r} must be a device profile that can be read, found a fault at {error}"
+            continue
+        device = device_name()
+        mine = [profile for profile in profiles if (profile.bundle, profile.device) == (bundle.digest, device)]
+        fault = _fault(bundle, mine[0]) if mine else f"is for {_others(bundle, profiles)}"
+        if not fault:
+            return mine[0]
+        doubt = doubt or f"{str(path)!r} {fault}"
+    if doubt:
+        warnings.warn(f"the device profile {doubt}; it is not used: run lepton-edge tune again, or delete it", ProfileWarning, stacklevel=3)
+    return None
+
+
+def read_profiles(path: Path) -> list[DeviceProfile]:
+    """The profiles that a file holds, one a device.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no file of profiles, or of another schema.
+        TypeError: Likewise.
+        KeyError: Likewise.
+    """
+    with path.open("rb") as stream:
+        text = stream.read(_LIMIT_BYTES + 1)
+    document = json.loads(text)
+    if len(text) > _LIMIT_BYTES or document["schema_version"] != SCHEMA_VERSION:
+        raise ValueError(f"schema {document['schema_version']!r}, this version of lepton-edge reads schema {SCHEMA_VERSION}")
+    kinds = {entry.name: entry.type for entry in fields(DeviceProfile)}
+    profiles = [DeviceProfile(**entry) for entry in document["profiles"]]
+    for profile in profiles:
+        wrong = [name for name, kind in kinds.items() if kind is not float and type(getattr(profile, name)) is not kind]
+        if wrong or not 1 <= profile.threads <= _MOST_THREADS:
+            raise ValueError((wrong or ["threads"])[0])
+    return profiles
+
+
+def profiles_text(profiles: Iterable[DeviceProfile]) -> str:
+    """The file of some profiles."""
+    return json.dumps({"schema_version": SCHEMA_VERSION, "profiles": [asdict(profile) for profile in profiles]}, indent=2) + "\n"
+
+
+def _fault(bundle: Bundle, profile: DeviceProfile) -> str:
+    """Why a profile of this bundle and device does not hold; empty if it does."""
+    try:
+        record = bundle.artifact(profile.file)
+    except BundleError:
+        return f"names {profile.file!r}, which the bundle does not hold"
+    if profile.engine not in ENGINES_OF_FORMAT[record.format]:
+        return f"names {profile.engine!r} for {profile.file!r}"
+    package = PACKAGE_OF_ENGINE[profile.engine]
+    found = installed_versions([package]).get(package)
+    if found == profile.engine_version:
+        return ""
+    return f"was measured with {package} {profile.engine_version}, found {found or 'none'}"
+
+
+def _others(bundle: Bundle, profiles: Iterable[DeviceProfile]) -> str:
+    """What the profiles of a file are for, where none is for this bundle on this device."""
+    devices = sorted({profile.device for profile in profiles if profile.bundle == bundle.digest})
+    return " and ".join(devices) + f", this is {device_name()}" if devices else "a bundle of another content"
