@@ -97,7 +97,7 @@ def student_quantile(probability: float, free: int) -> float:
 
     Args:
         probability: From 0.5 to 1.
-        free: Degrees of freedom; exact for 1 and 2, within 1 % up to 0.999 for more.
+        free: Degrees of freedom; exact for 1 and 2, within 1 % up to 0.995 for more.
 
     Source: Abramowitz and Stegun 1964, 26.7.5; the closed forms of one and two degrees are those of 26.7.3 and 26.7.4, turned round.
 

@@ -1,0 +1,149 @@
+"""The fastest variant is found among candidates of known latency, and kept for the next time a bundle is opened."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lepton_edge.cli.tune import allowed_records, choose_variants
+from lepton_edge.digits import shipped_bundle
+from lepton_edge.latency.result import Candidate
+from lepton_edge.tune import tune
+from lepton_runtime import Bundle, InputError, LeptonError, Precision
+from lepton_runtime.device_profile import profile_paths
+from lepton_runtime.manifest import Evaluation
+from tests.edge.made import CANDIDATE
+
+
+class Machine:
+    """Measured processes of candidates whose median is known, with the noise of a machine that others use, too."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, medians_us: dict[Candidate, float], *, noise: float = 0.02, seed: int = 0) -> None:
+        self.started: list[Candidate] = []
+        generator = np.random.default_rng(seed)
+        machine = self
+
+        class Process:
+            def __init__(self, candidate: Candidate, stack: object) -> None:
+                if candidate not in medians_us:
+                    raise LeptonError("its process ended with 1")
+                machine.started.append(candidate)
+                self.median_ns = 1e3 * medians_us[candidate] * float(np.exp(generator.normal(0, noise)))
+
+            def ask(self, kind: str, **request: object) -> dict[str, object]:
+                if kind == "end":
+                    return {"rss_bytes": 50_000_000, "peak_rss_bytes": None}
+                return {"samples_ns": list(self.median_ns * np.exp(generator.normal(0, 3 * noise, 50)))}
+
+        monkeypatch.setattr("lepton_edge.tune.MeasuredProcess", Process)
+
+
+def variant(number: int, *, threads: int = 1, spins: bool = True) -> Candidate:
+    return replace(CANDIDATE, file=f"model.{number}.onnx", threads=threads, spins=spins)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_fastest_is_found(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    medians = {variant(number): 100 + 12.0 * number for number in range(7)}
+    Machine(monkeypatch, medians, seed=seed)
+    tuning = tune(list(medians)[::-1])
+    assert tuning.best.candidate == variant(0)
+    assert tuning.confidence >= 0.95
+    assert next(one.candidate for one in tuning.tried) == variant(0)
+
+
+def test_of_those_that_are_as_fast_the_one_with_fewer_threads_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    medians = {variant(0, threads=4): 100.0, variant(0, threads=2): 100.2, variant(0, threads=2, spins=False): 100.3}
+    Machine(monkeypatch, medians, noise=0.0005)
+    assert tune(list(medians)).best.candidate == variant(0, threads=2, spins=False)
+
+
+def test_threads_that_cannot_win_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, fast = variant(1), variant(0)
+    machine = Machine(monkeypatch, {slow: 1000.0, fast: 100.0, variant(1, threads=2): 550.0})
+    tuning = tune([variant(1, threads=2), slow, fast])
+    assert variant(1, threads=2) not in machine.started
+    assert {one.candidate: one.remark for one in tuning.tried}[variant(1, threads=2)] == "not tried: too slow with one thread"
+
+
+def test_one_that_fails_is_told_of_and_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine(monkeypatch, {variant(1): 100.0})
+    tuning = tune([variant(0), variant(1)])
+    assert tuning.best.candidate == variant(1)
+    assert tuning.tried[-1].remark == "failed: its process ended with 1"
+    assert tuning.tried[-1].p50_ms is None
+
+
+def test_none_that_runs_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine(monkeypatch, {})
+    with pytest.raises(LeptonError, match="at least one candidate must run, none did: failed: its process ended with 1"):
+        tune([variant(0)])
+
+
+def test_what_cannot_be_told_apart_in_time_is_said_with_less_confidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    medians = {variant(0): 100.0, variant(1): 101.0}
+    Machine(monkeypatch, medians, noise=0.03)
+    assert tune(list(medians), final_seconds=1e-9).confidence < 0.9
+
+
+def test_a_bundle_is_opened_as_it_was_tuned(lepton_edge, tmp_path: Path) -> None:
+    path = shutil.copytree(shipped_bundle(), tmp_path / "digits.bundle")
+    outcome = lepton_edge("tune", path, "--precision", "static-int8", "--engine", "onnxruntime", "--threads", "1", "--json", "-")
+    assert outcome.code == 0, outcome.err
+    document = json.loads(outcome.out)
+    assert document["best"]["file"] == "model.static-int8.onnx"
+    assert document["profile"] == str(tmp_path / "digits.bundle.tuned.json")
+    np.save(tmp_path / "x.npy", np.zeros((1, 28, 28, 1), np.uint8))
+    assert "model.static-int8.onnx on onnxruntime, 1 thread" in lepton_edge("run", path, tmp_path / "x.npy").err
+
+
+def test_a_table_says_what_was_tried(lepton_edge, tmp_path: Path) -> None:
+    path = shutil.copytree(shipped_bundle(), tmp_path / "digits.bundle")
+    outcome = lepton_edge("tune", path, "--engine", "onnxruntime", "--threads", "1", "--under-load")
+    assert "2 variants of 2 artifacts" in outcome.err
+    assert "* to be opened here: no other is more than 2 % faster" in outcome.out
+
+
+def test_a_profile_goes_to_the_users_folder_where_the_bundle_is_write_protected(
+    lepton_edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    path = shutil.copytree(shipped_bundle(), tmp_path / "digits.bundle")
+    beside, own = profile_paths(Bundle.open(path))
+    beside.mkdir()  # nothing can be written there, not even by root
+    outcome = lepton_edge("tune", path, "--precision", "fp32", "--engine", "onnxruntime", "--threads", "1")
+    assert outcome.code == 0, outcome.err
+    assert f"Wrote {own}" in outcome.err
+    assert own.is_file()
+
+
+def made_bundle(accuracies: dict[str, float | None], *, evaluation: Evaluation | None) -> Bundle:
+    bundle = Bundle.open(shipped_bundle())
+    records = tuple(replace(record, accuracy=accuracies[str(record.precision)]) for record in bundle.manifest.artifacts)
+    return replace(bundle, manifest=replace(bundle.manifest, artifacts=records, evaluation=evaluation))
+
+
+def test_a_budget_leaves_out_what_lost_more() -> None:
+    bundle = made_bundle({"fp32": 0.80, "static-int8": 0.79}, evaluation=Evaluation(0.80, 1000, "1pp"))
+    assert [str(record.precision) for record in allowed_records(bundle, (), "0.5pp")] == ["fp32"]
+    assert [str(record.precision) for record in allowed_records(bundle, (), "1pp")] == ["fp32", "static-int8"]
+    with pytest.raises(InputError, match=r"none for static-int8, --max-drop 0.5pp"):
+        allowed_records(bundle, (Precision.STATIC_INT8,), "0.5pp")
+
+
+def test_a_budget_needs_recorded_accuracies() -> None:
+    bundle = made_bundle({"fp32": None, "static-int8": None}, evaluation=None)
+    with pytest.raises(InputError, match=r"--max-drop 0\.5pp needs a bundle that was exported with --eval"):
+        allowed_records(bundle, (), "0.5pp")
+
+
+def test_variants_are_artifacts_on_engines_with_threads() -> None:
+    bundle = Bundle.open(shipped_bundle())
+    records = list(bundle.manifest.artifacts)[:1]
+    found = {(one.engine, one.threads, one.spins) for one in choose_variants(bundle, records, ("onnxruntime",), (1, 2))}
+    assert found == {("onnxruntime", 1, True), ("onnxruntime", 2, True), ("onnxruntime", 2, False)}
+    with pytest.raises(InputError, match="must be installed, one of onnxruntime, openvino"):
+        choose_variants(bundle, records, ("litert",))

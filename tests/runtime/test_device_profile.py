@@ -1,0 +1,110 @@
+"""A bundle that was tuned on this device is opened as its fastest variant, and as ever where that does not hold."""
+
+import json
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lepton_edge.digits import shipped_bundle
+from lepton_runtime import Bundle, ProfileWarning, Session
+from lepton_runtime.device_profile import DeviceProfile, device_name, profile_paths, profiles_text
+from lepton_runtime.versions import installed_versions
+
+PI_4 = "processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU variant\t: 0x0\nCPU part\t: 0xd08\n"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    return Bundle.open(shutil.copytree(shipped_bundle(), tmp_path / "digits.bundle"))
+
+
+@pytest.fixture
+def profile(bundle: Bundle) -> DeviceProfile:
+    version = installed_versions(["onnxruntime"])["onnxruntime"]
+    file = "model.static-int8.onnx"
+    return DeviceProfile(bundle.digest, device_name(), version, file, "onnxruntime", 2, False, 0.04, "2026-11-26T12:00:00Z")
+
+
+def opened(bundle: Bundle, **settings: object) -> tuple[str, int]:
+    with Session.open(bundle.path, **settings) as session:
+        return str(session.artifact.precision), session.threads
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_fastest_variant_is_opened(bundle: Bundle, profile: DeviceProfile, place: int) -> None:
+    path = profile_paths(bundle)[place]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(profiles_text([replace(profile, device="another"), profile]))
+    with Session.open(bundle.path) as session:
+        assert (session.artifact.file, session.engine, session.threads, session.spins) == (profile.file, "onnxruntime", 2, False)
+        assert session.run(np.zeros((1, 28, 28, 1), np.uint8)).shape == (1, 10)
+
+
+def test_without_a_profile_it_is_the_closest_to_keras_with_one_thread(bundle: Bundle) -> None:
+    assert opened(bundle) == ("fp32", 1)
+
+
+@pytest.mark.parametrize("settings", [{"precision": "fp32"}, {"engine": "onnxruntime"}, {"threads": 1}])
+def test_whoever_asks_for_something_gets_that(bundle: Bundle, profile: DeviceProfile, settings: dict[str, object]) -> None:
+    profile_paths(bundle)[0].write_text(profiles_text([profile]))
+    assert opened(bundle, **settings) == ("fp32", 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"device": "Cortex-A72, aarch64, 4 cores"}, f"is for Cortex-A72, aarch64, 4 cores, this is {device_name()}"),
+        ({"bundle": "0" * 64}, "is for a bundle of another content"),
+        ({"engine_version": "1.0"}, r"was measured with onnxruntime 1.0, found \d"),
+        ({"file": "model.fp16.onnx"}, "names 'model.fp16.onnx', which the bundle does not hold"),
+        ({"engine": "litert"}, "names 'litert' for 'model.static-int8.onnx'"),
+        ({"threads": 0}, "found a fault at threads"),
+        ({"threads": "2"}, "found a fault at threads"),
+        ({"spins": 1}, "found a fault at spins"),
+    ],
+)
+def test_a_profile_that_does_not_hold_is_told_of_and_not_used(
+    bundle: Bundle, profile: DeviceProfile, change: dict[str, object], message: str
+) -> None:
+    profile_paths(bundle)[0].write_text(profiles_text([replace(profile, **change)]))
+    with pytest.warns(ProfileWarning, match=f"(?s){message}.*run lepton-edge tune again, or delete it"):
+        assert opened(bundle) == ("fp32", 1)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema_version": 2, "profiles": []}', '{"schema_version": 1, "profiles": [{}]}'])
+def test_a_damaged_profile_is_told_of_and_not_used(bundle: Bundle, text: str) -> None:
+    profile_paths(bundle)[0].write_text(text)
+    with pytest.warns(ProfileWarning, match="must be a device profile that can be read"):
+        assert opened(bundle) == ("fp32", 1)
+
+
+def test_one_that_holds_makes_up_for_one_that_does_not(bundle: Bundle, profile: DeviceProfile) -> None:
+    beside, own = profile_paths(bundle)
+    beside.write_text(profiles_text([replace(profile, device="another")]))
+    own.parent.mkdir(parents=True)
+    own.write_text(profiles_text([profile]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert opened(bundle) == ("static-int8", 2)
+
+
+def test_a_device_is_its_processor_and_what_it_can_do(tmp_path: Path) -> None:
+    (tmp_path / "pi4").write_text(PI_4)
+    (tmp_path / "pi5").write_text(PI_4.replace("asimd", "asimd asimddp").replace("0xd08", "0xd0b"))
+    names = [device_name(tmp_path / name) for name in ("pi4", "pi5", "unknown")]
+    assert len(set(names)) == 3
+    assert names[0].startswith("CPU implementer 0x41, CPU part 0xd08, CPU variant 0x0, ")
+    assert names[2].startswith("unknown CPU, ")
+
+
+def test_a_profile_says_what_it_is(bundle: Bundle, profile: DeviceProfile) -> None:
+    document = json.loads(profiles_text([profile]))
+    assert document["schema_version"] == 1
+    assert set(document["profiles"][0]) == {
+        *("bundle", "device", "engine_version", "file", "engine", "threads", "spins", "p50_ms", "created")
+    }
