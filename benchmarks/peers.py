@@ -1,109 +1,243 @@
-"""Our medians beside those of the engines' own loops, on the same files, in turns, in one run.
+"""Our latency beside everybody else's, on the same networks, in turns, in one run: the figures behind docs/latency.md.
 
-python benchmarks/peers.py [ROUNDS [BUNDLE]]
+python benchmarks/peers.py WORK [--zoo FOLDER --digits mnist10k.npz]
+    [--peer-python nncf=PYTHON ncnn=PYTHON mnn=PYTHON onnxruntime-openvino=PYTHON]
+    [--only NETWORK …] [--threads 1 2] [--sets 6] [--page docs/latency.md]
 
-Without a bundle it exports a MobileNetV2 of 224×224 pixels with seeded weights. ONNX files: a bare loop over
-``InferenceSession.run`` with one thread, in a fresh process. TFLite files: the loop of LiteRT's own tool
-``litert-benchmark``, which runs through its newer CompiledModel interface and gives hundredths of a millisecond: a model
-must need milliseconds to be compared.
+The nine reference networks have seeded weights; with ``--zoo``, the folder that ``benchmarks/train_zoo.py`` made, the trained
+networks are measured as well. Peers that need another environment are left out where it is not given. Files are made once and
+kept in WORK, results in ``WORK/results.json``: a run that was stopped goes on where it was. Every row is a process of its own; they
+take turns there and back (A B C C B A), anew in each of ``--sets`` sets of fresh processes.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lepton_edge.cli.benchmark import choose_candidates
+import numpy as np
+from latency_peers.make import ENVIRONMENT_OF, STEPS
+from latency_peers.networks import NETWORKS
+from latency_peers.page import write_page
+from latency_peers.variant import VARIANTS, Variant
+
 from lepton_edge.device import PACKAGES, read_device
-from lepton_edge.latency.measure import measure
-from lepton_edge.latency.settings import LatencySettings
 from lepton_runtime.versions import installed_versions
 
-SECONDS = 1.0
-BARE_LOOP = """
-import statistics, sys, time
-import numpy, onnxruntime
-options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = 1
-session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-given = session.get_inputs()[0]
-feed = {given.name: numpy.load(sys.argv[3])["input/" + given.name][:1]}
-def loop(seconds):
-    samples, end = [], time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        before = time.perf_counter()
-        session.run(None, feed)
-        samples.append(time.perf_counter() - before)
-    return samples
-loop(0.5)
-print(1e3 * statistics.median(loop(float(sys.argv[2]))))
-"""
+ROUNDS = 2  # there and back, in each set of processes
+BLOCK_SECONDS = 0.08
+WARMUP_SECONDS = 0.15
+ONE_SET = ("keras",)  # which take seconds to start, and tens of milliseconds a call
+HERE = Path(__file__).parent
 
 
-def run_bare_loop(bundle: Path, file: str) -> float:
-    """The median of onnxruntime's own call, in milliseconds."""
-    command = [sys.executable, "-c", BARE_LOOP, str(bundle / file), str(SECONDS), str(bundle / "golden.npz")]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+def parse_arguments() -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help="the folder for files and results")
+    parser.add_argument("--zoo", type=Path, help="the folder that benchmarks/train_zoo.py made: trained networks and photos")
+    parser.add_argument("--digits", type=Path, help="digits for the trained LSTM, an .npz")
+    parser.add_argument("--peer-python", nargs="+", default=[], metavar="PEER=PYTHON", help="interpreters of peers' own environments")
+    parser.add_argument("--only", nargs="+", metavar="NETWORK", help="these networks")
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--sets", type=int, default=6, help="sets of fresh processes (default 6, the fewest for an interval)")
+    parser.add_argument("--page", type=Path, default=HERE.parent / "docs" / "latency.md")
+    return parser.parse_args()
 
 
-def run_litert_benchmark(bundle: Path, file: str, expected_ms: float) -> float:
-    """The median that LiteRT's tool reports, in milliseconds."""
+class Peers:
+    """The interpreters, by environment."""
+
+    def __init__(self, given: list[str]) -> None:
+        self.pythons = {"": sys.executable, **dict(entry.split("=", 1) for entry in given)}
+
+    def run(self, environment: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run one of our scripts in an environment."""
+        return subprocess.run([self.pythons[environment], *arguments], capture_output=True, text=True, cwd=HERE, check=False)
+
+
+def make_files(name: str, folder: Path, peers: Peers, arguments: argparse.Namespace) -> dict[str, str]:
+    """What is still missing of a network's files; steps that failed, with the last line of what they said."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if name.startswith("trained-") and not (folder / "trained.keras").exists():
+        places = [str(path.resolve()) for path in (arguments.zoo, arguments.digits, folder)]
+        subprocess.run([sys.executable, "-m", "latency_peers.trained", name, *places], cwd=HERE, check=True)
+    outcomes = folder / "made.json"
+    made: dict[str, str] = json.loads(outcomes.read_text()) if outcomes.exists() else {}
+    for step in STEPS:
+        environment = ENVIRONMENT_OF.get(step, "")
+        if step in made or environment not in peers.pythons:
+            continue
+        print(f"{name}: {step}", flush=True)
+        done = peers.run(environment, "-m", "latency_peers.make", step, name, str(folder.resolve()))
+        made[step] = "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
+        outcomes.write_text(json.dumps(made, indent=1))
+    return {step: reason for step, reason in made.items() if reason}
+
+
+def tuned_settings(folder: Path, variant: Variant, threads: int) -> dict[str, object]:
+    """What ``lepton-edge tune`` chooses with at most so many threads."""
+    options = ["--max-drop", "0.5pp"] if variant.file == "budget" else ["--precision", "fp32,fp16"]
+    counts = ",".join(str(count) for count in (1, 2, 4, 8) if count <= threads)
     with tempfile.NamedTemporaryFile(suffix=".json") as result:
-        runs = max(20, int(1e3 * SECONDS / expected_ms))
-        command = [str(Path(sys.executable).with_name("litert-benchmark")), f"--model={bundle / file}", f"--num_runs={runs}"]
-        command += [f"--warmup_runs={max(5, runs // 2)}", "--num_threads=1", f"--result_json={result.name}"]
-        subprocess.run(command, capture_output=True, check=True)
-        return float(json.loads(Path(result.name).read_text())["latency"]["median_ms"])
+        command = [sys.executable, "-m", "lepton_edge", "tune", str(folder / "ours.bundle"), "--threads", counts, "--json", result.name]
+        subprocess.run([*command, *options], check=True, capture_output=True)
+        best = json.loads(Path(result.name).read_text())["best"]
+    (folder / "ours.bundle.tuned.json").unlink(missing_ok=True)
+    return {key: best[key] for key in ("file", "engine", "threads", "spins")}
 
 
-def export_mobilenet(folder: Path) -> Path:
-    """A bundle to time; what untrained weights answer is of no matter here."""
-    import numpy as np
+class Row:
+    """A process of :mod:`latency_peers.worker`."""
 
-    from lepton_converters import export
-    from lepton_converters.keras_loading import import_keras
-
-    keras = import_keras()
-    keras.utils.set_random_seed(1)
-    model = keras.applications.MobileNetV2((224, 224, 3), weights=None, classes=10)
-    np.save(folder / "noise.npy", np.random.default_rng(0).normal(size=(12, 224, 224, 3)).astype(np.float32))
-    return export(model, folder / "bundle", calib=str(folder / "noise.npy"), precisions=["fp32", "static-int8"]).path
-
-
-def main(rounds: int, bundle: Path) -> None:
-    """Print one row an artifact."""
-    versions = installed_versions(PACKAGES)
-    print(f"{datetime.now(UTC):%Y-%m-%d}  {read_device()}  onnxruntime {versions['onnxruntime']}  LiteRT {versions['ai-edge-litert']}")
-    settings = LatencySettings(processes=1, seconds=SECONDS)
-    for candidate in choose_candidates(bundle):
-        ours: list[float] = []
-        theirs: list[float] = []
-
-        def measure_ours() -> None:
-            (result,) = measure([candidate], settings).results  # noqa: B023  # called in this round only
-            ours.append(result.p50_ms)  # noqa: B023
-
-        def measure_theirs() -> None:
-            is_onnx = candidate.engine == "onnxruntime"  # noqa: B023
-            file = candidate.file  # noqa: B023
-            theirs.append(run_bare_loop(bundle, file) if is_onnx else run_litert_benchmark(bundle, file, ours[-1]))  # noqa: B023
-
-        for _ in range(rounds):
-            for run in (measure_ours, measure_theirs, measure_theirs, measure_ours):
-                run()
-        ratio = statistics.median(ours) / statistics.median(theirs)
-        print(
-            f"{candidate.file:<26} ours {statistics.median(ours):8.4f} ms  theirs {statistics.median(theirs):8.4f} ms  "
-            f"ratio {ratio:.3f}  fastest {min(ours):.4f} and {min(theirs):.4f} ms",
-            flush=True,
+    def __init__(self, variant: Variant, folder: Path, threads: int, peers: Peers, stack: ExitStack, settings: dict[str, object]) -> None:
+        path = folder / ("ours.bundle" if variant.is_ours else variant.file)
+        chosen = dict(settings)
+        request = {
+            "engine": variant.engine,
+            "path": str(path.resolve()),
+            "samples": str((folder / "samples.npy").resolve()),
+            "threads": chosen.pop("threads", threads),
+            "settings": chosen or ({"file": variant.file} if variant.is_ours else {}),
+        }
+        self._process = stack.enter_context(
+            subprocess.Popen(
+                [peers.pythons[variant.environment], str(HERE / "latency_peers" / "worker.py"), json.dumps(request)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         )
+        stack.callback(self._process.kill)
+        first = self._process.stdout.readline() if self._process.stdout else ""
+        if not first:
+            words = self._process.stderr.read().strip().splitlines() if self._process.stderr else []
+            raise OSError((words or ["no message"])[-1][:200])
+        self.answer = np.array(json.loads(first)["answer"])
+
+    def block_ns(self, seconds: float) -> float:
+        """The median of a block of calls."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{seconds}\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
+
+
+def measure(folder: Path, threads: int, sets: int, peers: Peers) -> dict[str, object]:
+    """The medians of each row in each set, what was tuned to, how far answers are from Keras', and why rows are missing."""
+    absent = {name: reason for name, variant in VARIANTS.items() if (reason := why_absent(variant, folder, peers))}
+    tuned = [variant for variant in VARIANTS.values() if variant.engine == "lepton-tuned" and variant.name not in absent]
+    chosen = {variant.name: tuned_settings(folder, variant, threads) for variant in tuned}
+    medians: dict[str, list[float]] = {}
+    answers: dict[str, np.ndarray] = {}
+    for number in range(sets):
+        with ExitStack() as stack:
+            rows: dict[str, Row] = {}
+            for variant in VARIANTS.values():
+                if variant.name in absent or (number and variant.name in ONE_SET):
+                    continue
+                try:
+                    rows[variant.name] = Row(variant, folder, threads, peers, stack, chosen.get(variant.name, {}))
+                except OSError as error:
+                    absent[variant.name] = str(error)
+            for key, values in take_turns(rows).items():
+                medians.setdefault(key, []).append(float(np.median(values)))
+            answers |= {key: row.answer for key, row in rows.items()}
+    base = answers["keras"]
+    differences = {key: float(np.abs(found - base).max()) if found.shape == base.shape else None for key, found in answers.items()}
+    return {"medians_ns": medians, "absent": absent, "chosen": chosen, "max_difference": differences}
+
+
+def why_absent(variant: Variant, folder: Path, peers: Peers) -> str:
+    """Why a row cannot be measured; empty if it can."""
+    if variant.environment not in peers.pythons:
+        return "its environment was not given"
+    if not variant.is_ours and not (folder / variant.file).exists():
+        return "no file could be made"
+    if variant.file == "budget" and not (folder / "labelled.json").exists():
+        return "no budget: its weights are random"
+    return ""
+
+
+def take_turns(rows: dict[str, Row]) -> dict[str, list[float]]:
+    """The medians of each row's blocks, after a warm-up."""
+    for row in rows.values():
+        row.block_ns(WARMUP_SECONDS)
+    found: dict[str, list[float]] = {key: [] for key in rows}
+    for _ in range(ROUNDS):
+        for key in (*rows, *reversed(rows)):
+            found[key].append(rows[key].block_ns(BLOCK_SECONDS))
+    return found
+
+
+def measured_peak(threads: int) -> float:
+    """Float operations a second of a large product of matrices in onnxruntime, the most of five."""
+    import onnx
+    import onnxruntime
+
+    size = 1024
+    node = onnx.helper.make_node("MatMul", ["a", "b"], ["c"])
+    doors = [onnx.helper.make_tensor_value_info(key, onnx.TensorProto.FLOAT, [size, size]) for key in "abc"]
+    graph = onnx.helper.make_graph([node], "g", doors[:2], doors[2:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=7)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feed = {key: np.ones((size, size), np.float32) for key in "ab"}
+    best = 0.0
+    for _ in range(20):
+        started = datetime.now(UTC)
+        session.run(None, feed)
+        best = max(best, 2 * size**3 / (datetime.now(UTC) - started).total_seconds())
+    return best
+
+
+def main() -> None:
+    """Make, measure, and write the page."""
+    arguments = parse_arguments()
+    peers = Peers(arguments.peer_python)
+    names = [*NETWORKS, *([f"trained-{path.stem}" for path in sorted(arguments.zoo.glob("*.keras"))] if arguments.zoo else [])]
+    if arguments.only:
+        names = [name for name in names if name in arguments.only]
+    path = arguments.work / "results.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    results = json.loads(path.read_text()) if path.exists() else {"cells": {}, "failed": {}}
+    for name in names:
+        results["failed"][name] = make_files(name, arguments.work / name, peers, arguments)
+    results |= {
+        "device": str(read_device()),
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "versions": installed_versions(PACKAGES),
+        "peers": {name: peer_versions(peers, name) for name in peers.pythons if name},
+    }
+    results.setdefault("peak", {str(threads): measured_peak(threads) for threads in arguments.threads})
+    for name in names:
+        for threads in arguments.threads:
+            key = f"{name}/{threads}"
+            if key not in results["cells"]:
+                print(f"{name}: {threads} threads", flush=True)
+                cell = measure(arguments.work / name, threads, arguments.sets, peers)
+                cell["products"] = json.loads((arguments.work / name / "products.json").read_text())
+                results["cells"][key] = cell
+                path.write_text(json.dumps(results, indent=1))
+    write_page(results, arguments.page)
+
+
+def peer_versions(peers: Peers, environment: str) -> dict[str, str]:
+    """What is installed there."""
+    code = "import importlib.metadata as m, json, sys\nfound = {}\nfor name in sys.argv[1:]:\n    try: found[name] = m.version(name)\n"
+    code += "    except m.PackageNotFoundError: pass\nprint(json.dumps(found))"
+    names = ("openvino", "nncf", "ncnn", "pnnx", "MNN", "onnxruntime", "onnxruntime-openvino")
+    return dict(json.loads(peers.run(environment, "-c", code, *names).stdout))
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as work:
-        main(int(sys.argv[1]) if len(sys.argv) > 1 else 4, Path(sys.argv[2]) if len(sys.argv) > 2 else export_mobilenet(Path(work)))
+    main()

@@ -165,7 +165,8 @@ class OnnxFloatGraph:
         if io != "float":
             inputs = tuple(integer_input(model.graph, spec, io) for spec in inputs)
             outputs = tuple(integer_output(model.graph, spec, io) for spec in outputs)
-        return make_artifact(canonicalize(optimize_eight_bit(model, target=target)), Precision.STATIC_INT8, inputs, outputs, self._route)
+        model = optimize_eight_bit(canonicalize(model), target=target)  # shapes are inferred of what is in order only
+        return make_artifact(canonicalize(model), Precision.STATIC_INT8, inputs, outputs, self._route)
 
     def _movers(self, kept: Sequence[Operator], ranges: Ranges) -> tuple[set[str], dict[str, tuple[float, float]]]:
         """The nodes that move values of 8 bits, and the ranges of what only those take, to pass it on to operators in 8 bits.

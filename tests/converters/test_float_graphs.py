@@ -355,3 +355,16 @@ def test_only_a_cut_at_0_lets_factors_through(cut: str, activation: str) -> None
     )
     graph = OnnxFloatGraph(model, inputs=(TensorSpec("rows", (None, 1), "float32"),), outputs=(), route="")
     assert [operator.activation for operator in graph.blocks[0].operators] == [activation]
+
+
+@pytest.mark.parametrize("target", [Target.ANY, Target.X86_VNNI, Target.ARM_V8])
+def test_the_first_convolution_of_an_onnx_file_takes_blocks_of_pixels(keras, liven, target: Target) -> None:
+    inputs = keras.Input((8, 8, 3), name="x")
+    model = keras.Model(inputs, keras.layers.ReLU()(keras.layers.Conv2D(4, 3, padding="same")(inputs)))
+    liven(keras, model)
+    made = float_network(model, Format.ONNX)
+    artifact = made.quantized(target=target)
+    weights = [tensor.dims for tensor in onnx.load_from_string(artifact.model).graph.initializer if len(tensor.dims) == 4]
+    assert [dims[1] for dims in weights] == [3 if target == Target.ARM_V8 else 12]
+    expected, found = (next(iter(answers.values())) for answers in (made.expected(), made.answers(artifact)))
+    np.testing.assert_allclose(found, expected, atol=0.1)  # 7-bit weights: some steps of values to about 4

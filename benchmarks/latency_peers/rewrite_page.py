@@ -1,0 +1,55 @@
+"""docs/performance.md, from the results of ``benchmarks/rewrites.py``."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from lepton_converters.onnx_optimize import EIGHT_BIT_REWRITES, FLOAT_REWRITES, LAST_REWRITES, REWRITES
+
+_HEAD = """\
+# What makes the ONNX files fast
+
+tf2onnx gives a graph that is right; engines run another one of the same meaning faster. `lepton_converters/onnx_optimize.py` holds the
+rewrites, each by its name, each with a test of its numbers in `tests/converters/test_onnx_rewrites.py`. They make one portable file of
+standard operators: nothing in it belongs to one engine. A rewrite that takes the CPUs of a `--target` more work than it saves is left out
+for that target.
+
+| rewrite | what it does | of | left out for |
+|---|---|---|---|
+"""
+_GAINS = """
+## What each is worth
+
+Made by `python benchmarks/rewrites.py` on {date}, {device}.
+{versions}.
+onnxruntime, batch 1, one thread, the files in turns (A B B A) in one process; medians of {rounds} blocks. **Alone** is the time with
+only this rewrite over the time with none, **in the whole** the time with all over the time with all but this one; below 1 is faster.
+Within 2 % is noise. **Difference** is the largest of the answers with and without it, over the largest answer: 0 is to the bit.
+Networks that a rewrite does not change are left out of its rows.
+
+| rewrite | network | precision | alone | in the whole | difference |
+|---|---|---|---:|---:|---:|
+"""
+
+
+def write_rewrites(results: dict[str, Any], path: Path) -> None:
+    """Write the page."""
+    groups = (("every file", (*REWRITES, *LAST_REWRITES)), ("float files", FLOAT_REWRITES), ("8-bit files", EIGHT_BIT_REWRITES))
+    lines = []
+    for group, rewrites in groups:
+        for rewrite in rewrites:
+            text = (inspect.getdoc(rewrite.apply) or "").splitlines()[0]
+            lines.append(f"| `{rewrite.name}` | {text} | {group} | {', '.join(f'`{target}`' for target in rewrite.spares) or '–'} |")
+    gains = []
+    for name in [rewrite.name for _, rewrites in groups for rewrite in rewrites]:
+        for network, entries in results["networks"].items():
+            for entry in entries:
+                if entry["rewrite"] == name:
+                    difference = entry["difference"] / (entry["largest"] or 1)
+                    cells = [f"`{name}`", network, entry["precision"], f"{entry['alone']:.2f}", f"{entry['whole']:.2f}"]
+                    gains.append(f"| {' | '.join(cells)} | {f'{difference:.0e}' if difference else '0'} |")
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    gains_head = _GAINS.format(date=results["date"], device=results["device"], versions=versions, rounds=24)
+    path.write_text(_HEAD + "\n".join(lines) + "\n" + gains_head + "\n".join(gains) + "\n", encoding="utf-8")
