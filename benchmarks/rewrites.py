@@ -13,7 +13,6 @@ import argparse
 import json
 import statistics
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path

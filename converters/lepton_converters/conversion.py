@@ -116,4 +116,5 @@ def _detail(artifact: Artifact) -> str:
     if made is None:
         return size
     kept = f"{len(made.float_blocks)} of {made.blocks} blocks in float, " if made.float_blocks else ""
-    return f"{size}, {kept}{made.ranges} ranges, {made.rounding} weights{', equalized' if made.equalized else ''}"
+    words = [", equalized"] * made.equalized + [", shared scales"] * made.shared_scales
+    return f"{size}, {kept}{made.ranges} ranges, {made.rounding} weights{''.join(words)}"

@@ -136,6 +136,10 @@ class FloatGraph(Protocol):
         """The same network with other weights and biases."""
         ...
 
+    def with_shared_scales(self) -> "FloatGraph | None":
+        """The same network, of which each operator's weights get one scale for all channels; ``None`` where that would not be faster."""
+        ...
+
     def weight_scheme(self, operator: Operator, target: Target) -> WeightScheme:
         """How the weights of an operator become integers."""
         ...

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
-from lepton_converters.onnx_eight_bit import convolve_blocks, share_real_numbers
+from lepton_converters.onnx_eight_bit import convolve_blocks, share_real_numbers, share_scale
 from lepton_converters.onnx_gates import make_gate_of_a_picture, make_hard_sigmoid
 from lepton_converters.onnx_linear import fold_behind, fold_in_front
 from lepton_converters.onnx_moves import cancel_reversal, convolve_rows, pad_within, skip_reshapes, widen
@@ -44,7 +44,11 @@ FLOAT_REWRITES = (
     Rewrite("rows", convolve_rows),
 )
 """Of graphs that compute in float32."""
-EIGHT_BIT_REWRITES = (Rewrite("blocks", convolve_blocks, spares=(Target.ARM_V8,)), Rewrite("shared-real", share_real_numbers))
+EIGHT_BIT_REWRITES = (
+    Rewrite("blocks", convolve_blocks, spares=(Target.ARM_V8,)),
+    Rewrite("shared-real", share_real_numbers),
+    Rewrite("shared-scale", share_scale),
+)
 """Of graphs with QuantizeLinear and DequantizeLinear pairs."""
 
 

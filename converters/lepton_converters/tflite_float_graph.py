@@ -129,6 +129,9 @@ class TfliteFloatGraph:
             content.buffers.append(buffer)
         return TfliteFloatGraph(content, source=self._source, route=self._route)
 
+    def with_shared_scales(self) -> None:
+        """No other form is faster."""
+
     def weight_scheme(self, operator: Operator, target: Target) -> WeightScheme:
         """How the weights of an operator become integers."""
         return WeightScheme(operator.output_axis, largest=127)

@@ -21,14 +21,17 @@ class WeightScheme:
         axis: Of the weights, the one with a scale for each of its places.
         largest: The largest integer, of either sign: 127, or 64 where the sum of two products with unsigned 8-bit activations
             must stay below ``2 ** 15``.
+        is_shared: Whether all channels have the same scale.
     """
 
     axis: int
     largest: int
+    is_shared: bool = False
 
     def scales(self, weights: Array) -> Array:
         """The value of the integer 1 in each channel, ``(channels,)`` float32."""
         limits = np.abs(self._by_channel(weights)).max(axis=1, initial=0)
+        limits = np.full_like(limits, limits.max(initial=0)) if self.is_shared else limits
         return np.asarray(np.maximum(limits, _SMALLEST) / np.float32(self.largest), np.float32)
 
     def rounded(self, weights: Array) -> Array:

@@ -111,6 +111,7 @@ class Quantization:
         blocks: How many there are that could compute in 8 bits.
         measured: What each block costs; empty where no search was needed, and none was asked for.
         steps: Of the search, in order.
+        shared_scales: Whether all channels of an operator's weights have one scale.
     """
 
     target: str
@@ -121,6 +122,7 @@ class Quantization:
     blocks: int
     measured: tuple[BlockRecord, ...] = ()
     steps: tuple[SearchStep, ...] = ()
+    shared_scales: bool = False
 
 
 @dataclass(frozen=True)

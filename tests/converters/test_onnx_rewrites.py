@@ -332,3 +332,13 @@ def test_what_costs_a_target_more_than_it_saves_is_left_out() -> None:
     assert {target: "Reshape" in kinds(optimize_eight_bit(conv, target=target)) for target in Target} == {
         target: target != Target.ARM_V8 for target in Target
     }
+
+
+def test_scales_that_are_all_the_same_become_one() -> None:
+    stored, constants = stored_weights(4, 3, 1, 1)
+    same = constants | {"ws": np.full(4, 0.004, np.float32), "bs": np.full(4, 8e-5, np.float32)}
+    model = eight_bit(*stored, node("Conv", ["real", "w", "b"], ["made"]), shape=[1, 5, 5, 3], **same)
+    optimized = optimize_eight_bit(model, target=Target.X86_VNNI)
+    scalars = [tensor.name for tensor in optimized.graph.initializer if tensor.name.startswith(("w/", "b/")) and not tensor.dims]
+    assert sorted(scalars) == ["b/1", "b/2", "w/1", "w/2"]
+    check_same(model, optimized, noise(1, 5, 5, 3), atol=0)
