@@ -30,7 +30,16 @@ from lepton_converters.keras_loading import import_keras
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.onnx_canonical import canonicalize
 from lepton_converters.onnx_export import OnnxExporter
-from lepton_converters.onnx_optimize import EIGHT_BIT_REWRITES, FLOAT_REWRITES, LAST_REWRITES, REWRITES, optimize, optimize_float
+from lepton_converters.onnx_optimize import (
+    EIGHT_BIT_REWRITES,
+    FLOAT_REWRITES,
+    OFFSET_REWRITES,
+    REWRITES,
+    WIDE_REWRITES,
+    optimize,
+    optimize_float,
+    prepare_quantization,
+)
 from lepton_converters.quantizer import Quantizer
 from lepton_converters.replaced import replaced
 from lepton_converters.tflite_export import TfliteExporter
@@ -41,8 +50,8 @@ from lepton_runtime.versions import installed_versions
 ROUNDS, BLOCK_NS = 12, 40_000_000
 TARGET = Target.X86_VNNI
 NAMES = {
-    "fp32": [rewrite.name for rewrite in (*REWRITES, *LAST_REWRITES, *FLOAT_REWRITES)],
-    "static-int8": [rewrite.name for rewrite in (*REWRITES, *LAST_REWRITES, *EIGHT_BIT_REWRITES)],
+    "fp32": [rewrite.name for rewrite in (*REWRITES, *OFFSET_REWRITES, *WIDE_REWRITES, *FLOAT_REWRITES)],
+    "static-int8": [rewrite.name for rewrite in (*REWRITES, *WIDE_REWRITES, *EIGHT_BIT_REWRITES)],
 }
 
 
@@ -74,7 +83,7 @@ class Graphs:
 
     def eight_bit_file(self, without: Collection[str]) -> bytes:
         """The 8-bit file."""
-        base = canonicalize(optimize(self._raw, without=without))
+        base = canonicalize(prepare_quantization(optimize(self._raw, without=without), without=without))
         graph = onnx_float_graph.OnnxFloatGraph(base, inputs=self.source.inputs, outputs=self.source.outputs, route=self._route)
         calibration = Calibration(self._dataset, tuple(range(len(self.samples))), batch=1)
         change = partial(onnx_float_graph.optimize_eight_bit, without=without)

@@ -1,5 +1,7 @@
 """Rewrites that fold constants into the weights of linear operators, from behind and from in front of them."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 
@@ -18,7 +20,6 @@ from lepton_converters.onnx_values import (
 from lepton_runtime.tensors import Array
 
 _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_PICTURE_CHANNELS = 4  # at most
 _ALIKE = 2.0  # factors of channels: 8 bits for all of them together lose one bit at most
 
 
@@ -41,53 +42,89 @@ def fold_behind(graph: ir.Graph, node: ir.Node) -> bool:
     return True
 
 
-def fold_in_front(graph: ir.Graph, node: ir.Node) -> bool:
-    """Fold a Mul or Add of constants into the convolution behind it, as the rescaling and normalization of pictures.
+def fold_factor(graph: ir.Graph, node: ir.Node) -> bool:
+    """Fold a product with constants into the convolution behind it, as the rescaling and normalization of pictures.
 
-    A product always can be. A sum can where no window reaches over the border: what lies there is zero behind the sum, and would not
-    be with the sum in the bias. Where one does, the product in front of the sum is drawn behind it, to be folded next:
-    ``a x + b = a (x + b / a)``. Channels of unlike factors are left alone, and so are sums of what is no picture: the values that
-    are quantized then would waste the 8 bits that they share.
+    Behind a sum of constants it is drawn through first: ``a x + b = a (x + b / a)``. Channels of unlike factors are left alone: what is
+    quantized then would waste the 8 bits that they share.
     """
-    if node.op_type != "Conv" or node.domain not in ("", "ai.onnx"):
+    affine = _Affine.of(node)
+    if affine is None:
         return False
-    transpose = producer_of(node.inputs[0], "Transpose")
-    affine = producer_of(transpose.inputs[0] if transpose is not None else node.inputs[0], "Mul", "Add")
-    operands = operands_of(affine) if affine is not None else None
-    weights, bias = (constant_of(input_of(node, position)) for position in (1, 2))
-    if (
-        affine is None
-        or operands is None
-        or weights is None
-        or weights.dtype != np.float32
-        or (input_of(node, 2) is None) != (bias is None)
-    ):
+    if affine.node.op_type == "Add":
+        return _draw_behind(graph, affine.node, affine.value, affine.constant)
+    scaled = affine.products
+    if not np.isfinite(scaled).all() or not _are_alike(affine.numbers):
         return False
-    value, constant = operands
-    axis = ints_of(transpose, "perm", [])[1] if transpose is not None else 1
-    axes, groups = axes_of(value), node.attributes.get_int("group", 1)
-    channels = weights.shape[1] * groups
-    numbers = _per_channel(constant, len(axes), axis, channels) if axes is not None and axes[axis] == channels else None
-    if numbers is None:
-        return False
-    factors = np.repeat(numbers.reshape(groups, -1), len(weights) // groups, axis=0)
-    products = weights * factors.reshape(*factors.shape, *[1] * (weights.ndim - 2))
-    if affine.op_type == "Mul":
-        if not np.isfinite(products).all() or np.abs(numbers).max() > _ALIKE * np.abs(numbers).min():
-            return False
-        node.replace_input_with(1, add_constant(graph, f"{node.outputs[0].name}/scaled", products.astype(np.float32)))
-    elif channels > _PICTURE_CHANNELS or weights.ndim != 4:
-        return False
-    elif any(ints_of(node, "pads", [0])) or node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        return _draw_behind(graph, affine, value, constant)
-    else:
-        shifted = products.sum(axis=tuple(range(1, weights.ndim))) + (0.0 if bias is None else bias)
-        made = add_constant(graph, f"{node.outputs[0].name}/shifted", shifted.astype(np.float32))
-        if bias is None:
-            node.resize_inputs(3)
-        node.replace_input_with(2, made)
-    replace_node(graph, affine, value)
+    node.replace_input_with(1, add_constant(graph, f"{node.outputs[0].name}/scaled", scaled.astype(np.float32)))
+    replace_node(graph, affine.node, affine.value)
     return True
+
+
+def fold_offset(graph: ir.Graph, node: ir.Node) -> bool:
+    """Fold a sum with constants into the bias of the convolution behind it, where no window reaches over the border.
+
+    What lies beyond the border is zero behind the sum, and would not be with the sum in the bias.
+    """
+    affine = _Affine.of(node)
+    sees_border = any(ints_of(node, "pads", [0])) or node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    if affine is None or affine.node.op_type != "Add" or sees_border:
+        return False
+    bias = constant_of(input_of(node, 2))
+    shifted = affine.products.sum(axis=tuple(range(1, affine.products.ndim))) + (0.0 if bias is None else bias)
+    made = add_constant(graph, f"{node.outputs[0].name}/shifted", shifted.astype(np.float32))
+    if bias is None:
+        node.resize_inputs(3)
+    node.replace_input_with(2, made)
+    replace_node(graph, affine.node, affine.value)
+    return True
+
+
+@dataclass(frozen=True)
+class _Affine:
+    """A product or sum with a number a channel in front of a convolution, perhaps in front of the transposition of its picture.
+
+    Attributes:
+        node: It.
+        value: What it takes.
+        constant: With what, in whatever shape.
+        numbers: The same, one a channel.
+        products: The convolution's weights, each with the number of the channel that it meets.
+    """
+
+    node: ir.Node
+    value: ir.Value
+    constant: Array
+    numbers: Array
+    products: Array
+
+    @classmethod
+    def of(cls, conv: ir.Node) -> "_Affine | None":
+        """What stands in front of a node; ``None`` if that is no such thing, or the node no convolution of constant weights."""
+        if conv.op_type != "Conv" or conv.domain not in ("", "ai.onnx"):
+            return None
+        transpose = producer_of(conv.inputs[0], "Transpose")
+        node = producer_of(transpose.inputs[0] if transpose is not None else conv.inputs[0], "Mul", "Add")
+        operands = operands_of(node) if node is not None else None
+        weights = constant_of(input_of(conv, 1))
+        has_free_bias = input_of(conv, 2) is not None and constant_of(input_of(conv, 2)) is None
+        if node is None or operands is None or weights is None or weights.dtype != np.float32 or has_free_bias:
+            return None
+        value, constant = operands
+        axis = ints_of(transpose, "perm", [])[1] if transpose is not None else 1
+        axes, groups = axes_of(value), conv.attributes.get_int("group", 1)
+        channels = weights.shape[1] * groups
+        numbers = _per_channel(constant, len(axes), axis, channels) if axes is not None and axes[axis] == channels else None
+        if numbers is None:
+            return None
+        factors = np.repeat(numbers.reshape(groups, -1), len(weights) // groups, axis=0)
+        products = weights * factors.reshape(*factors.shape, *[1] * (weights.ndim - 2))
+        return cls(node, value, constant, numbers, products)
+
+
+def _are_alike(factors: Array) -> bool:
+    sizes = np.abs(factors)
+    return bool(np.isfinite(sizes).all() and 0 < sizes.max() <= _ALIKE * sizes.min())
 
 
 def _draw_behind(graph: ir.Graph, total: ir.Node, value: ir.Value, added: Array) -> bool:
@@ -97,7 +134,7 @@ def _draw_behind(graph: ir.Graph, total: ir.Node, value: ir.Value, added: Array)
     if product is None or operands is None:
         return False
     source, factor = operands
-    if not np.isfinite(factor).all() or np.abs(factor).max() > _ALIKE * np.abs(factor).min():
+    if not _are_alike(factor):
         return False
     name = total.outputs[0].name
     shift = add_constant(graph, f"{name}/shift", (added / factor.astype(np.float64)).astype(np.float32))

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from lepton_converters.onnx_eight_bit import convolve_blocks, share_real_numbers, share_scale
 from lepton_converters.onnx_gates import make_gate_of_a_picture, make_hard_sigmoid
-from lepton_converters.onnx_linear import fold_behind, fold_in_front
+from lepton_converters.onnx_linear import fold_behind, fold_factor, fold_offset
 from lepton_converters.onnx_moves import cancel_reversal, convolve_rows, pad_within, skip_reshapes, widen
 from lepton_runtime.formats import Target
 
@@ -33,17 +33,19 @@ REWRITES = (
     Rewrite("reversal", cancel_reversal),
     Rewrite("reshape", skip_reshapes),
     Rewrite("pad", pad_within),
-    Rewrite("preprocessing", fold_in_front),
+    Rewrite("factor", fold_factor),
     Rewrite("hard-sigmoid", make_hard_sigmoid),
 )
 """Of every graph, again and again until there is nothing left to do."""
-LAST_REWRITES = (Rewrite("wide-offset", widen),)
-"""Of every graph, behind the others, which would not know it again."""
+OFFSET_REWRITES = (Rewrite("offset", fold_offset),)
+"""Of graphs that compute in float32; what 8 bits would hold of values without their offset is little."""
+WIDE_REWRITES = (Rewrite("wide-offset", widen),)
+"""Of every graph, behind those, which would not know it again."""
 FLOAT_REWRITES = (
     Rewrite("gate", make_gate_of_a_picture, spares=(Target.ANY, Target.ARM_DOTPROD, Target.ARM_V8)),
     Rewrite("rows", convolve_rows),
 )
-"""Of graphs that compute in float32."""
+"""Of graphs that compute in float32, at last."""
 EIGHT_BIT_REWRITES = (
     Rewrite("blocks", convolve_blocks, spares=(Target.ARM_V8,)),
     Rewrite("shared-real", share_real_numbers),
@@ -53,13 +55,13 @@ EIGHT_BIT_REWRITES = (
 
 
 def optimize(model: onnx.ModelProto, *, without: Collection[str] = ()) -> onnx.ModelProto:
-    """The graph in the form that engines run best, of which 8-bit graphs are made as well.
+    """The graph in the form that the others are made of.
 
     Args:
         model: Any graph.
         without: Names of rewrites to leave out, to measure what they are worth.
     """
-    return _rewritten(_rewritten(model, REWRITES, without), LAST_REWRITES, without)
+    return _rewritten(model, REWRITES, without)
 
 
 def optimize_float(model: onnx.ModelProto, *, target: Target, without: Collection[str] = ()) -> onnx.ModelProto:
@@ -70,14 +72,26 @@ def optimize_float(model: onnx.ModelProto, *, target: Target, without: Collectio
         target: The CPU that it is for; it runs on all.
         without: Names of rewrites to leave out.
     """
-    return _rewritten(model, _for(target, FLOAT_REWRITES), without)
+    for rewrites in (OFFSET_REWRITES, WIDE_REWRITES, _for(target, FLOAT_REWRITES)):
+        model = _rewritten(model, rewrites, without)
+    return model
+
+
+def prepare_quantization(model: onnx.ModelProto, *, without: Collection[str] = ()) -> onnx.ModelProto:
+    """An optimized graph in the form that is quantized.
+
+    Args:
+        model: What :func:`optimize` gave.
+        without: Names of rewrites to leave out.
+    """
+    return _rewritten(model, WIDE_REWRITES, without)
 
 
 def optimize_eight_bit(model: onnx.ModelProto, *, target: Target, without: Collection[str] = ()) -> onnx.ModelProto:
     """A graph with QuantizeLinear and DequantizeLinear pairs, in the form that onnxruntime runs best.
 
     Args:
-        model: What the quantizer made of an optimized graph.
+        model: What the quantizer made of what :func:`prepare_quantization` gave.
         target: The CPU that it is for.
         without: Names of rewrites to leave out.
     """

@@ -12,6 +12,7 @@ from lepton_edge.cli.options import json_option
 from lepton_runtime.errors import LeptonError, TargetWarning
 
 if TYPE_CHECKING:
+    from lepton_runtime.bundle import Bundle
     from lepton_runtime.manifest import ArtifactRecord
 
 _TOLERANCE = 1e-4  # of golden answers, in the unit of the outputs, for float arithmetic of another CPU
@@ -138,7 +139,23 @@ def _check_bundle(path: Path) -> list[Check]:
         fix = "" if state == "ok" else "this CPU computes differently: use another precision"
         checks.append(Check(area, state, f"{record.file} gives its golden answers (largest difference {difference:.1e})", fix))
         checks += _check_target(record, area)
-    return checks
+    return [*checks, _check_profile(bundle, path)]
+
+
+def _check_profile(bundle: "Bundle", path: Path) -> Check:
+    """What is opened where nothing else is asked for."""
+    from lepton_runtime.device_profile import load_profile
+
+    area, fix = f"bundle {path}", f"lepton-edge tune {path}"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        profile = load_profile(bundle)
+    if profile is not None:
+        threads = f"{profile.threads} thread{'s' if profile.threads > 1 else ''}"
+        return Check(area, "ok", f"tuned on {profile.created[:10]}: {profile.file} on {profile.engine}, {threads}, is opened")
+    if caught:
+        return Check(area, "warn", str(caught[0].message).partition("; ")[0], fix)
+    return Check(area, "info", "not tuned for this device: the file closest to Keras is opened, with one thread", fix)
 
 
 def _check_target(record: "ArtifactRecord", area: str) -> list[Check]:

@@ -147,3 +147,14 @@ def test_variants_are_artifacts_on_engines_with_threads() -> None:
     assert found == {("onnxruntime", 1, True), ("onnxruntime", 2, True), ("onnxruntime", 2, False)}
     with pytest.raises(InputError, match="must be installed, one of onnxruntime, openvino"):
         choose_variants(bundle, records, ("litert",))
+
+
+def test_doctor_says_what_is_opened(lepton_edge, tmp_path: Path) -> None:
+    path = shutil.copytree(shipped_bundle(), tmp_path / "digits.bundle")
+    assert "not tuned for this device: the file closest to Keras is opened, with one thread" in lepton_edge("doctor", path).out
+    lepton_edge("tune", path, "--precision", "static-int8", "--engine", "onnxruntime", "--threads", "1")
+    assert "model.static-int8.onnx on onnxruntime, 1 thread, is opened" in lepton_edge("doctor", path).out
+    profiles = json.loads((tmp_path / "digits.bundle.tuned.json").read_text())
+    profiles["profiles"][0]["engine_version"] = "1.0"
+    (tmp_path / "digits.bundle.tuned.json").write_text(json.dumps(profiles))
+    assert "was measured with onnxruntime 1.0" in " ".join(lepton_edge("doctor", path).out.split())

@@ -2,12 +2,13 @@
 
 import threading
 from collections.abc import Callable, Sequence
-
-import numpy as np
+from typing import Any
 
 from lepton_runtime.engines import missing_extra
 from lepton_runtime.errors import BundleError, InputError
 from lepton_runtime.tensors import Array, TensorSpec
+
+_STATEFUL = ("LSTM", "RNN", "SVDF")  # operators that keep tensors from call to call
 
 
 class LitertEngine:
@@ -40,13 +41,21 @@ class LitertEngine:
             raise BundleError(f"LiteRT must be able to load the model: {str(error).splitlines()[0]}") from error
         self._inputs = [detail["index"] for detail in self._interpreter.get_input_details()]
         self._outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
-        self._shapes = None if is_free else [tuple(detail["shape"]) for detail in self._interpreter.get_input_details()]
         if len(self._inputs) != len(inputs) or len(self._outputs) != len(outputs):
             raise BundleError(
                 f"the TFLite file must have {len(inputs)} inputs and {len(outputs)} outputs, "
                 f"found {len(self._inputs)} and {len(self._outputs)}; export the bundle again"
             )
         self._lock = threading.Lock()
+        self._shapes = None if is_free else [tuple(detail["shape"]) for detail in self._interpreter.get_input_details()]
+        self._keeps_state = any(word in name for name in self._operators() for word in _STATEFUL)
+
+    def _operators(self) -> list[str]:
+        """The names of the model's operators, as far as they are told."""
+        try:
+            return [str(operator["op_name"]) for operator in self._interpreter._get_ops_details()]
+        except AttributeError:
+            return [*_STATEFUL]
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """The outputs, in order, for the inputs, in order.
@@ -54,9 +63,10 @@ class LitertEngine:
         Raises:
             InputError: The model fails on these values, such as an index out of range.
         """
+        shapes = [array.shape for array in arrays]
         with self._lock:
-            self._invoke(arrays)
-            return [self._interpreter.get_tensor(index) for index in self._outputs]
+            inner = self._invoke(list(zip(self._inputs, arrays, strict=True)), shapes)
+            return [inner.GetTensor(index, 0) for index in self._outputs]
 
     def bind(self, arrays: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], object]:
         """A call that reads these inputs and writes those outputs; LiteRT has its own buffers, so that they are copied.
@@ -64,32 +74,44 @@ class LitertEngine:
         Raises:
             InputError: By the call: the model fails on these values, or gives other shapes.
         """
+        given, taken = list(zip(self._inputs, arrays, strict=True)), list(zip(self._outputs, outputs, strict=True))
+        shapes, lock, invoke = [array.shape for array in arrays], self._lock, self._invoke
 
         def call() -> object:
-            with self._lock:
-                self._invoke(arrays)
-                for index, array in zip(self._outputs, outputs, strict=True):
-                    found = self._interpreter.tensor(index)()
+            with lock:
+                inner = invoke(given, shapes)
+                for index, array in taken:
+                    found = inner.GetTensor(index, 0)
                     if found.shape != array.shape:
                         raise InputError(f"out must have the shape of the answer, {found.shape}, found {array.shape}")
-                    np.copyto(array, found)
+                    array[...] = found
             return outputs
 
         return call
 
-    def _invoke(self, arrays: Sequence[Array]) -> None:
-        """Compute, with the lock held."""
-        shapes = [array.shape for array in arrays]
+    def _invoke(self, given: Sequence[tuple[int, Array]], shapes: list[tuple[int, ...]]) -> Any:  # Any: an extension without types
+        """Compute, with the lock held; what holds the outputs.
+
+        LiteRT's layer of Python asks at each call whether anybody looks into its tensors; nobody does. The one below it takes the
+        same arguments.
+        """
         try:
             if shapes != self._shapes:
-                self._shapes = None
-                for index, shape in zip(self._inputs, shapes, strict=True):
-                    self._interpreter.resize_tensor_input(index, shape)
-                self._interpreter.allocate_tensors()
-                self._shapes = shapes
-            for index, array in zip(self._inputs, arrays, strict=True):
-                self._interpreter.set_tensor(index, array)
-            self._interpreter.reset_all_variables()  # a fused LSTM would go on from the last call's state; 0.2 µs
-            self._interpreter.invoke()
+                self._reshape(shapes)
+            inner = self._interpreter._interpreter
+            for index, array in given:
+                inner.SetTensor(index, array)
+            if self._keeps_state:
+                inner.ResetVariableTensors()  # a fused LSTM would go on from the last call's state
+            inner.Invoke()
         except RuntimeError as error:
             raise InputError(f"the model must be able to run on these values: {str(error).splitlines()[0]}") from error
+        return inner
+
+    def _reshape(self, shapes: list[tuple[int, ...]]) -> None:
+        """Let the inputs have other shapes."""
+        self._shapes = None
+        for index, shape in zip(self._inputs, shapes, strict=True):
+            self._interpreter.resize_tensor_input(index, shape)
+        self._interpreter.allocate_tensors()
+        self._shapes = shapes

@@ -1,0 +1,49 @@
+"""docs/arm-work.md, from the results of ``benchmarks/arm_work.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+TITLES = {
+    "keras-onnx": "Keras' ONNX export",
+    "litert": "TensorFlow's converter",
+    "ours-fp32.onnx": "**lepton-edge fp32.onnx**",
+    "ours-fp32.tflite": "**lepton-edge fp32.tflite**",
+    "ort-default": "`quantize_static` defaults",
+    "litert-int8": "TensorFlow's converter, 8 bits",
+    "litert-dynamic": "the same, dynamic ranges",
+    "ours-dynamic-int8.onnx": "**lepton-edge dynamic-int8.onnx**",
+    "ours-dynamic-int8.tflite": "**lepton-edge dynamic-int8.tflite**",
+    "ours-static-int8.onnx": "**lepton-edge static-int8.onnx**",
+    "ours-static-int8.tflite": "**lepton-edge static-int8.tflite**",
+}
+BOARDS = {"pi4": "As a Raspberry Pi 4 (Cortex-A72)", "pi5": "As a Raspberry Pi 5 (Cortex-A76)"}
+
+
+def write_work(results: dict[str, Any], path: Path) -> None:
+    """Write the page."""
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    lines = [
+        "# Work on ARM",
+        "",
+        f"Made by `python benchmarks/arm_work.py` on {results['date']}. {versions}.",
+        "",
+        "Instructions of one inference, in millions, counted under emulation, with one thread and batch 1, of trained networks of 32 × 32",
+        "pixels (the LSTM: 28 × 28). The count is the same to 0.05 % each time. It is **work, not speed**: it knows nothing of caches, of memory, or of",
+        "how long an instruction takes, and below a fifth or so a difference says little about time. Nothing was measured on a board here.",
+        "ONNX files run on onnxruntime, TFLite files on LiteRT; ours are exported with the board's `--target`. The last line is the least of",
+        "ours over the least of the others.",
+    ]
+    for board, title in BOARDS.items():
+        networks = {name.removeprefix("trained-"): found[board] for name, found in results["networks"].items() if board in found}
+        lines += ["", f"## {title}", "", f"| | {' | '.join(networks)} |", f"|---|{'---:|' * len(networks)}"]
+        for key, words in TITLES.items():
+            cells = [f"{found[key] / 1e6:,.2f}" if key in found else "–" for found in networks.values()]
+            lines.append(f"| {words} | {' | '.join(cells)} |")
+        ratios = []
+        for found in networks.values():
+            ours, others = ([count for key, count in found.items() if key.startswith("ours") == is_ours] for is_ours in (True, False))
+            ratios.append(f"{min(ours) / min(others):.3f}")
+        lines.append(f"| ours / others | {' | '.join(ratios)} |")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
