@@ -29,11 +29,11 @@ def write_work(results: dict[str, Any], path: Path) -> None:
         "",
         f"Made by `python benchmarks/arm_work.py` on {results['date']}. {versions}.",
         "",
-        "Instructions of one inference, in millions, counted under emulation, with one thread and batch 1, of trained networks of 32 × 32",
-        "pixels (the LSTM: 28 × 28). The count is the same to 0.05 % each time. It is **work, not speed**: it knows nothing of caches, of memory, or of",
-        "how long an instruction takes, and below a fifth or so a difference says little about time. Nothing was measured on a board here.",
-        "ONNX files run on onnxruntime, TFLite files on LiteRT; ours are exported with the board's `--target`. The last line is the least of",
-        "ours over the least of the others.",
+        "Instructions of one inference, in millions, counted under emulation, with one thread and batch 1, of trained networks of",
+        "32 × 32 pixels (the LSTM: 28 × 28). The count is the same to 0.05 % each time. It is **work, not speed**: it knows nothing of",
+        "caches, of memory, or of how long an instruction takes, and below a fifth or so a difference says little about time. Nothing was",
+        "measured on a board here. ONNX files run on onnxruntime, TFLite files on LiteRT; ours are exported with the board's `--target`.",
+        "The last line is the least of ours over the least of the others.",
     ]
     for board, title in BOARDS.items():
         networks = {name.removeprefix("trained-"): found[board] for name, found in results["networks"].items() if board in found}
