@@ -90,7 +90,8 @@ def convolve_blocks(graph: ir.Graph, node: ir.Node) -> bool:
     values = constant_of(weight.inputs[0]) if weight is not None else None
     if transpose is None or source is None or axes is None or made is None or weight is None or values is None:
         return False
-    if (bias is None) != (len(node.inputs) < 3):
+    zero_point = constant_of(input_of(weight, 2))  # where it is not 0, an integer 0 is no weight of 0
+    if (bias is None) != (len(node.inputs) < 3) or node.outputs[0].is_graph_output() or (zero_point is not None and zero_point.any()):
         return False
     blocks = _blocks_of(node, values.shape, axes, made)
     if blocks is None:

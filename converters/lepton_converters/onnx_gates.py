@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lepton_converters.onnx_values import add_constant, axes_of, constant_of, input_of, operands_of, producer_of, put_before, replace_node
+from lepton_runtime.tensors import Array
 
 
 def make_hard_sigmoid(graph: ir.Graph, node: ir.Node) -> bool:
@@ -12,24 +13,33 @@ def make_hard_sigmoid(graph: ir.Graph, node: ir.Node) -> bool:
     A hard-swish is ``x`` times that. The sum may be in the bias of a convolution already.
     """
     operands = operands_of(node) if node.op_type == "Mul" else None
-    if operands is None or operands[1].size != 1:
+    if operands is None or not _is_number(operands):
         return False
     clip = producer_of(operands[0], "Clip")
     low, high = (constant_of(input_of(clip, position)) if clip is not None else None for position in (1, 2))
     alpha = float(operands[1].reshape(()))
-    if clip is None or low is None or high is None or float(low) != 0 or not np.isclose(float(high) * alpha, 1, rtol=1e-6, atol=0):
+    if clip is None or low is None or high is None or float(low) != 0 or float(high) <= 0:
+        return False
+    if not np.isclose(float(high) * alpha, 1, rtol=1e-6, atol=0):
         return False
     value, beta = clip.inputs[0], 0.0
     total = producer_of(value, "Add")
     shifted = operands_of(total) if total is not None else None
     inner = [clip]
-    if total is not None and shifted is not None and shifted[1].size == 1:
+    if total is not None and shifted is not None and _is_number(shifted):
         value, beta = shifted[0], alpha * float(shifted[1].reshape(()))
         inner.append(total)
     attributes = {"alpha": ir.AttrFloat32("alpha", alpha), "beta": ir.AttrFloat32("beta", beta)}
     name, like = f"{node.outputs[0].name}/gate", node.outputs[0]
     replace_node(graph, node, put_before(graph, node, "HardSigmoid", [value], name=name, like=like, attributes=attributes), *inner)
     return True
+
+
+def _is_number(operands: tuple[ir.Value, Array]) -> bool:
+    """Whether a value meets a single number, of float32, that leaves its axes as they are."""
+    value, constant = operands
+    axes = axes_of(value)
+    return constant.size == 1 and constant.dtype == np.float32 and axes is not None and constant.ndim <= len(axes)
 
 
 def make_gate_of_a_picture(graph: ir.Graph, node: ir.Node) -> bool:
@@ -42,7 +52,15 @@ def make_gate_of_a_picture(graph: ir.Graph, node: ir.Node) -> bool:
         return False
     for gate, picture in (tuple(node.inputs), tuple(reversed(node.inputs))):
         small, large = axes_of(gate), axes_of(picture)
-        if gate is None or gate.const_value is not None or small is None or large is None or len(small) != 4 or len(large) != 4:
+        if (
+            gate is None
+            or gate.const_value is not None
+            or gate.dtype != ir.DataType.FLOAT
+            or small is None
+            or large is None
+            or len(small) != 4
+            or len(large) != 4
+        ):
             continue
         height, width = large[2:]
         if small[2:] != [1, 1] or height is None or width is None or height * width == 1 or small[1] != large[1]:

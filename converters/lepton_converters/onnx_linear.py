@@ -111,7 +111,10 @@ class _Affine:
         if node is None or operands is None or weights is None or weights.dtype != np.float32 or has_free_bias:
             return None
         value, constant = operands
-        axis = ints_of(transpose, "perm", [])[1] if transpose is not None else 1
+        order = ints_of(transpose, "perm", []) if transpose is not None else list(range(weights.ndim))
+        if len(order) != weights.ndim:
+            return None
+        axis = order[1]
         axes, groups = axes_of(value), conv.attributes.get_int("group", 1)
         channels = weights.shape[1] * groups
         numbers = _per_channel(constant, len(axes), axis, channels) if axes is not None and axes[axis] == channels else None
@@ -136,8 +139,12 @@ def _draw_behind(graph: ir.Graph, total: ir.Node, value: ir.Value, added: Array)
     source, factor = operands
     if not _are_alike(factor):
         return False
+    with np.errstate(over="ignore"):
+        before = (added / factor.astype(np.float64)).astype(np.float32)
+    if not np.isfinite(before).all():
+        return False
     name = total.outputs[0].name
-    shift = add_constant(graph, f"{name}/shift", (added / factor.astype(np.float64)).astype(np.float32))
+    shift = add_constant(graph, f"{name}/shift", before)
     shifted = put_before(graph, total, "Add", [source, shift], name=f"{name}/shifted", like=value)
     scaled = put_before(graph, total, "Mul", [shifted, add_constant(graph, f"{name}/factor", factor)], name=f"{name}/scaled", like=value)
     replace_node(graph, total, scaled, product)

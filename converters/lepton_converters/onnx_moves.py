@@ -24,7 +24,10 @@ _PICTURE_CHANNELS = 4  # at most
 def cancel_reversal(graph: ir.Graph, node: ir.Node) -> bool:
     """Take out a reversal of a reversal, which a Bidirectional layer makes."""
     before = node.inputs[0].producer() if _is_reversal(node) and node.inputs[0] is not None else None
-    if before is None or before.inputs[0] is None or not _is_reversal(before) or _reversed_axes(before) != _reversed_axes(node):
+    if before is None or before.inputs[0] is None or not _is_reversal(before):
+        return False
+    axes = _reversed_axes(node)
+    if axes is None or axes != _reversed_axes(before):
         return False
     if node.outputs[0].is_graph_output():
         return False
@@ -43,9 +46,12 @@ def _is_reversal(node: ir.Node) -> bool:
     return bool((starts == -1).all() and (ends == np.iinfo(np.int64).min).all() and (steps == -1).all())
 
 
-def _reversed_axes(node: ir.Node) -> list[int]:
-    axes = constant_of(input_of(node, 3))
-    return [] if axes is None else axes.tolist()
+def _reversed_axes(node: ir.Node) -> list[int] | None:
+    """Along which axes; ``None`` if that is computed."""
+    starts, axes = constant_of(input_of(node, 1)), constant_of(input_of(node, 3))
+    if input_of(node, 3) is None and starts is not None:
+        return list(range(len(starts)))
+    return None if axes is None else axes.tolist()
 
 
 def skip_reshapes(graph: ir.Graph, node: ir.Node) -> bool:
@@ -92,6 +98,8 @@ def pad_within(graph: ir.Graph, node: ir.Node) -> bool:
         return False
     total = [int(number) for number in given[:, 2:].reshape(-1) + inner]
     if node.op_type == "MaxPool":
+        if len(node.outputs) > 1:
+            return False  # places count the padded values
         kernel = ints_of(node, "kernel_shape", [])
         is_plain = not node.attributes.get_int("ceil_mode", 0) and set(ints_of(node, "dilations", [1])) == {1}
         # A window beyond the border alone would be lower than zero.
@@ -122,7 +130,15 @@ def widen(graph: ir.Graph, node: ir.Node) -> bool:
         return False
     value, constant = operands
     axes = axes_of(value)
-    if axes is None or len(axes) != 4 or axes[2] is None or axes[3] is None or not 1 < axes[3] <= _PICTURE_CHANNELS or axes[2] == 1:
+    if (
+        axes is None
+        or len(axes) != 4
+        or constant.ndim > 4
+        or axes[2] is None
+        or axes[3] is None
+        or not 1 < axes[3] <= _PICTURE_CHANNELS
+        or axes[2] == 1
+    ):
         return False
     if constant.size != axes[3] or constant.shape[-1] != axes[3]:
         return False
@@ -152,19 +168,26 @@ def convolve_rows(graph: ir.Graph, node: ir.Node) -> bool:
     if set(ints_of(node, "dilations", [1])) != {1} or node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return False
     channels, value = axes[3], transpose.inputs[0]
-    before = producer_of(value, "Reshape")
-    if before is not None and (axes_of(before.inputs[0]) or [None, None])[:2] == axes[:2]:
-        value = before.inputs[0]
+    widened = producer_of(value, "Reshape")
+    if widened is not None and _gives_rows_back(widened, axes[2] * channels):
+        value = widened.inputs[0]
     top, left, bottom, right = ints_of(node, "pads", [0] * 4)
     steps, kernel = ints_of(node, "strides", [1, 1]), weights.shape[2:]
     node.attributes["pads"] = ir.AttrInt64s("pads", [top, left * channels, bottom, right * channels])
     node.attributes["strides"] = ir.AttrInt64s("strides", [steps[0], steps[1] * channels])
     node.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", [kernel[0], kernel[1] * channels])
+    node.attributes.pop("auto_pad", None)
     flat = weights.transpose(0, 2, 3, 1).reshape(len(weights), 1, kernel[0], -1)
     node.replace_input_with(1, add_constant(graph, f"{node.outputs[0].name}/rows", np.ascontiguousarray(flat)))
     name = transpose.outputs[0].name
     shape = add_constant(graph, f"{name}/rows", np.array([0, 1, -1, axes[2] * channels], np.int64))
     like = shaped(transpose.outputs[0], [axes[0], 1, axes[1], axes[2] * channels])
     rows = put_before(graph, transpose, "Reshape", [value, shape], name=f"{name}/as_rows", like=like)
-    replace_node(graph, transpose, rows, *filter(None, [before if value is not transpose.inputs[0] else None]))
+    replace_node(graph, transpose, rows, *([widened] if widened is not None and value is widened.inputs[0] else []))
     return True
+
+
+def _gives_rows_back(reshape: ir.Node, length: int) -> bool:
+    """Whether a Reshape is the one behind :func:`widen`: of rows of that length, whose batch and height it keeps."""
+    axes, shape = axes_of(reshape.inputs[0]), constant_of(input_of(reshape, 1))
+    return axes is not None and len(axes) == 3 and axes[2] == length and shape is not None and not shape[:2].any()

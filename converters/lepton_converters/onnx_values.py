@@ -46,13 +46,20 @@ def operands_of(node: ir.Node) -> tuple[ir.Value, Array] | None:
 
 def add_constant(graph: ir.Graph, name: str, values: Array) -> ir.Value:
     """A new constant of a graph, with a number behind its name where that is taken."""
-    stem, number = name, 1
-    while name in graph.initializers:
-        name, number = f"{stem}_{number}", number + 1
+    name = _free_name(graph, name)
     tensor = ir.tensor(values, name=name)
     made = ir.Value(name=name, const_value=tensor, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype))
     graph.register_initializer(made)
     return made
+
+
+def _free_name(graph: ir.Graph, name: str) -> str:
+    """The name, with a number behind it where a value has it already."""
+    taken = {value.name for node in graph for value in node.outputs} | set(graph.initializers) | {value.name for value in graph.inputs}
+    stem, number = name, 1
+    while name in taken:
+        name, number = f"{stem}_{number}", number + 1
+    return name
 
 
 def shaped(value: ir.Value, axes: Sequence[int | None]) -> ir.Value:
@@ -83,7 +90,7 @@ def put_before(
     """
     made = ir.Node("", op_type, inputs, list((attributes or {}).values()), name=name)
     output = made.outputs[0]
-    output.name, output.shape, output.type = name, like.shape, like.type
+    output.name, output.shape, output.type = _free_name(graph, name or op_type), like.shape, like.type
     graph.insert_before(node, made)
     return output
 
@@ -103,7 +110,8 @@ def replace_node(graph: ir.Graph, node: ir.Node, made: ir.Value, *others: ir.Nod
         others: Nodes that nobody reads then, which are taken out as well.
     """
     old = node.outputs[0]
+    keeps_name = made.is_graph_input() or made.is_graph_output()
     ir.convenience.replace_all_uses_with(old, made, replace_graph_outputs=True)
     graph.remove([node, *others], safe=True)
-    if not made.is_graph_input():
+    if not keeps_name:
         made.name = old.name

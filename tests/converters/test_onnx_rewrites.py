@@ -348,3 +348,73 @@ def test_scales_that_are_all_the_same_become_one() -> None:
     scalars = [tensor.name for tensor in optimized.graph.initializer if tensor.name.startswith(("w/", "b/")) and not tensor.dims]
     assert sorted(scalars) == ["b/1", "b/2", "w/1", "w/2"]
     check_same(model, optimized, noise(1, 5, 5, 3), atol=0)
+
+
+def test_an_output_of_the_network_keeps_its_name() -> None:
+    nodes = [node("Relu", ["x"], ["first"]), node("Mul", ["first", "a"], ["s"]), node("Conv", ["s", "w"], ["y"])]
+    model = make(nodes, {"a": np.float32(0.5), "w": noise(2, 3, 1, 1)}, [1, 3, 4, 4], {"first": [1, 3, 4, 4], "y": [1, 2, 4, 4]})
+    optimized = optimize(model)
+    assert kinds(optimized) == ["Relu", "Conv"]
+    assert [value.name for value in optimized.graph.output] == ["first", "y"]
+    given = noise(1, 3, 4, 4)
+    for found, expected in zip(answer(optimized, x=given), answer(model, x=given), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_frames_that_are_folded_into_the_batch_are_not_seen_as_rows_of_it() -> None:
+    nodes = [node("Reshape", ["x", "to"], ["frames"]), to_nchw("frames", "t"), node("Conv", ["t", "w"], ["y"])]
+    model = picture(*nodes, shape=[None, 8, 8, 8, 3], to=np.int64([-1, 8, 8, 3]), w=noise(4, 3, 3, 3))
+    check_same(model, for_x86(model), noise(2, 8, 8, 8, 3), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants"),
+    [
+        ([node("Clip", ["x", "zero", "high"], ["c"]), node("Mul", ["c", "a"], ["y"])], {"high": np.float32(-2), "a": np.float32(-0.5)}),
+        (
+            [node("Clip", ["x", "zero", "high"], ["c"]), node("Mul", ["c", "a"], ["y"])],
+            {"high": np.float32(6), "a": np.full((1,) * 5, 1 / 6, np.float32)},
+        ),
+    ],
+)
+def test_what_only_looks_like_a_hard_sigmoid_stays(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> None:
+    model = picture(*nodes, shape=[1, 2, 3, 3], made=[None] * (5 if constants["a"].ndim else 4), zero=np.float32(0), **constants)
+    assert kinds(optimize(model)) == ["Clip", "Mul"]
+
+
+def test_places_of_a_max_pool_are_those_of_the_padded_picture() -> None:
+    nodes = [node("Relu", ["x"], ["r"]), node("Pad", ["r", "p"], ["h"]), node("MaxPool", ["h"], ["y", "places"], kernel_shape=[3, 3])]
+    model = picture(*nodes, shape=[1, 3, 8, 8], p=np.int64([0, 0, 1, 1, 0, 0, 1, 1]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("places", onnx.TensorProto.INT64, [None] * 4))
+    assert kinds(optimize(model)) == kinds(model)
+
+
+def test_reversals_of_other_axes_do_not_cancel() -> None:
+    low = np.int64([np.iinfo(np.int64).min])
+    constants = {"back": np.int64([-1]), "end": low, "back2": np.int64([-1, -1]), "end2": np.repeat(low, 2), "axes": np.int64([2])}
+    nodes = [node("Slice", ["x", "back2", "end2", "", "back2"], ["h"]), node("Slice", ["h", "back", "end", "", "back"], ["y"])]
+    assert kinds(optimize(picture(*nodes, shape=[2, 3, 4, 5], **constants))) == ["Slice", "Slice"]
+    nodes[1] = node("Slice", ["h", "back", "end", "axes", "back"], ["y"])
+    assert kinds(optimize(picture(*nodes, shape=[2, 3, 4, 5], **constants))) == ["Slice", "Slice"]
+
+
+def test_blocks_need_weights_whose_integer_zero_is_zero_and_a_reader() -> None:
+    stored, constants = stored_weights(4, 3, 3, 3)
+    conv = node("Conv", ["real", "w", "b"], ["made"], pads=[1] * 4)
+    shifted = eight_bit(*stored, conv, shape=[1, 8, 8, 3], **{**constants, "wz": np.full(4, 3, np.int8)})
+    assert kinds(for_x86_eight_bit(shifted)) == kinds(shifted)
+    given = eight_bit(*stored, conv, shape=[1, 8, 8, 3], **constants)
+    given.graph.output.append(onnx.helper.make_tensor_value_info("made", onnx.TensorProto.FLOAT, [None] * 4))
+    assert kinds(for_x86_eight_bit(given)) == kinds(given)
+
+
+def test_a_factor_that_an_offset_cannot_be_divided_by_stays() -> None:
+    nodes = [node("Mul", ["x", "a"], ["s"]), node("Add", ["s", "b"], ["h"]), node("Conv", ["h", "w"], ["y"])]
+    model = picture(*nodes, shape=[1, 3, 5, 5], a=np.float32(1e-38), b=np.float32(5), w=noise(4, 3, 1, 1))
+    assert kinds(optimize(model)) == ["Mul", "Add", "Conv"]
+
+
+def test_new_values_have_names_that_nothing_has() -> None:
+    nodes = [node("Relu", ["x"], ["y/wide"]), node("Mul", ["y/wide", "a"], ["y"])]
+    model = picture(*nodes, shape=[2, 5, 7, 3], a=noise(3))
+    check_same(model, prepare_quantization(model), noise(2, 5, 7, 3), atol=0)
