@@ -1,5 +1,6 @@
 """The fastest variant of a bundle on this machine: every candidate is tried, the slow ones drop out, the others are measured in turns."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from time import monotonic
 
 import numpy as np
 
+from lepton_edge.device import DeviceReader
 from lepton_edge.latency.process import MeasuredProcess
 from lepton_edge.latency.result import Candidate
 from lepton_edge.latency.statistics import student_quantile
@@ -27,6 +29,8 @@ _BLOCK_SECONDS = 0.06
 _FEWEST_STAGES = 3
 _MOST_STAGES = 12
 _FINAL_SECONDS = 35.0
+_MEMORY_SHARE = 0.8  # of what is available
+_BUSY = "import os, sys\nwhile os.getppid() == int(sys.argv[1]):\n    for _ in range(10**6): pass"
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Tuning:
 
     Attributes:
         best: What to open.
-        confidence: How surely nothing that was tried is more than 2 % faster, 0 to 1.
+        confidence: How surely none of those that took turns is more than 2 % faster, 0 to 1.
         tried: Every candidate, the fastest first.
         seconds: How long it took.
     """
@@ -111,12 +115,12 @@ def tune(
         if under_load:
             stack.enter_context(_BusyCore())
         _try_all(entries, on_progress)
-        left, confidence = _measure_in_turns(_near_fastest(entries), final_seconds, on_progress)
+        left = _measure_in_turns(_near_fastest(entries), final_seconds, on_progress)
     fastest = min(left, key=lambda entry: entry.level)
     as_good = [entry for entry in left if entry.level - fastest.level <= log(1 + _TIE)]
     best = min(as_good, key=_preference)
     tried = sorted((_tried(entry, fastest) for entry in entries), key=lambda one: one.p50_ms or float("inf"))
-    return Tuning(_tried(best, fastest), confidence, tuple(tried), monotonic() - started)
+    return Tuning(_tried(best, fastest), _confidence(best, left), tuple(tried), monotonic() - started)
 
 
 def _preference(entry: _Entry) -> tuple[int, bool, float, float]:
@@ -159,24 +163,29 @@ def _try_all(entries: Sequence[_Entry], on_progress: Callable[[float, str], None
 
 
 def _near_fastest(entries: Sequence[_Entry]) -> list[_Entry]:
-    """Those that may be the fastest, by one look at each."""
+    """Those that may be the fastest, by one look at each, as many as memory holds at once."""
     measured = sorted((entry for entry in entries if entry.trial_ns), key=lambda entry: entry.trial_ns or 0.0)
     limit = _HOPELESS * (measured[0].trial_ns or 0.0)
-    for entry in measured[_MOST_FINALISTS:]:
-        entry.remark = "dropped out after one trial"
-    near = [entry for entry in measured[:_MOST_FINALISTS] if (entry.trial_ns or 0.0) <= limit]
-    for entry in measured[:_MOST_FINALISTS]:
-        if entry not in near:
+    room = (DeviceReader().state().memory_available_bytes or sys.maxsize) * _MEMORY_SHARE
+    near: list[_Entry] = []
+    for entry in measured:
+        room -= entry.rss_bytes or 0
+        if (entry.trial_ns or 0.0) <= limit and len(near) < _MOST_FINALISTS and (room > 0 or not near):
+            near.append(entry)
+        else:
             entry.remark = "dropped out after one trial"
     return near
 
 
-def _measure_in_turns(entries: list[_Entry], seconds: float, on_progress: Callable[[float, str], None]) -> tuple[list[_Entry], float]:
-    """Those that may still be the fastest, and how surely none of them is more than 2 % faster than the fastest."""
+def _measure_in_turns(entries: list[_Entry], seconds: float, on_progress: Callable[[float, str], None]) -> list[_Entry]:
+    """Those that may still be the fastest, until it is known which is, or the time is over."""
     started, left = monotonic(), list(entries)
     for stage in range(1, _MOST_STAGES + 1):
         on_progress(0.4 + 0.6 * min(1.0, (monotonic() - started) / seconds), f"{len(left)} in turns, for the {stage}. time")
-        _one_stage(left)
+        _one_stage(left, until=started + seconds)
+        left = [entry for entry in left if len(entry.logs) == stage]
+        if not left:
+            raise LeptonError(f"at least one candidate must run to the end, none did: {'; '.join(entry.remark for entry in entries)}")
         is_over = monotonic() - started > seconds
         fastest = min(left, key=lambda entry: entry.level)
         for entry in [entry for entry in left if entry is not fastest]:
@@ -184,27 +193,49 @@ def _measure_in_turns(entries: list[_Entry], seconds: float, on_progress: Callab
             if is_slower or entry.level - fastest.level > log(_FAR_BEHIND):
                 entry.remark = f"dropped out after {stage} process{'es' if stage > 1 else ''}"
                 left.remove(entry)
-        if stage < _FEWEST_STAGES and len(left) > 1 and not is_over:
-            continue
-        confidence = _confidence(fastest, left)
-        if confidence >= CONFIDENCE or is_over:
-            return left, confidence
-    return left, _confidence(min(left, key=lambda entry: entry.level), left)
+        is_known = (stage >= _FEWEST_STAGES or len(left) == 1) and _confidence(fastest, left) >= CONFIDENCE
+        if is_known or is_over:
+            break
+    return left
 
 
-def _one_stage(entries: Sequence[_Entry]) -> None:
-    """A fresh process of each, in turns there and back."""
+def _one_stage(entries: Sequence[_Entry], *, until: float) -> None:
+    """A fresh process of each, in turns there and back; one that ends early is left with a remark and without a logarithm."""
     with ExitStack() as stack:
-        workers = [MeasuredProcess(entry.candidate, stack) for entry in entries]
-        medians: list[list[float]] = [[] for _ in entries]
-        for worker in workers:
-            _median_ns(worker, _BLOCK_SECONDS, warm_seconds=_TRIAL_SECONDS)
-        numbers = list(range(len(entries)))
-        for _ in range(_ROUNDS):
-            for number in (*numbers, *numbers[::-1]):
-                medians[number].append(_median_ns(workers[number], _BLOCK_SECONDS))
-        for entry, found in zip(entries, medians, strict=True):
-            entry.logs.append(log(float(np.median(found))))
+        runners = [_Runner(entry, stack) for entry in entries]
+        for turn in range(_ROUNDS):
+            for runner in (*runners, *reversed(runners)):
+                runner.measure()
+            if turn and monotonic() > until:
+                break
+        for runner in runners:
+            if runner.worker is not None:
+                runner.entry.logs.append(log(float(np.median(runner.medians))))
+
+
+class _Runner:
+    """One process of a candidate, its block's medians, and no process any more once it has failed."""
+
+    def __init__(self, entry: _Entry, stack: ExitStack) -> None:
+        self.entry = entry
+        self.medians: list[float] = []
+        self.worker: MeasuredProcess | None = None
+        try:
+            self.worker = MeasuredProcess(entry.candidate, stack)
+            _median_ns(self.worker, _BLOCK_SECONDS, warm_seconds=_TRIAL_SECONDS)
+        except LeptonError as error:
+            self._fail(error)
+
+    def measure(self) -> None:
+        """One block."""
+        if self.worker is not None:
+            try:
+                self.medians.append(_median_ns(self.worker, _BLOCK_SECONDS))
+            except LeptonError as error:
+                self._fail(error)
+
+    def _fail(self, error: LeptonError) -> None:
+        self.worker, self.entry.remark = None, f"failed: {error}"
 
 
 def _median_ns(worker: MeasuredProcess, seconds: float, *, warm_seconds: float = 0.0) -> float:
@@ -223,20 +254,20 @@ def _difference(fastest: _Entry, other: _Entry, *, confidence: float = CONFIDENC
     return float(pairs.mean()) - half, float(pairs.mean()) + half
 
 
-def _confidence(fastest: _Entry, left: Sequence[_Entry]) -> float:
-    """How surely no other of those left is more than 2 % faster; the doubts of all of them are added up."""
+def _confidence(chosen: _Entry, left: Sequence[_Entry]) -> float:
+    """How surely no other of those left is more than 2 % faster than the chosen one; the doubts of all of them are added up."""
     doubt = 0.0
     for entry in left:
-        if entry is fastest:
+        if entry is chosen:
             continue
         # The largest confidence at which the interval's lower end stays above "2 % faster".
-        sure = [level for level in (0.999, 0.998, 0.99, 0.98, 0.95, 0.9, 0.8, 0.5, 0.0) if _at_least(fastest, entry, level)]
+        sure = [level for level in (0.999, 0.998, 0.99, 0.98, 0.95, 0.9, 0.8, 0.5, 0.0) if _at_least(chosen, entry, level)]
         doubt += (1 - sure[0]) / 2 if sure else 1.0
     return max(0.0, 1 - doubt)
 
 
-def _at_least(fastest: _Entry, other: _Entry, confidence: float) -> bool:
-    return _difference(fastest, other, confidence=confidence)[0] > -log(1 + WITHIN)
+def _at_least(chosen: _Entry, other: _Entry, confidence: float) -> bool:
+    return _difference(chosen, other, confidence=confidence)[0] > -log(1 + WITHIN)
 
 
 def _name(candidate: Candidate) -> str:
@@ -246,10 +277,10 @@ def _name(candidate: Candidate) -> str:
 
 
 class _BusyCore:
-    """A process that keeps one core busy, ended whatever happens."""
+    """A process that keeps one core busy, ended whatever happens; it ends by itself if we are killed."""
 
     def __enter__(self) -> None:
-        self._process = subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"], start_new_session=True)
+        self._process = subprocess.Popen([sys.executable, "-S", "-c", _BUSY, str(os.getpid())], start_new_session=True)
 
     def __exit__(self, *error: object) -> None:
         self._process.kill()

@@ -14,6 +14,8 @@ from lepton_runtime.errors import InputError
 from lepton_runtime.formats import Precision
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lepton_edge.latency.result import Candidate
     from lepton_edge.tune import Tried, Tuning
     from lepton_runtime.bundle import Bundle
@@ -53,6 +55,15 @@ def tune(
     opened.check()
     records = allowed_records(opened, precisions, max_drop)
     candidates = choose_variants(opened, records, engines, threads)
+    package_versions(candidates)  # before the work: without them nothing can be kept
+    wrong = wrong_here(opened, candidates)
+    for (file, engine), reason in wrong.items():
+        click.echo(f"left out: {file} on {engine}, {reason}", err=True)
+    candidates = [candidate for candidate in candidates if (candidate.file, candidate.engine) not in wrong]
+    if not candidates:
+        raise InputError(
+            f"a variant of {str(bundle)!r} must give its golden answers on this machine, none does: run lepton-edge doctor {bundle}"
+        )
     click.echo(f"{len(candidates)} variants of {len(records)} artifacts", err=True)
     with terminable():
         tuning = find_fastest(candidates, under_load=under_load, on_progress=progress_line())
@@ -111,6 +122,8 @@ def choose_variants(
 
     for name in engines:
         check_engine(name)
+    if threads and max(threads) > usable_cores():
+        raise InputError(f"threads must be at most the {usable_cores()} cores that may be used, found {max(threads)}")
     counts = threads or tuple(2**power for power in range(usable_cores().bit_length()))
     candidates = [
         candidate_of(bundle, record, engine=engine, threads=count, spins=spins)
@@ -128,20 +141,55 @@ def choose_variants(
     return candidates
 
 
+def package_versions(candidates: "Sequence[Candidate]") -> dict[str, str]:
+    """The version of each engine's package.
+
+    Raises:
+        InputError: One is not installed under its own name.
+    """
+    from lepton_runtime.engines import PACKAGE_OF_ENGINE
+    from lepton_runtime.versions import installed_versions
+
+    packages = {candidate.engine: PACKAGE_OF_ENGINE[candidate.engine] for candidate in candidates}
+    found = installed_versions(packages.values())
+    missing = sorted(set(packages.values()) - set(found))
+    if missing:
+        raise InputError(f"an engine must be installed as {missing[0]}, which a profile names with its version, found another package")
+    return {engine: found[package] for engine, package in packages.items()}
+
+
+def wrong_here(bundle: "Bundle", candidates: "Sequence[Candidate]") -> dict[tuple[str, str], str]:
+    """The artifacts that do not give their golden answers on an engine, and why, in words."""
+    from lepton_edge.cli.doctor import golden_limit
+    from lepton_runtime.errors import LeptonError
+    from lepton_runtime.golden import Golden
+    from lepton_runtime.session import Session
+
+    golden, wrong = Golden.open(bundle), {}
+    for file, engine in dict.fromkeys((candidate.file, candidate.engine) for candidate in candidates):
+        record = bundle.artifact(file)
+        try:
+            with Session(bundle, record, engine=engine) as session:
+                difference = golden.difference(session)
+        except LeptonError as error:
+            wrong[file, engine] = str(error)
+            continue
+        if difference > golden_limit(record):
+            wrong[file, engine] = f"its answers differ by {difference:.1e} from the golden ones"
+    return wrong
+
+
 def _save(bundle: "Bundle", best: "Tried") -> Path:
     """Keep the result beside the bundle, or in the user's own folder; those of other devices stay."""
     from lepton_edge.report.file import write_text
-    from lepton_runtime.device_profile import DeviceProfile, device_name, profile_paths, profiles_text, read_profiles
-    from lepton_runtime.engines import PACKAGE_OF_ENGINE
+    from lepton_runtime.device_profile import UNREADABLE, DeviceProfile, device_name, profile_paths, profiles_text, read_profiles
     from lepton_runtime.errors import OutputError
-    from lepton_runtime.versions import installed_versions
 
     candidate = best.candidate
-    package = PACKAGE_OF_ENGINE[candidate.engine]
     profile = DeviceProfile(
         bundle=bundle.digest,
         device=device_name(),
-        engine_version=installed_versions([package])[package],
+        engine_version=package_versions([candidate])[candidate.engine],
         file=candidate.file,
         engine=candidate.engine,
         threads=candidate.threads,
@@ -149,23 +197,18 @@ def _save(bundle: "Bundle", best: "Tried") -> Path:
         p50_ms=best.p50_ms or 0.0,
         created=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
     )
-    beside, own = profile_paths(bundle)
-    for path in (beside, own):
+    fault: Exception | None = None
+    for path in profile_paths(bundle):
         try:
-            others = read_profiles(path)
-        except (OSError, ValueError, TypeError, KeyError):
-            others = []
-        kept = [other for other in others if other.bundle == bundle.digest and other.device != profile.device]
-        if path == own:
-            own.parent.mkdir(parents=True, exist_ok=True)
-        try:
+            others = read_profiles(path) if path.exists() else []
+            kept = [other for other in others if other.bundle == bundle.digest and other.device != profile.device]
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_text(profiles_text([*kept, profile]), path, option="the device profile")
-        except OutputError:
-            if path == own:
-                raise
+        except (OutputError, *UNREADABLE) as error:  # also a file of a newer version, which is not ours to replace
+            fault = error
             continue
         return path
-    raise AssertionError("the loop returns or raises")
+    raise OutputError(f"the device profile must have a place that can be written, beside the bundle or in the user's folder: {fault}")
 
 
 def _to_dict(tuning: "Tuning", path: Path) -> dict[str, Any]:
@@ -187,6 +230,7 @@ def _variant(tried: "Tried") -> dict[str, Any]:
 def _print(tuning: "Tuning") -> None:
     from lepton_edge.report.cell import milliseconds, percent_text, short_name
     from lepton_edge.report.terminal import print_table
+    from lepton_edge.tune import CONFIDENCE
 
     rows = []
     for tried in tuning.tried:
@@ -205,6 +249,8 @@ def _print(tuning: "Tuning") -> None:
             ]
         )
     print_table(["variant", "engine", "threads", "p50 ms", "ratio", "accuracy", "memory", ""], rows)
+    doubt = "" if tuning.confidence >= CONFIDENCE else "; the time was over before it was more certain"
     click.echo(
-        f"* to be opened here: no other is more than 2 % faster, with {100 * tuning.confidence:.0f} % confidence; {tuning.seconds:.0f} s"
+        "* to be opened here: none that took turns is more than 2 % faster, with "
+        f"{100 * tuning.confidence:.0f} % confidence{doubt}; {tuning.seconds:.0f} s"
     )

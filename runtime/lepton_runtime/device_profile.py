@@ -8,14 +8,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from lepton_runtime.bundle import Bundle
-from lepton_runtime.cpu import read_cpu
+from lepton_runtime.cpu import may_saturate, read_cpu
 from lepton_runtime.engines import ENGINES_OF_FORMAT, PACKAGE_OF_ENGINE
 from lepton_runtime.errors import BundleError, ProfileWarning
 from lepton_runtime.versions import installed_versions
 
 SCHEMA_VERSION = 1
 _LIMIT_BYTES = 2**20
-_MOST_THREADS = 1024
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, RecursionError)
+"""What a file that is no file of profiles raises."""
 
 
 @dataclass(frozen=True)
@@ -53,60 +54,74 @@ def device_name(cpuinfo: Path | None = None) -> str:
     """
     import hashlib  # only where there is a profile
 
-    cpu = read_cpu(cpuinfo)
+    cpu, cores = read_cpu(cpuinfo), _usable_cores()
     features = hashlib.sha256(" ".join(sorted(cpu.features)).encode()).hexdigest()[:12]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return f"{cpu.model or 'unknown CPU'}, {cpu.machine}, {cores} core{'s' if cores > 1 else ''}, features {features}"
 
 
-def profile_paths(bundle: Bundle) -> tuple[Path, Path]:
-    """Where profiles of a bundle are looked for: beside it, and in the user's own folder for those that cannot be written there."""
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def profile_paths(bundle: Bundle) -> tuple[Path, ...]:
+    """Where profiles of a bundle are looked for: beside it, and in the user's own folder, if there is one."""
     path = bundle.path.absolute()
-    home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
-    return path.with_name(f"{path.name}.tuned.json"), home / "lepton-edge" / "tuned" / f"{bundle.digest}.json"
+    beside = path.with_name(f"{path.name}.tuned.json")
+    try:
+        data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share")
+    except RuntimeError:  # a service's user may have no home
+        return (beside,)
+    return beside, data / "lepton-edge" / "tuned" / f"{bundle.digest}.json"
 
 
 def load_profile(bundle: Bundle) -> DeviceProfile | None:
-    """The profile of a bundle on this device; ``None`` without one, and with a :class:`ProfileWarning` if what is there does not hold."""
+    """The newest profile of a bundle on this device that holds.
+
+    ``None`` without one, with a :class:`ProfileWarning` if what is there does not hold.
+    """
     doubt = ""
+    held: list[DeviceProfile] = []
     for path in profile_paths(bundle):
         try:
             profiles = read_profiles(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
             continue
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except UNREADABLE as error:
             doubt = doubt or f"{str(path)!r} must be a device profile that can be read, found a fault at {error}"
             continue
         device = device_name()
         mine = [profile for profile in profiles if (profile.bundle, profile.device) == (bundle.digest, device)]
         fault = _fault(bundle, mine[0]) if mine else f"is for {_others(bundle, profiles)}"
         if not fault:
-            return mine[0]
-        doubt = doubt or f"{str(path)!r} {fault}"
-    if doubt:
+            held.append(mine[0])
+        doubt = doubt or (f"{str(path)!r} {fault}" if fault else "")
+    if doubt and not held:
         warnings.warn(f"the device profile {doubt}; it is not used: run lepton-edge tune again, or delete it", ProfileWarning, stacklevel=3)
-    return None
+    return max(held, key=lambda profile: profile.created, default=None)
 
 
 def read_profiles(path: Path) -> list[DeviceProfile]:
     """The profiles that a file holds, one a device.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: It cannot be read. :data:`UNREADABLE` has all of these.
         ValueError: It is no file of profiles, or of another schema.
         TypeError: Likewise.
         KeyError: Likewise.
+        RecursionError: Likewise.
     """
     with path.open("rb") as stream:
         text = stream.read(_LIMIT_BYTES + 1)
+    if len(text) > _LIMIT_BYTES:
+        raise ValueError(f"its size, more than {_LIMIT_BYTES} bytes")
     document = json.loads(text)
-    if len(text) > _LIMIT_BYTES or document["schema_version"] != SCHEMA_VERSION:
+    if document["schema_version"] != SCHEMA_VERSION:
         raise ValueError(f"schema {document['schema_version']!r}, this version of lepton-edge reads schema {SCHEMA_VERSION}")
     kinds = {entry.name: entry.type for entry in fields(DeviceProfile)}
     profiles = [DeviceProfile(**entry) for entry in document["profiles"]]
     for profile in profiles:
         wrong = [name for name, kind in kinds.items() if kind is not float and type(getattr(profile, name)) is not kind]
-        if wrong or not 1 <= profile.threads <= _MOST_THREADS:
+        if wrong or profile.threads < 1:
             raise ValueError((wrong or ["threads"])[0])
     return profiles
 
@@ -122,8 +137,10 @@ def _fault(bundle: Bundle, profile: DeviceProfile) -> str:
         record = bundle.artifact(profile.file)
     except BundleError:
         return f"names {profile.file!r}, which the bundle does not hold"
-    if profile.engine not in ENGINES_OF_FORMAT[record.format]:
-        return f"names {profile.engine!r} for {profile.file!r}"
+    if profile.engine not in ENGINES_OF_FORMAT[record.format] or profile.threads > _usable_cores():
+        return f"names {profile.engine!r} with {profile.threads} threads for {profile.file!r} on {_usable_cores()} cores"
+    if not record.passed or may_saturate(record):
+        return f"names {profile.file!r}, which broke its accuracy budget or may be wrong on this CPU"
     package = PACKAGE_OF_ENGINE[profile.engine]
     found = installed_versions([package]).get(package)
     if found == profile.engine_version:

@@ -162,7 +162,10 @@ class Session:
         if not self._is_simple or not isinstance(inputs, np.ndarray):
             raise InputError(f"out is for a model with one input and one output that is given an array, found {type(inputs).__name__}")
         self._spec.check(inputs)
-        self.artifact.outputs[0].check(out)
+        try:
+            self.artifact.outputs[0].check(out)
+        except InputError as error:
+            raise InputError(f"out must be able to take the answer: {str(error).removeprefix('input ')}") from None
         if not (out.flags.c_contiguous and out.flags.writeable) or np.may_share_memory(inputs, out):
             raise InputError("out must be contiguous, writable, and no part of the input; numpy.empty(shape, dtype) makes such an array")
         if self._noise or not inputs.flags.c_contiguous:

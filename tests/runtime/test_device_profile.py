@@ -11,7 +11,7 @@ import pytest
 
 from lepton_edge.digits import shipped_bundle
 from lepton_runtime import Bundle, ProfileWarning, Session
-from lepton_runtime.device_profile import DeviceProfile, device_name, profile_paths, profiles_text
+from lepton_runtime.device_profile import DeviceProfile, device_name, load_profile, profile_paths, profiles_text
 from lepton_runtime.versions import installed_versions
 
 PI_4 = "processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU variant\t: 0x0\nCPU part\t: 0xd08\n"
@@ -62,7 +62,8 @@ def test_whoever_asks_for_something_gets_that(bundle: Bundle, profile: DevicePro
         ({"bundle": "0" * 64}, "is for a bundle of another content"),
         ({"engine_version": "1.0"}, r"was measured with onnxruntime 1.0, found \d"),
         ({"file": "model.fp16.onnx"}, "names 'model.fp16.onnx', which the bundle does not hold"),
-        ({"engine": "litert"}, "names 'litert' for 'model.static-int8.onnx'"),
+        ({"engine": "litert"}, "names 'litert' with 2 threads for 'model.static-int8.onnx'"),
+        ({"threads": 1024}, "names 'onnxruntime' with 1024 threads"),
         ({"threads": 0}, "found a fault at threads"),
         ({"threads": "2"}, "found a fault at threads"),
         ({"spins": 1}, "found a fault at spins"),
@@ -76,7 +77,9 @@ def test_a_profile_that_does_not_hold_is_told_of_and_not_used(
         assert opened(bundle) == ("fp32", 1)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema_version": 2, "profiles": []}', '{"schema_version": 1, "profiles": [{}]}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", 200_000 * "[", "[]", "{}", '{"schema_version": 2, "profiles": []}', '{"schema_version": 1, "profiles": [{}]}']
+)
 def test_a_damaged_profile_is_told_of_and_not_used(bundle: Bundle, text: str) -> None:
     profile_paths(bundle)[0].write_text(text)
     with pytest.warns(ProfileWarning, match="must be a device profile that can be read"):
@@ -108,3 +111,36 @@ def test_a_profile_says_what_it_is(bundle: Bundle, profile: DeviceProfile) -> No
     assert set(document["profiles"][0]) == {
         *("bundle", "device", "engine_version", "file", "engine", "threads", "spins", "p50_ms", "created")
     }
+
+
+def test_the_newest_of_two_that_hold_is_opened(bundle: Bundle, profile: DeviceProfile) -> None:
+    beside, own = profile_paths(bundle)
+    beside.write_text(profiles_text([profile]))
+    own.parent.mkdir(parents=True)
+    own.write_text(profiles_text([replace(profile, threads=1, created="2026-11-27T12:00:00Z")]))
+    assert opened(bundle) == ("static-int8", 1)
+
+
+def test_an_artifact_that_broke_its_budget_is_not_opened(bundle: Bundle, profile: DeviceProfile) -> None:
+    profile_paths(bundle)[0].write_text(profiles_text([profile]))
+    records = tuple(replace(record, passed=record.file != profile.file) for record in bundle.manifest.artifacts)
+    with pytest.warns(ProfileWarning, match="which broke its accuracy budget"):
+        assert load_profile(replace(bundle, manifest=replace(bundle.manifest, artifacts=records))) is None
+
+
+@pytest.mark.parametrize("place", ["/dev/null", "/dev/null/deeper"])
+def test_a_folder_that_cannot_be_entered_holds_no_profile(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", place)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert opened(bundle) == ("fp32", 1)
+
+
+def test_a_user_without_a_home_has_no_folder(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert opened(bundle) == ("fp32", 1)
+    assert len(profile_paths(bundle)) == 1

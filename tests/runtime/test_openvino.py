@@ -81,3 +81,35 @@ def test_without_openvino_it_says_what_to_install(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingExtraError, match=r'pip install "lepton-edge\[openvino\]"'):
         Session.open(shipped_bundle(), engine="openvino")
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        np.asfortranarray,
+        lambda images: images[:, :, ::-1],
+        lambda images: np.frombuffer(images.tobytes(), np.float32).reshape(images.shape),
+    ],
+)
+def test_strided_and_read_only_arrays_are_read_right(session: Session, digits: Digits, view) -> None:
+    images = digits.test_images[:1, ..., None].astype(np.float32)
+    given, out = view(images), np.empty((1, 10), np.float32)
+    expected = session.run(np.ascontiguousarray(given).copy())
+    for _ in range(5):
+        np.testing.assert_array_equal(session.run(given), expected)
+    np.testing.assert_array_equal(session.run(given, out=out), expected)
+
+
+def test_out_of_another_batch_is_refused() -> None:
+    import onnx
+
+    from lepton_runtime import TensorSpec
+
+    free = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 3]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", free[:1], free[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=7).SerializeToString()
+    specs = [TensorSpec(name, (None, 3), "float32") for name in "xy"]
+    engine = open_engine("openvino", model, inputs=specs[:1], outputs=specs[1:], threads=1)
+    for rows in (1, 5):
+        with pytest.raises(InputError, match="out must have the shape"):
+            engine.bind([np.ones((3, 3), np.float32)], [np.empty((rows, 3), np.float32)])()

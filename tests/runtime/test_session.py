@@ -175,7 +175,7 @@ def test_a_strided_input_is_read_right_into_a_given_array(session: Session, digi
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        (np.empty((1, 9), np.float32), r"'scores' must have shape \(1, 10\), found \(1, 9\)"),
+        (np.empty((1, 9), np.float32), r"out must be able to take the answer: 'scores' must have shape \(1, 10\), found \(1, 9\)"),
         (np.empty((1, 10), np.float64), "'scores' must be float32, found float64"),
         (np.empty((1, 20), np.float32)[:, ::2], "out must be contiguous, writable"),
         (np.frombuffer(bytes(40), np.float32)[None], "out must be contiguous, writable"),

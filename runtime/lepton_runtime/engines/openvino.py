@@ -40,6 +40,7 @@ class OpenvinoEngine:
             raise BundleError(f"OpenVINO must be able to load the model: {_last_line(error)}") from error
         self._inputs = [self._compiled.input(spec.name) for spec in inputs]
         self._outputs = [self._compiled.output(spec.name) for spec in outputs]
+        self._has_free_answers = any(None in spec.shape for spec in outputs)
         self._request = self._compiled.create_infer_request()
         self._lock = threading.Lock()
 
@@ -49,8 +50,9 @@ class OpenvinoEngine:
         Raises:
             InputError: The model fails on these values.
         """
+        readable = [_readable(array) for array in arrays]  # alive until the answers are copied: OpenVINO keeps addresses only
         with self._lock:
-            self._share(self._request, arrays)
+            self._share(self._request, readable)
             self._infer(self._request)
             return [np.array(self._request.get_tensor(output).data) for output in self._outputs]
 
@@ -60,26 +62,31 @@ class OpenvinoEngine:
         Raises:
             InputError: By the call: the model fails on these values, or gives other shapes.
         """
-        request = self._compiled.create_infer_request()
-        self._share(request, arrays)
-        try:
-            for output, array in zip(self._outputs, outputs, strict=True):
+        request, lock = self._compiled.create_infer_request(), threading.Lock()
+        # A read-only input is copied, once: what is in it cannot change.
+        kept = [_readable(array) for array in arrays], outputs
+        self._share(request, kept[0])
+        pairs = [(output, array) for output, array in zip(self._outputs, outputs, strict=True)]
+        if not self._has_free_answers:  # into memory of another shape OpenVINO would write a part, or nothing, without a word
+            for output, array in pairs:
                 request.set_tensor(output, self._openvino.Tensor(array, shared_memory=True))
-        except RuntimeError as error:
-            raise InputError(f"out must have the shapes of the answers: {_last_line(error)}") from error
-        lock = threading.Lock()
 
         def call() -> object:
             with lock:
                 self._infer(request)
-            return outputs
+                for output, array in pairs if self._has_free_answers else ():
+                    found = request.get_tensor(output).data
+                    if found.shape != array.shape:
+                        raise InputError(f"out must have the shape of the answer, {found.shape}, found {array.shape}")
+                    array[...] = found
+            return kept
 
         return call
 
     def _share(self, request: Any, arrays: Sequence[Array]) -> None:
-        """Let a request read arrays where they are; those that are not contiguous are copied."""
+        """Let a request read arrays where they are."""
         for given, array in zip(self._inputs, arrays, strict=True):
-            request.set_tensor(given, self._openvino.Tensor(np.ascontiguousarray(array), shared_memory=True))
+            request.set_tensor(given, self._openvino.Tensor(array, shared_memory=True))
 
     def _infer(self, request: Any) -> None:
         try:
@@ -107,6 +114,11 @@ def _import_openvino() -> Any:  # Any: an extension without types
         if is_ours:
             del sys.modules[_TELEMETRY]
     return openvino
+
+
+def _readable(array: Array) -> Array:
+    """The array, or a copy where OpenVINO cannot read it where it is: it takes none that is strided or read-only."""
+    return array if array.flags.c_contiguous and array.flags.writeable else np.array(array, order="C")
 
 
 def _last_line(error: RuntimeError) -> str:
