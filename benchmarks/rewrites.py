@@ -33,12 +33,11 @@ from lepton_converters.onnx_export import OnnxExporter
 from lepton_converters.onnx_optimize import (
     EIGHT_BIT_REWRITES,
     FLOAT_REWRITES,
-    OFFSET_REWRITES,
     REWRITES,
     WIDE_REWRITES,
     optimize,
     optimize_float,
-    prepare_quantization,
+    with_wide_offsets,
 )
 from lepton_converters.quantizer import Quantizer
 from lepton_converters.replaced import replaced
@@ -50,7 +49,7 @@ from lepton_runtime.versions import installed_versions
 ROUNDS, BLOCK_NS = 12, 40_000_000
 TARGET = Target.X86_VNNI
 NAMES = {
-    "fp32": [rewrite.name for rewrite in (*REWRITES, *OFFSET_REWRITES, *WIDE_REWRITES, *FLOAT_REWRITES)],
+    "fp32": [rewrite.name for rewrite in (*REWRITES, *WIDE_REWRITES, *FLOAT_REWRITES)],
     "static-int8": [rewrite.name for rewrite in (*REWRITES, *WIDE_REWRITES, *EIGHT_BIT_REWRITES)],
 }
 
@@ -83,8 +82,9 @@ class Graphs:
 
     def eight_bit_file(self, without: Collection[str]) -> bytes:
         """The 8-bit file."""
-        base = canonicalize(prepare_quantization(optimize(self._raw, without=without), without=without))
+        base = canonicalize(with_wide_offsets(optimize(self._raw, without=without), without=without))
         graph = onnx_float_graph.OnnxFloatGraph(base, inputs=self.source.inputs, outputs=self.source.outputs, route=self._route)
+        graph = graph.with_shared_scales() or graph
         calibration = Calibration(self._dataset, tuple(range(len(self.samples))), batch=1)
         change = partial(onnx_float_graph.optimize_eight_bit, without=without)
         with replaced([(onnx_float_graph, "optimize_eight_bit", change)]):

@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from lepton_converters.onnx_optimize import EIGHT_BIT_REWRITES, FLOAT_REWRITES, OFFSET_REWRITES, REWRITES, WIDE_REWRITES
+from lepton_converters.onnx_optimize import EIGHT_BIT_REWRITES, FLOAT_REWRITES, REWRITES, WIDE_REWRITES
 
 _HEAD = """\
 # What makes the ONNX files fast
@@ -38,7 +38,7 @@ def write_rewrites(results: dict[str, Any], path: Path) -> None:
     """Write the page."""
     groups = (
         ("every file", (*REWRITES, *WIDE_REWRITES)),
-        ("float files", (*OFFSET_REWRITES, *FLOAT_REWRITES)),
+        ("float files", FLOAT_REWRITES),
         ("8-bit files", EIGHT_BIT_REWRITES),
     )
     lines = []

@@ -16,7 +16,7 @@ from lepton_converters.onnx_canonical import canonicalize
 from lepton_converters.onnx_float_graph import OnnxFloatGraph
 from lepton_converters.onnx_graph import convert_graph, convert_tflite, fold_constants
 from lepton_converters.onnx_operators import repair_transposed_convolutions, replace_erfc
-from lepton_converters.onnx_optimize import optimize, optimize_float, prepare_quantization
+from lepton_converters.onnx_optimize import optimize, optimize_float, with_wide_offsets
 from lepton_converters.onnx_quantize import quantize_dynamic
 from lepton_converters.onnx_recurrent import OnnxRecurrence
 from lepton_converters.onnx_weights import store_weights_fp16
@@ -75,9 +75,7 @@ class OnnxExporter:
             UnsupportedError: The model cannot be converted.
         """
         base, route = self._base()
-        return OnnxFloatGraph(
-            canonicalize(prepare_quantization(base)), inputs=self._source.inputs, outputs=self._source.outputs, route=route
-        )
+        return OnnxFloatGraph(canonicalize(with_wide_offsets(base)), inputs=self._source.inputs, outputs=self._source.outputs, route=route)
 
     def make(self, precision: Precision, *, quantizer: Quantizer | None) -> Artifact:
         """One ONNX artifact.

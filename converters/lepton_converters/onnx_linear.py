@@ -45,8 +45,9 @@ def fold_behind(graph: ir.Graph, node: ir.Node) -> bool:
 def fold_factor(graph: ir.Graph, node: ir.Node) -> bool:
     """Fold a product with constants into the convolution behind it, as the rescaling and normalization of pictures.
 
-    Behind a sum of constants it is drawn through first: ``a x + b = a (x + b / a)``. Channels of unlike factors are left alone: what is
-    quantized then would waste the 8 bits that they share.
+    Behind a sum of constants it is drawn through first: ``a x + b = a (x + b / a)``. The sum stays: what lies beyond the border of a
+    picture is zero behind it, and would not be with the sum in the bias. Channels of unlike factors are left alone: what is quantized
+    then would waste the 8 bits that they share.
     """
     affine = _Affine.of(node)
     if affine is None:
@@ -57,25 +58,6 @@ def fold_factor(graph: ir.Graph, node: ir.Node) -> bool:
     if not np.isfinite(scaled).all() or not _are_alike(affine.numbers):
         return False
     node.replace_input_with(1, add_constant(graph, f"{node.outputs[0].name}/scaled", scaled.astype(np.float32)))
-    replace_node(graph, affine.node, affine.value)
-    return True
-
-
-def fold_offset(graph: ir.Graph, node: ir.Node) -> bool:
-    """Fold a sum with constants into the bias of the convolution behind it, where no window reaches over the border.
-
-    What lies beyond the border is zero behind the sum, and would not be with the sum in the bias.
-    """
-    affine = _Affine.of(node)
-    sees_border = any(ints_of(node, "pads", [0])) or node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-    if affine is None or affine.node.op_type != "Add" or sees_border:
-        return False
-    bias = constant_of(input_of(node, 2))
-    shifted = affine.products.sum(axis=tuple(range(1, affine.products.ndim))) + (0.0 if bias is None else bias)
-    made = add_constant(graph, f"{node.outputs[0].name}/shifted", shifted.astype(np.float32))
-    if bias is None:
-        node.resize_inputs(3)
-    node.replace_input_with(2, made)
     replace_node(graph, affine.node, affine.value)
     return True
 

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from lepton_converters.onnx_eight_bit import convolve_blocks, share_real_numbers, share_scale
 from lepton_converters.onnx_gates import make_gate_of_a_picture, make_hard_sigmoid
-from lepton_converters.onnx_linear import fold_behind, fold_factor, fold_offset
+from lepton_converters.onnx_linear import fold_behind, fold_factor
 from lepton_converters.onnx_moves import cancel_reversal, convolve_rows, pad_within, skip_reshapes, widen
 from lepton_runtime.formats import Target
 
@@ -37,8 +37,6 @@ REWRITES = (
     Rewrite("hard-sigmoid", make_hard_sigmoid),
 )
 """Of every graph, again and again until there is nothing left to do."""
-OFFSET_REWRITES = (Rewrite("offset", fold_offset),)
-"""Of graphs that compute in float32; what 8 bits would hold of values without their offset is little."""
 WIDE_REWRITES = (Rewrite("wide-offset", widen),)
 """Of every graph, behind those, which would not know it again."""
 FLOAT_REWRITES = (
@@ -72,13 +70,11 @@ def optimize_float(model: onnx.ModelProto, *, target: Target, without: Collectio
         target: The CPU that it is for; it runs on all.
         without: Names of rewrites to leave out.
     """
-    for rewrites in (OFFSET_REWRITES, WIDE_REWRITES, _for(target, FLOAT_REWRITES)):
-        model = _rewritten(model, rewrites, without)
-    return model
+    return _rewritten(with_wide_offsets(model, without=without), _for(target, FLOAT_REWRITES), without)
 
 
-def prepare_quantization(model: onnx.ModelProto, *, without: Collection[str] = ()) -> onnx.ModelProto:
-    """An optimized graph in the form that is quantized.
+def with_wide_offsets(model: onnx.ModelProto, *, without: Collection[str] = ()) -> onnx.ModelProto:
+    """An optimized graph in which numbers of channels meet whole rows of a picture: the form that is quantized.
 
     Args:
         model: What :func:`optimize` gave.
@@ -91,7 +87,7 @@ def optimize_eight_bit(model: onnx.ModelProto, *, target: Target, without: Colle
     """A graph with QuantizeLinear and DequantizeLinear pairs, in the form that onnxruntime runs best.
 
     Args:
-        model: What the quantizer made of what :func:`prepare_quantization` gave.
+        model: What the quantizer made of what :func:`with_wide_offsets` gave.
         target: The CPU that it is for.
         without: Names of rewrites to leave out.
     """

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from lepton_converters.onnx_optimize import optimize, optimize_eight_bit, optimize_float, prepare_quantization
+from lepton_converters.onnx_optimize import optimize, optimize_eight_bit, optimize_float, with_wide_offsets
 from lepton_runtime import Target
 from tests.converters.onnx_models import answer, kinds, make, node, noise
 
@@ -42,40 +42,13 @@ NORMALIZED = [
 IMAGENET = {"a": np.float32(1 / 255), "b": -RGB_MEAN.reshape(1, 1, 1, 3) / 255, "c": 1 / np.float32([0.229, 0.224, 0.225])}
 
 
-def test_normalization_goes_into_a_convolution_that_sees_no_border() -> None:
-    nodes = [*NORMALIZED, to_nchw("normal", "t"), node("Conv", ["t", "w", "v"], ["y"])]
-    model = picture(*nodes, w=noise(4, 3, 3, 3), v=noise(4), **IMAGENET)
-    optimized = for_x86(optimize(model))
-    assert kinds(optimized) == ["Reshape", "Conv"]
-    check_same(model, optimized, pixels(1, 9, 9, 3), atol=5e-5)  # of sums to about 20, of values to 255
-
-
-def test_what_is_quantized_keeps_its_offset_and_so_its_range() -> None:
-    nodes = [*NORMALIZED, to_nchw("normal", "t"), node("Conv", ["t", "w"], ["y"])]
-    prepared = prepare_quantization(optimize(picture(*nodes, w=noise(4, 3, 3, 3), **IMAGENET)))
-    assert kinds(prepared) == ["Reshape", "Add", "Reshape", "Transpose", "Conv"]
-
-
-def test_of_normalization_in_front_of_a_border_one_sum_of_whole_rows_stays() -> None:
+def test_of_normalization_one_sum_of_whole_rows_stays() -> None:
     nodes = [*NORMALIZED, to_nchw("normal", "t"), node("Conv", ["t", "w"], ["y"], pads=[1, 1, 1, 1], strides=[2, 2])]
     model = picture(*nodes, w=noise(4, 3, 3, 3), **IMAGENET)
-    optimized = prepare_quantization(optimize(model))
+    optimized = with_wide_offsets(optimize(model))
     assert kinds(optimized) == ["Reshape", "Add", "Reshape", "Transpose", "Conv"]
     assert [27] in [list(values.dims) for values in optimized.graph.initializer]  # a number a value of a row
     check_same(model, optimized, pixels(1, 9, 9, 3), atol=5e-5)
-
-
-def test_a_sum_in_front_of_a_border_is_not_taken_into_the_bias() -> None:
-    model = picture(
-        node("Add", ["x", "b"], ["s"]),
-        node("Conv", ["s", "w"], ["y"], pads=[1, 1, 1, 1]),
-        shape=[1, 3, 9, 9],
-        w=noise(4, 3, 3, 3),
-        b=noise(3, 1, 1),
-    )
-    optimized = for_x86(optimize(model))
-    assert kinds(optimized) == ["Add", "Conv"]
-    check_same(model, optimized, noise(1, 3, 9, 9), atol=0)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 6])
@@ -237,14 +210,14 @@ def test_other_convolutions_see_their_picture_transposed(shape: list[int | None]
 
 def test_a_number_a_channel_meets_whole_rows() -> None:
     model = picture(node("Mul", ["x", "a"], ["y"]), shape=[2, 5, 7, 3], a=noise(3))
-    optimized = prepare_quantization(model)
+    optimized = with_wide_offsets(model)
     assert kinds(optimized) == ["Reshape", "Mul", "Reshape"]
     check_same(model, optimized, noise(2, 5, 7, 3), atol=0)
 
 
 def test_a_rewrite_can_be_left_out() -> None:
     model = picture(node("Mul", ["x", "a"], ["y"]), shape=[2, 5, 7, 3], a=noise(3))
-    assert kinds(prepare_quantization(model, without=["wide-offset"])) == ["Mul"]
+    assert kinds(with_wide_offsets(model, without=["wide-offset"])) == ["Mul"]
 
 
 def eight_bit(*nodes: onnx.NodeProto, shape: list[int], **constants: np.ndarray) -> onnx.ModelProto:
@@ -417,4 +390,4 @@ def test_a_factor_that_an_offset_cannot_be_divided_by_stays() -> None:
 def test_new_values_have_names_that_nothing_has() -> None:
     nodes = [node("Relu", ["x"], ["y/wide"]), node("Mul", ["y/wide", "a"], ["y"])]
     model = picture(*nodes, shape=[2, 5, 7, 3], a=noise(3))
-    check_same(model, prepare_quantization(model), noise(2, 5, 7, 3), atol=0)
+    check_same(model, with_wide_offsets(model), noise(2, 5, 7, 3), atol=0)
