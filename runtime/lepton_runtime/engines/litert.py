@@ -32,7 +32,7 @@ class LitertEngine:
         except ImportError:
             raise missing_extra("litert") from None
         try:
-            self._interpreter = Interpreter(model_content=model, num_threads=threads)
+            self._interpreter: Any = Interpreter(model_content=model, num_threads=threads)  # an extension without types
             # An axis of free size is 1 in the file, which the model may not be able to run on: wait for the first arrays.
             is_free = any(None in spec.shape[1:] for spec in inputs)
             if not is_free:
@@ -89,7 +89,7 @@ class LitertEngine:
 
         return call
 
-    def _invoke(self, given: Sequence[tuple[int, Array]], shapes: list[tuple[int, ...]]) -> Any:  # Any: an extension without types
+    def _invoke(self, given: Sequence[tuple[int, Array]], shapes: list[tuple[int, ...]]) -> Any:
         """Compute, with the lock held; what holds the outputs.
 
         LiteRT's layer of Python asks at each call whether anybody looks into its tensors; nobody does. The one below it takes the
