@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from lepton_runtime.cpu import read_features
+from lepton_runtime.cpu import read_features, usable_cores
 
 # What decides how fast, and how exactly, 8-bit sums are computed.
 _FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimd", "asimddp", "fphp", "asimdhp", "i8mm", "sve")
@@ -106,11 +106,6 @@ def read_device(root: Path = Path("/")) -> Device:
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
     )
-
-
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class DeviceReader:

@@ -1,6 +1,5 @@
 """Artifacts on their own engines, from samples to answers."""
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 
@@ -10,6 +9,7 @@ from lepton_converters.artifact import Artifact
 from lepton_converters.calibration import grouped, stack
 from lepton_converters.dataset import Sample
 from lepton_converters.quiet import quiet_tensorflow
+from lepton_runtime.cpu import usable_cores
 from lepton_runtime.engines import ENGINES_OF_FORMAT, Engine, open_engine
 from lepton_runtime.errors import InputError
 from lepton_runtime.labels import class_scores
@@ -38,7 +38,7 @@ class ArtifactRunner:
                 artifact.model,
                 inputs=artifact.inputs,
                 outputs=artifact.outputs,
-                threads=threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1),
+                threads=threads or usable_cores(),
             )
 
     def raw(self, samples: Sequence[Sample], batch: int) -> dict[str, Array]:

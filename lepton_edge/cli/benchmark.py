@@ -187,9 +187,9 @@ def choose_candidates(
         BundleError: The bundle is missing or damaged.
         MissingExtraError: The engine that was asked for, or every one that is needed, is not installed.
     """
-    from lepton_edge.device import usable_cores
     from lepton_edge.latency.result import candidate_of
     from lepton_runtime.bundle import MANIFEST_FILE, Bundle
+    from lepton_runtime.cpu import usable_cores
     from lepton_runtime.engines import ENGINES_OF_FORMAT, check_engine, engine_of, is_installed, missing_extra
 
     if engine is not None:

@@ -116,8 +116,8 @@ def choose_variants(
     Raises:
         InputError: No such engine, or none that is installed runs any of them.
     """
-    from lepton_edge.device import usable_cores
     from lepton_edge.latency.result import candidate_of
+    from lepton_runtime.cpu import usable_cores
     from lepton_runtime.engines import ENGINES_OF_FORMAT, check_engine, is_installed
 
     for name in engines:

@@ -1,5 +1,6 @@
 """Which artifacts this CPU may answer wrongly by: an x86 without VNNI adds up products of 8-bit numbers in 16 bits, which saturate."""
 
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,6 +46,11 @@ def read_cpu(cpuinfo: Path | None = None) -> Cpu:
     fields = _first_core(cpuinfo or _CPUINFO)
     numbers = [f"{name} {fields[name]}" for name in ("CPU implementer", "CPU part", "CPU variant") if name in fields]
     return Cpu(platform.machine(), _features(fields), fields.get("model name") or ", ".join(numbers))
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_features(cpuinfo: Path) -> frozenset[str]:

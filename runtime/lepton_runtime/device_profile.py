@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from lepton_runtime.bundle import Bundle
-from lepton_runtime.cpu import may_saturate, read_cpu
+from lepton_runtime.cpu import may_saturate, read_cpu, usable_cores
 from lepton_runtime.engines import ENGINES_OF_FORMAT, PACKAGE_OF_ENGINE
 from lepton_runtime.errors import BundleError, ProfileWarning
 from lepton_runtime.versions import installed_versions
@@ -54,13 +54,9 @@ def device_name(cpuinfo: Path | None = None) -> str:
     """
     import hashlib  # only where there is a profile
 
-    cpu, cores = read_cpu(cpuinfo), _usable_cores()
+    cpu, cores = read_cpu(cpuinfo), usable_cores()
     features = hashlib.sha256(" ".join(sorted(cpu.features)).encode()).hexdigest()[:12]
     return f"{cpu.model or 'unknown CPU'}, {cpu.machine}, {cores} core{'s' if cores > 1 else ''}, features {features}"
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def profile_paths(bundle: Bundle) -> tuple[Path, ...]:
@@ -137,8 +133,8 @@ def _fault(bundle: Bundle, profile: DeviceProfile) -> str:
         record = bundle.artifact(profile.file)
     except BundleError:
         return f"names {profile.file!r}, which the bundle does not hold"
-    if profile.engine not in ENGINES_OF_FORMAT[record.format] or profile.threads > _usable_cores():
-        return f"names {profile.engine!r} with {profile.threads} threads for {profile.file!r} on {_usable_cores()} cores"
+    if profile.engine not in ENGINES_OF_FORMAT[record.format] or profile.threads > usable_cores():
+        return f"names {profile.engine!r} with {profile.threads} threads for {profile.file!r} on {usable_cores()} cores"
     if not record.passed or may_saturate(record):
         return f"names {profile.file!r}, which broke its accuracy budget or may be wrong on this CPU"
     package = PACKAGE_OF_ENGINE[profile.engine]

@@ -198,7 +198,7 @@ def test_zero_runs_are_wrong_usage(lepton_edge) -> None:
 
 
 def test_more_threads_than_cores_are_warned_about(lepton_edge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lepton_edge.device.usable_cores", lambda: 1)
+    monkeypatch.setattr("lepton_runtime.cpu.usable_cores", lambda: 1)
     outcome = lepton_edge("benchmark", shipped_bundle() / "model.fp32.onnx", *FAST, "--threads", 2)
     assert outcome.code == 0
     assert "warning: 2 threads share 1 core" in outcome.err

@@ -147,7 +147,7 @@ def test_a_budget_needs_recorded_accuracies() -> None:
 
 
 def test_variants_are_artifacts_on_engines_with_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lepton_edge.device.usable_cores", lambda: 2)
+    monkeypatch.setattr("lepton_runtime.cpu.usable_cores", lambda: 2)
     bundle = Bundle.open(shipped_bundle())
     records = list(bundle.manifest.artifacts)[:1]
     found = {(one.engine, one.threads, one.spins) for one in choose_variants(bundle, records, ("onnxruntime",), (1, 2))}
