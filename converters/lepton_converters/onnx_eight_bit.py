@@ -7,6 +7,8 @@ import numpy as np
 import onnx_ir as ir
 
 from lepton_converters.onnx_values import (
+    TO_NCHW,
+    TO_NHWC,
     add_constant,
     axes_of,
     constant_of,
@@ -14,13 +16,12 @@ from lepton_converters.onnx_values import (
     ints_of,
     producer_of,
     put_before,
+    sees_picture,
     shaped,
 )
 from lepton_runtime.tensors import Array
 
-_PICTURE_CHANNELS = 4  # at most
 _PIXELS = 4  # of a block, at least
-_TO_NCHW, _TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
 _ELEMENTWISE = ("Add", "Div", "Erf", "HardSigmoid", "Mul", "Sigmoid", "Softplus", "Sub", "Tanh")
 
 
@@ -118,7 +119,7 @@ def _picture_of(node: ir.Node) -> ir.Node | None:
     value = dequantize.inputs[0] if dequantize is not None else None
     quantize = producer_of(value, "QuantizeLinear")
     transpose = producer_of(quantize.inputs[0] if quantize is not None else value, "Transpose")
-    return transpose if transpose is not None and ints_of(transpose, "perm", []) == _TO_NCHW else None
+    return transpose if transpose is not None and ints_of(transpose, "perm", []) == TO_NCHW else None
 
 
 def _stored(value: ir.Value | None) -> ir.Node | None:
@@ -129,10 +130,7 @@ def _stored(value: ir.Value | None) -> ir.Node | None:
 
 def _blocks_of(node: ir.Node, weights: tuple[int, ...], axes: list[int | None], made: list[int | None]) -> _Blocks | None:
     """The blocks for a convolution of a picture; ``None`` if it is none, or would not gain."""
-    is_plain = node.attributes.get_string("auto_pad", "NOTSET") in ("NOTSET", "VALID") and set(ints_of(node, "dilations", [1])) == {1}
-    if not is_plain or node.attributes.get_int("group", 1) != 1 or len(weights) != 4 or not 1 < weights[1] <= _PICTURE_CHANNELS:
-        return None
-    if axes[2] is None or made[3] is None:
+    if len(weights) != 4 or not sees_picture(node, weights[1]) or axes[2] is None or made[3] is None:
         return None
     step, before = ints_of(node, "strides", [1, 1])[1], ints_of(node, "pads", [0] * 4)[1]
     return _Blocks.of(kernel=weights[3], step=step, before=before, length=axes[2], results=made[3])
@@ -158,7 +156,7 @@ def _put_apart(graph: ir.Graph, node: ir.Node, made: list[int | None], times: in
     following = readers[0].node
     blocks = [made[0], made[2], width // times, times * channels]
     picture = [made[0], made[2], width, channels]
-    perm, back = (ir.AttrInt64s("perm", order) for order in (_TO_NHWC, _TO_NCHW))
+    perm, back = (ir.AttrInt64s("perm", order) for order in (TO_NHWC, TO_NCHW))
     rows = put_before(graph, following, "Transpose", [output], name=f"{name}/rows", like=shaped(output, blocks), attributes={"perm": perm})
     shape = add_constant(graph, f"{name}/picture_shape", np.array([0, -1, *picture[2:]], np.int64))
     apart = put_before(graph, following, "Reshape", [rows, shape], name=f"{name}/apart", like=shaped(output, picture))

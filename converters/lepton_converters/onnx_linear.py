@@ -158,18 +158,14 @@ def _folded_weights(op_type: str, linear: ir.Node, value: ir.Value, constant: Ar
         value: What the constant meets: the linear operator's output, perhaps in another shape.
         constant: The other operand.
     """
-    if len(linear.inputs) < 2 or linear.inputs[1] is None or linear.inputs[1].const_value is None:
+    weights, bias = (constant_of(input_of(linear, position)) for position in (1, 2))
+    if weights is None or (input_of(linear, 2) is not None and bias is None):
         return None
-    weights = linear.inputs[1].const_value.numpy()
-    bias_value = linear.inputs[2] if len(linear.inputs) > 2 else None
-    if bias_value is not None and bias_value.const_value is None:
-        return None
-    bias = bias_value.const_value.numpy() if bias_value is not None and bias_value.const_value is not None else None
     axis = _channel_axis(linear, weights)
     shape = linear.outputs[0].shape
     if axis is None or shape is None or value.shape is None or weights.dtype != np.float32 or constant.dtype != np.float32:
         return None
-    groups = linear.attributes["group"].as_int() if linear.op_type == "ConvTranspose" and "group" in linear.attributes else 1
+    groups = linear.attributes.get_int("group", 1) if linear.op_type == "ConvTranspose" else 1
     rank = value.shape.rank()
     per_channel = _per_channel(constant, rank, 1 if linear.op_type.startswith("Conv") else rank - 1, weights.shape[axis])
     if per_channel is None or groups != 1:

@@ -4,21 +4,24 @@ import numpy as np
 import onnx_ir as ir
 
 from lepton_converters.onnx_values import (
+    PICTURE_CHANNELS,
+    TO_NCHW,
     add_constant,
     axes_of,
     constant_of,
+    has_given_pads,
     input_of,
     ints_of,
     operands_of,
     producer_of,
     put_before,
     replace_node,
+    sees_picture,
     shaped,
 )
 
 _RESHAPING = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
 _NOT_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax")
-_PICTURE_CHANNELS = 4  # at most
 
 
 def cancel_reversal(graph: ir.Graph, node: ir.Node) -> bool:
@@ -79,7 +82,7 @@ def skip_reshapes(graph: ir.Graph, node: ir.Node) -> bool:
 
 def pad_within(graph: ir.Graph, node: ir.Node) -> bool:
     """Let a convolution pad its input with zeros by itself; a MaxPool, too, if what it takes is never negative."""
-    if node.op_type not in ("Conv", "MaxPool") or node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+    if node.op_type not in ("Conv", "MaxPool") or not has_given_pads(node):
         return False
     pad = producer_of(node.inputs[0], "Pad")
     pads = constant_of(input_of(pad, 1)) if pad is not None else None
@@ -136,7 +139,7 @@ def widen(graph: ir.Graph, node: ir.Node) -> bool:
         or constant.ndim > 4
         or axes[2] is None
         or axes[3] is None
-        or not 1 < axes[3] <= _PICTURE_CHANNELS
+        or not 1 < axes[3] <= PICTURE_CHANNELS
         or axes[2] == 1
     ):
         return False
@@ -161,11 +164,9 @@ def convolve_rows(graph: ir.Graph, node: ir.Node) -> bool:
     transpose = producer_of(node.inputs[0], "Transpose") if node.op_type == "Conv" else None
     axes = axes_of(transpose.inputs[0]) if transpose is not None else None
     weights = constant_of(input_of(node, 1))
-    if transpose is None or axes is None or weights is None or ints_of(transpose, "perm", []) != [0, 3, 1, 2]:
+    if transpose is None or axes is None or weights is None or ints_of(transpose, "perm", []) != TO_NCHW:
         return False
-    if axes[2] is None or axes[3] is None or not 1 < axes[3] <= _PICTURE_CHANNELS or node.attributes.get_int("group", 1) != 1:
-        return False
-    if set(ints_of(node, "dilations", [1])) != {1} or node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+    if axes[2] is None or axes[3] is None or not sees_picture(node, axes[3]):
         return False
     channels, value = axes[3], transpose.inputs[0]
     widened = producer_of(value, "Reshape")

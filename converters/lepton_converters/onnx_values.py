@@ -6,6 +6,9 @@ import onnx_ir as ir
 
 from lepton_runtime.tensors import Array
 
+PICTURE_CHANNELS = 4  # at most
+TO_NCHW, TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
+
 
 def constant_of(value: ir.Value | None) -> Array | None:
     """What a constant holds; ``None`` for all other values."""
@@ -98,6 +101,17 @@ def put_before(
 def ints_of(node: ir.Node, name: str, default: list[int]) -> list[int]:
     """A list of integers among the attributes of a node."""
     return list(node.attributes[name].as_ints()) if name in node.attributes else default
+
+
+def has_given_pads(node: ir.Node) -> bool:
+    """Whether the borders of a window are those that are given, or none, and not computed from the shapes."""
+    return node.attributes.get_string("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+
+
+def sees_picture(conv: ir.Node, channels: int) -> bool:
+    """Whether a convolution sees windows of neighboring pixels of a picture of so many channels, all of them at once."""
+    is_whole = conv.attributes.get_int("group", 1) == 1 and set(ints_of(conv, "dilations", [1])) == {1}
+    return is_whole and has_given_pads(conv) and 1 < channels <= PICTURE_CHANNELS
 
 
 def replace_node(graph: ir.Graph, node: ir.Node, made: ir.Value, *others: ir.Node) -> None:
