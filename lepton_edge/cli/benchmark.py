@@ -3,7 +3,7 @@
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -237,7 +237,7 @@ def measure_report(
         text = f'warning: the clock may change while measuring (governor "{governor}"); steady: sudo cpupower frequency-set -g performance'
         click.echo(text, err=True)
     with terminable():
-        measurement = measure(candidates, settings, reader=reader, with_operators=with_operators, on_progress=progress_line())
+        measurement = measure(candidates, settings, reader=reader, with_operators=with_operators, on_progress=ProgressLine())
     if sys.stderr.isatty():
         click.echo("\r\033[K", nl=False, err=True)
     report = Report(
@@ -279,12 +279,7 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def progress_line() -> Callable[[float, str], None]:
-    """Shows how far it is, on one line of a terminal."""
-    return _ProgressLine()
-
-
-class _ProgressLine:
+class ProgressLine:
     """One line on a terminal that is written over; nothing elsewhere."""
 
     def __init__(self) -> None:
@@ -292,6 +287,7 @@ class _ProgressLine:
         self._show("starting")
 
     def __call__(self, done: float, text: str) -> None:
+        """Show the share that is done, 0 to 1, and what is under way."""
         filled = round(24 * done)
         self._show(f"{'━' * filled}{'─' * (24 - filled)} {100 * done:3.0f} %  {text}")
 

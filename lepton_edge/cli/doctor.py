@@ -111,7 +111,7 @@ def _check_packages() -> list[Check]:
 
 def _check_bundle(path: Path) -> list[Check]:
     from lepton_runtime.bundle import Bundle
-    from lepton_runtime.engines import engine_of
+    from lepton_runtime.engines import engine_of, is_installed
     from lepton_runtime.golden import Golden
     from lepton_runtime.session import Session
 
@@ -125,7 +125,7 @@ def _check_bundle(path: Path) -> list[Check]:
         return [Check(area, "FAIL", found, fix)]
     checks = [Check(area, "ok", f"{len(bundle.manifest.files)} files match their checksums")]
     for record in bundle.manifest.artifacts:
-        if engine_of(record) == "litert" and find_spec("ai_edge_litert") is None:
+        if not is_installed(engine_of(record)):
             continue
         try:
             with warnings.catch_warnings(action="ignore", category=TargetWarning), Session(bundle, record) as session:

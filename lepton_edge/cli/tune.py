@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lepton_edge.cli.benchmark import count_of, progress_line, terminable
+from lepton_edge.cli.benchmark import ProgressLine, count_of, terminable
 from lepton_edge.cli.options import comma_list, json_option
 from lepton_runtime.errors import InputError
 from lepton_runtime.formats import Precision
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--threads", multiple=True, callback=comma_list(count_of), metavar="N[,N]", help="[default: 1, 2, 4 and so on, up to the cores]"
 )
-@click.option("--max-drop", metavar="0.5pp|1%", help="Leave out what lost more accuracy on export, or has none recorded and is not fp32.")
+@click.option("--max-drop", metavar="0.5pp|1%", help="Leave out what lost more accuracy on export, or has none recorded.")
 @click.option("--under-load", is_flag=True, help="Keep one core busy meanwhile, as an app beside the model would.")
 @json_option
 def tune(
@@ -66,7 +66,7 @@ def tune(
         )
     click.echo(f"{len(candidates)} variants of {len(records)} artifacts", err=True)
     with terminable():
-        tuning = find_fastest(candidates, under_load=under_load, on_progress=progress_line())
+        tuning = find_fastest(candidates, under_load=under_load, on_progress=ProgressLine())
     if sys.stderr.isatty():
         click.echo("\r\033[K", nl=False, err=True)
     path = _save(opened, tuning.best)

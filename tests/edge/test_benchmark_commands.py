@@ -218,7 +218,7 @@ def test_ctrl_c_saves_what_was_measured_and_marks_it(lepton_edge, monkeypatch: p
     def interrupt(line: object, done: float, text: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["lepton_edge.cli.benchmark"]._ProgressLine, "__call__", interrupt)
+    monkeypatch.setattr(sys.modules["lepton_edge.cli.benchmark"].ProgressLine, "__call__", interrupt)
     path = tmp_path / "result.json"
     outcome = lepton_edge("benchmark", shipped_bundle() / "model.fp32.onnx", "--duration", "1h", "--json", path)
     assert outcome.code == 130

@@ -11,8 +11,6 @@ from lepton_runtime.tensors import Array, TensorSpec
 
 ENGINES_OF_FORMAT = {Format.ONNX: ("onnxruntime", "openvino"), Format.TFLITE: ("litert",)}
 """By format, the engines that run it; the first is the default."""
-EXTRA_OF_ENGINE = {"litert": "litert", "openvino": "openvino"}
-"""By engine, the optional extra that installs it."""
 PACKAGE_OF_ENGINE = {"onnxruntime": "onnxruntime", "litert": "ai-edge-litert", "openvino": "openvino"}
 """By engine, the package that it is."""
 ENGINES = tuple(PACKAGE_OF_ENGINE)
@@ -100,8 +98,8 @@ def is_installed(name: str) -> bool:
 
 
 def missing_extra(name: str) -> MissingExtraError:
-    """What to say where an engine's package is not installed."""
-    return MissingExtraError(f'the engine {name} is not installed: pip install "lepton-edge[{EXTRA_OF_ENGINE[name]}]"')
+    """What to say where an engine's package is not installed; the extra that installs it has the engine's name."""
+    return MissingExtraError(f'the engine {name} is not installed: pip install "lepton-edge[{name}]"')
 
 
 def engine_of(record: ArtifactRecord) -> str:
