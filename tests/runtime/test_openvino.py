@@ -113,3 +113,23 @@ def test_out_of_another_batch_is_refused() -> None:
     for rows in (1, 5):
         with pytest.raises(InputError, match="out must have the shape"):
             engine.bind([np.ones((3, 3), np.float32)], [np.empty((rows, 3), np.float32)])()
+
+
+@pytest.mark.parametrize("alpha", [1 / 6, 0.2])
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.3])
+@pytest.mark.parametrize("is_swish", [False, True])
+def test_hard_sigmoids_of_any_slope_answer_right(alpha: float, beta: float, is_swish: bool) -> None:
+    import onnx
+
+    from lepton_runtime import TensorSpec
+
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 49]) for name in "xy"]
+    nodes = [onnx.helper.make_node("HardSigmoid", ["x"], ["h"], alpha=alpha, beta=beta)]
+    nodes.append(onnx.helper.make_node("Mul", ["x", "h"], ["y"]) if is_swish else onnx.helper.make_node("Identity", ["h"], ["y"]))
+    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=7).SerializeToString()
+    specs = [TensorSpec(name, (1, 49), "float32") for name in "xy"]
+    x = np.linspace(-6, 6, 49, dtype=np.float32)[None]
+    (found,) = open_engine("openvino", model, inputs=specs[:1], outputs=specs[1:], threads=1).run([x])
+    expected = np.clip(alpha * x + beta, 0, 1) * (x if is_swish else 1)
+    np.testing.assert_allclose(found, expected, atol=1e-5)

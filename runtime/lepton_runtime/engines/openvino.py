@@ -35,7 +35,9 @@ class OpenvinoEngine:
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
         try:
             core = self._openvino.Core()
-            self._compiled = core.compile_model(core.read_model(model), "CPU", settings)
+            graph = core.read_model(model)
+            _replace_hard_sigmoids(graph)
+            self._compiled = core.compile_model(graph, "CPU", settings)
         except RuntimeError as error:
             raise BundleError(f"OpenVINO must be able to load the model: {_last_line(error)}") from error
         self._inputs = [self._compiled.input(spec.name) for spec in inputs]
@@ -114,6 +116,26 @@ def _import_openvino() -> Any:  # Any: an extension without types
         if is_ours:
             del sys.modules[_TELEMETRY]
     return openvino
+
+
+def _replace_hard_sigmoids(graph: Any) -> None:
+    """Write each HardSigmoid as what OpenVINO computes right, and within a convolution.
+
+    OpenVINO 2026.4 computes one with a beta of 0 as if it were 0.5, and makes a hard-swish of ``x * HSigmoid(x)`` only, which has
+    an alpha of 1/6 and a beta of 0.5: MobileNetV3-Small took 0.63 times as long with it.
+    """
+    from openvino import opset5
+
+    for node in [node for node in graph.get_ordered_ops() if node.get_type_name() == "HardSigmoid"]:
+        value = node.input_value(0)
+        alpha, beta = (node.input_value(index).get_node().data for index in (1, 2))
+        if np.isclose(alpha, 1 / 6, rtol=1e-6, atol=0) and beta == 0.5:
+            replacement = opset5.hsigmoid(value)
+        else:
+            line = opset5.multiply(value, np.float32(alpha))
+            replacement = opset5.clamp(opset5.add(line, np.float32(beta)) if beta else line, 0.0, 1.0)
+        for reader in node.output(0).get_target_inputs():
+            reader.replace_source_output(replacement.output(0))
 
 
 def _readable(array: Array) -> Array:
