@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lepton_runtime.tensors import Array
+from lepton_converters.graph_def import add_constant, readers_of, shapes_of, source_of
 
 _MASK = 1e8
 _MIXING = ("Add", "AddV2", "Sub", "Select", "SelectV2", "Minimum", "Maximum")
@@ -39,7 +39,7 @@ def _softmax_masks(graph_def: Any) -> list[Any]:
     """The constants of a graph that mask a softmax: beside their values, 8 bits hold no others."""
     import tensorflow as tf
 
-    readers = _readers(graph_def)
+    readers = readers_of(graph_def)
 
     def masks(constant: Any) -> bool:
         """Whether all that comes of it is added to, or chosen among, what a softmax takes."""
@@ -74,7 +74,7 @@ def _choose(node: Any, graph_def: Any) -> None:
     import tensorflow as tf
 
     node.op = "SelectV2"
-    node.input.extend(_add_constant(graph_def, f"{node.name}/{value}", np.float32(value)) for value in (1, 0))
+    node.input.extend(add_constant(graph_def, f"{node.name}/{value}", np.float32(value)) for value in (1, 0))
     node.attr.clear()
     node.attr["T"].type = tf.float32.as_datatype_enum
 
@@ -110,29 +110,26 @@ def _lone_normalizations(graph_def: Any) -> list[Any]:
     import tensorflow as tf
 
     nodes = {node.name: node for node in graph_def.node}
-    readers = Counter(_source(name) for node in graph_def.node for name in node.input)
+    readers = Counter(source_of(name) for node in graph_def.node for name in node.input)
     shapes: dict[str, list[int | None]] = {}
 
     def is_picture(name: str, channels: int) -> bool:
         """Whether a tensor has four axes, and so many channels."""
         if not shapes:
-            with tf.Graph().as_default() as graph:
-                tf.import_graph_def(graph_def, name="")
-            ranked = [tensor for op in graph.get_operations() for tensor in op.outputs if tensor.shape.rank is not None]
-            shapes.update((tensor.name.removesuffix(":0"), tensor.shape.as_list()) for tensor in ranked)
-        shape = shapes.get(name.removesuffix(":0"), [])
+            shapes.update(shapes_of(graph_def))
+        shape = shapes.get(source_of(name), [])
         return len(shape) == 4 and shape[3] == channels
 
     def is_lone(total: Any) -> bool:
         if total.op != "AddV2" or total.attr["T"].type != tf.float32.as_datatype_enum:
             return False
-        product, channels = nodes[_source(total.input[0])], _channels(total.input[1], nodes)
+        product, channels = nodes[source_of(total.input[0])], _channels(total.input[1], nodes)
         if channels in (None, 1) or product.op != "Mul" or readers[product.name] > 1 or _channels(product.input[1], nodes) != channels:
             return False
-        before = nodes[_source(product.input[0])]
+        before = nodes[source_of(product.input[0])]
         if before.op == "BiasAdd":
-            before = nodes[_source(before.input[0])]
-        takes_in = before.op in _CONVOLUTIONS and readers[_source(product.input[0])] == 1
+            before = nodes[source_of(before.input[0])]
+        takes_in = before.op in _CONVOLUTIONS and readers[source_of(product.input[0])] == 1
         return not takes_in and is_picture(product.input[0], channels)
 
     return [node for node in graph_def.node if is_lone(node)]
@@ -140,7 +137,7 @@ def _lone_normalizations(graph_def: Any) -> list[Any]:
 
 def _channels(name: str, nodes: Mapping[str, Any]) -> int | None:
     """The length of a vector that is computed from constants alone, element by element; ``None`` for all else."""
-    node = nodes[_source(name)]
+    node = nodes[source_of(name)]
     if node.op == "Const":
         shape = node.attr["value"].tensor.tensor_shape.dim
         return None if len(shape) > 1 else shape[0].size if shape else 1
@@ -162,8 +159,8 @@ def _as_convolution(total: Any, graph_def: Any) -> None:
     """
     import tensorflow as tf
 
-    product = next(node for node in graph_def.node if node.name == _source(total.input[0]))
-    shape, weights = _add_constant(graph_def, f"{product.name}/shape", np.array([1, 1, -1, 1], np.int32)), f"{product.name}/weights"
+    product = next(node for node in graph_def.node if node.name == source_of(total.input[0]))
+    shape, weights = add_constant(graph_def, f"{product.name}/shape", np.array([1, 1, -1, 1], np.int32)), f"{product.name}/weights"
     reshaped = graph_def.node.add(name=weights, op="Reshape", input=[product.input[1], shape])
     reshaped.attr["T"].CopyFrom(product.attr["T"])
     reshaped.attr["Tshape"].type = tf.int32.as_datatype_enum
@@ -181,7 +178,7 @@ def _as_convolution(total: Any, graph_def: Any) -> None:
 
 def _hard_swishes(graph_def: Any) -> list[Any]:
     """The sums ``x + 3`` of a graph that begin a hard-swish: ``x * (relu6(x + 3) / 6)``, or the share of 6 last or as a factor."""
-    nodes, readers = {node.name: node for node in graph_def.node}, _readers(graph_def)
+    nodes, readers = {node.name: node for node in graph_def.node}, readers_of(graph_def)
 
     def only_reader(node: Any, *ops: str) -> Any:
         """The one operator that takes what a node gives, if it is one of those."""
@@ -203,7 +200,7 @@ def _hard_swishes(graph_def: Any) -> list[Any]:
 
 def _shift_place(total: Any, nodes: Mapping[str, Any]) -> int | None:
     """Which input of a sum is the 3 of a hard-swish; ``None`` if none is."""
-    return next((place for place in (0, 1) if _scalar(nodes[_source(total.input[place])]) == _SHIFT), None)
+    return next((place for place in (0, 1) if _scalar(nodes[source_of(total.input[place])]) == _SHIFT), None)
 
 
 def _scalar(node: Any) -> float | None:
@@ -224,31 +221,7 @@ def _shift_a_little_more(total: Any, graph_def: Any) -> None:
     """
     place = _shift_place(total, {node.name: node for node in graph_def.node})
     assert place is not None
-    total.input[place] = _add_constant(graph_def, f"{total.name}/shift", np.nextafter(np.float32(_SHIFT), np.float32(4)))
-
-
-def _add_constant(graph_def: Any, name: str, value: Array | np.generic) -> str:
-    """The name of a new constant, of the number type of its value."""
-    import tensorflow as tf
-
-    constant = graph_def.node.add(name=name, op="Const")
-    constant.attr["dtype"].type = tf.as_dtype(value.dtype).as_datatype_enum
-    constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
-    return name
-
-
-def _readers(graph_def: Any) -> dict[str, list[Any]]:
-    """By the name of each node that is read, those that read it."""
-    readers: dict[str, list[Any]] = {}
-    for node in graph_def.node:
-        for name in node.input:
-            readers.setdefault(_source(name), []).append(node)
-    return readers
-
-
-def _source(name: str) -> str:
-    """The node that gives a tensor."""
-    return name.lstrip("^").partition(":")[0]
+    total.input[place] = add_constant(graph_def, f"{total.name}/shift", np.nextafter(np.float32(_SHIFT), np.float32(4)))
 
 
 _BEYOND_8_BITS = (

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lepton_converters.eight_bit_form import take_8_bit_form
+from lepton_converters.folded_preprocessing import fold_preprocessing
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.memory import release_memory
 from lepton_converters.quiet import quiet_tensorflow, reason_of
@@ -87,6 +88,8 @@ def freeze(
         outputs = tuple(tensor.op.inputs[0].name for tensor in frozen.outputs)
         del frozen
         needed = [name.partition(":")[0] for name in (*inputs, *outputs)]
+        if format_ == Format.TFLITE:
+            fold_preprocessing(graph_def)
         graph_def = tf.compat.v1.graph_util.extract_sub_graph(graph_def, needed)
         batch = source.inputs[0].shape[0]
         if source.model is None and batch is not None:

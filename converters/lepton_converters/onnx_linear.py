@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from lepton_converters.folded_preprocessing import are_alike
 from lepton_converters.onnx_values import (
     add_constant,
     axes_of,
@@ -20,7 +21,6 @@ from lepton_converters.onnx_values import (
 from lepton_runtime.tensors import Array
 
 _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_ALIKE = 2.0  # factors of channels: 8 bits for all of them together lose one bit at most
 
 
 def fold_behind(graph: ir.Graph, node: ir.Node) -> bool:
@@ -55,7 +55,7 @@ def fold_factor(graph: ir.Graph, node: ir.Node) -> bool:
     if affine.node.op_type == "Add":
         return _draw_behind(graph, affine.node, affine.value, affine.constant)
     scaled = affine.products
-    if not np.isfinite(scaled).all() or not _are_alike(affine.numbers):
+    if not np.isfinite(scaled).all() or not are_alike(affine.numbers):
         return False
     node.replace_input_with(1, add_constant(graph, f"{node.outputs[0].name}/scaled", scaled.astype(np.float32)))
     replace_node(graph, affine.node, affine.value)
@@ -107,11 +107,6 @@ class _Affine:
         return cls(node, value, constant, numbers, products)
 
 
-def _are_alike(factors: Array) -> bool:
-    sizes = np.abs(factors)
-    return bool(np.isfinite(sizes).all() and 0 < sizes.max() <= _ALIKE * sizes.min())
-
-
 def _draw_behind(graph: ir.Graph, total: ir.Node, value: ir.Value, added: Array) -> bool:
     """Put the product of constants in front of a sum of constants behind it; whether it was done."""
     product = producer_of(value, "Mul")
@@ -119,7 +114,7 @@ def _draw_behind(graph: ir.Graph, total: ir.Node, value: ir.Value, added: Array)
     if product is None or operands is None:
         return False
     source, factor = operands
-    if not _are_alike(factor):
+    if not are_alike(factor):
         return False
     with np.errstate(over="ignore"):
         before = (added / factor.astype(np.float64)).astype(np.float32)
