@@ -147,13 +147,15 @@ def golden_limit(record: "ArtifactRecord") -> float:
 
 def _check_profile(bundle: "Bundle", path: Path) -> Check:
     """What is opened where nothing else is asked for."""
-    from lepton_runtime.device_profile import load_profile
+    from lepton_runtime.device_profile import load_profile, read_optimized
 
     area, fix = f"bundle {path}", f"lepton-edge tune {path}"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         profile = load_profile(bundle)
-    if profile is not None:
+        if profile is not None:
+            read_optimized(bundle, profile)
+    if profile is not None and not caught:
         threads = f"{profile.threads} thread{'s' if profile.threads > 1 else ''}"
         return Check(area, "ok", f"tuned on {profile.created[:10]}: {profile.file} on {profile.engine}, {threads}, is opened")
     if caught:

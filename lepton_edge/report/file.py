@@ -8,10 +8,15 @@ from lepton_runtime.errors import OutputError
 
 
 def write_text(text: str, path: Path, *, option: str) -> None:
-    """Write a text file beside its place, flush it to the disk, and only then put it there.
+    """Write a text file in UTF-8; see :func:`write_bytes`."""
+    write_bytes(text.encode("utf-8"), path, option=option)
+
+
+def write_bytes(data: bytes, path: Path, *, option: str) -> None:
+    """Write a file beside its place, flush it to the disk, and only then put it there.
 
     Args:
-        text: What it holds, UTF-8.
+        data: What it holds.
         path: Where; what is there is replaced. Something that is no file, such as ``/dev/stderr``, is written to.
         option: How errors call it.
 
@@ -20,12 +25,12 @@ def write_text(text: str, path: Path, *, option: str) -> None:
     """
     try:
         if path.exists() and not path.is_file():
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(data)
             return
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.tmp-")
         try:
-            with open(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(text)
+            with open(descriptor, "wb") as stream:
+                stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
             umask = os.umask(0)

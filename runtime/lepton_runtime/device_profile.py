@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -33,6 +34,8 @@ class DeviceProfile:
         spins: Whether these wait actively for work while a call goes on.
         p50_ms: The median that was measured.
         created: When, ISO 8601.
+        optimized: The SHA-256 of what the engine made of the artifact here, kept beside the profile since it loads faster;
+            empty without.
     """
 
     bundle: str
@@ -44,6 +47,7 @@ class DeviceProfile:
     spins: bool
     p50_ms: float
     created: str
+    optimized: str = ""
 
 
 def device_name(cpuinfo: Path | None = None) -> str:
@@ -96,6 +100,37 @@ def load_profile(bundle: Bundle) -> DeviceProfile | None:
     return max(held, key=lambda profile: profile.created, default=None)
 
 
+def optimized_path(path: Path, digest: str) -> Path:
+    """Where what an engine made of an artifact is kept, beside the file of profiles."""
+    return path.with_name(f"{path.name.removesuffix('.json')}.{digest[:16]}.onnx")
+
+
+def read_optimized(bundle: Bundle, profile: DeviceProfile) -> bytes | None:
+    """What the engine made of a profile's artifact, checked against the profile.
+
+    ``None`` where none is kept, with a :class:`ProfileWarning` where it is missing or damaged.
+    """
+    import hashlib
+
+    if not profile.optimized:
+        return None
+    for path in profile_paths(bundle):
+        place = optimized_path(path, profile.optimized)
+        try:
+            data = place.read_bytes()
+        except OSError:
+            continue
+        if hashlib.sha256(data).hexdigest() == profile.optimized:
+            return data
+    warnings.warn(
+        f"the model that {profile.engine} has rewritten for this device is missing or damaged; loading takes longer without it: "
+        "run lepton-edge tune again",
+        ProfileWarning,
+        stacklevel=3,
+    )
+    return None
+
+
 def read_profiles(path: Path) -> list[DeviceProfile]:
     """The profiles that a file holds, one a device.
 
@@ -117,8 +152,8 @@ def read_profiles(path: Path) -> list[DeviceProfile]:
     profiles = [DeviceProfile(**entry) for entry in document["profiles"]]
     for profile in profiles:
         wrong = [name for name, kind in kinds.items() if kind is not float and type(getattr(profile, name)) is not kind]
-        if wrong or profile.threads < 1:
-            raise ValueError((wrong or ["threads"])[0])
+        if wrong or profile.threads < 1 or not re.fullmatch("([0-9a-f]{64})?", profile.optimized):
+            raise ValueError((wrong or ["threads" if profile.threads < 1 else "optimized"])[0])
     return profiles
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from lepton_runtime.bundle import Bundle
 from lepton_runtime.cpu import may_saturate, saturation_text
-from lepton_runtime.device_profile import load_profile
+from lepton_runtime.device_profile import load_profile, read_optimized
 from lepton_runtime.engines import ENGINES, ENGINES_OF_FORMAT, Engine, check_engine, engine_of, open_engine
 from lepton_runtime.errors import InputError, LeptonError, TargetWarning, UnsupportedError
 from lepton_runtime.formats import Precision
@@ -45,6 +45,7 @@ class Session:
         threads: int = 1,
         spins: bool = True,
         seed: int | None = None,
+        optimized: bytes | None = None,
     ) -> None:
         """Load one artifact; :meth:`open` chooses it for you. A :class:`TargetWarning` says if it may answer wrongly on this CPU.
 
@@ -55,6 +56,7 @@ class Session:
             threads: How many threads one call may use.
             spins: Whether these wait actively for work while a call goes on; onnxruntime only.
             seed: Of the noise that it draws, for a model that keeps its dropout; by default another each time.
+            optimized: The artifact as the engine has rewritten it on this device, to be loaded in its place.
 
         Raises:
             BundleError: The file is damaged, or the engine cannot load it.
@@ -71,7 +73,13 @@ class Session:
         self.spins = spins
         self.encoders: tuple[Encoder, ...] = bundle.load_encoders()
         self._engine: Engine | None = open_engine(
-            self.engine, bundle.read(artifact), inputs=artifact.inputs, outputs=artifact.outputs, threads=threads, spins=spins
+            self.engine,
+            bundle.read(artifact) if optimized is None else optimized,
+            inputs=artifact.inputs,
+            outputs=artifact.outputs,
+            threads=threads,
+            spins=spins,
+            is_optimized=optimized is not None,
         )
         self._bound: tuple[Array, Array, Callable[[], object]] | None = None
         self._spec = artifact.inputs[0]
@@ -117,8 +125,15 @@ class Session:
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         profile = load_profile(bundle) if precision is None and engine is None and threads is None else None
         if profile is not None:
-            record = bundle.artifact(profile.file)
-            return cls(bundle, record, engine=profile.engine, threads=profile.threads, spins=profile.spins, seed=seed)
+            return cls(
+                bundle,
+                bundle.artifact(profile.file),
+                engine=profile.engine,
+                threads=profile.threads,
+                spins=profile.spins,
+                seed=seed,
+                optimized=read_optimized(bundle, profile),
+            )
         record = choose_artifact(bundle, precision=precision, engine=engine)
         return cls(bundle, record, engine=engine, threads=1 if threads is None else threads, seed=seed)
 

@@ -10,15 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import lepton_edge.tune
 from lepton_edge.cli.tune import allowed_records, choose_variants
 from lepton_edge.digits import shipped_bundle
-from lepton_edge.latency.result import Candidate
+from lepton_edge.latency.result import Candidate, candidate_of
+from lepton_edge.optimized_model import faster_to_load
 from lepton_edge.tune import tune
-from lepton_runtime import Bundle, InputError, LeptonError, Precision
-from lepton_runtime.device_profile import profile_paths
+from lepton_runtime import Bundle, InputError, LeptonError, Precision, Session
+from lepton_runtime.device_profile import load_profile, optimized_path, profile_paths
 from lepton_runtime.manifest import Evaluation
 from tests.edge.made import CANDIDATE
 
@@ -214,3 +216,59 @@ def test_the_busy_process_ends_with_the_one_that_started_it() -> None:
     while busy.exists() and "Z" not in busy.joinpath("stat").read_text().rpartition(")")[2].split()[0] and time.monotonic() < deadline:
         os.sched_yield()
     assert time.monotonic() < deadline
+
+
+def tuned(lepton_edge, path: Path):
+    return lepton_edge("tune", path, "--precision", "static-int8", "--engine", "onnxruntime", "--threads", "1")
+
+
+def kept_models(path: Path) -> list[str]:
+    return sorted(file.name for file in path.parent.glob(f"{path.name}.tuned.*.onnx"))
+
+
+def test_what_loads_faster_is_kept_beside_the_profile(lepton_edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lepton_edge.optimized_model._WORTH_SECONDS", -1.0)
+    path = shutil.copytree(shipped_bundle(), tmp_path / "digits.bundle")
+    first = tuned(lepton_edge, path)
+    assert "with what onnxruntime makes of the file: kept, too." in first.err
+    assert len(kept_models(path)) == 1
+    stale = optimized_path(profile_paths(Bundle.open(path))[0], "0" * 64)
+    stale.write_bytes(b"what another version of onnxruntime made")
+    profile = profile_paths(Bundle.open(path))[0]
+    profile.write_text(profile.read_text().replace(load_profile(Bundle.open(path)).optimized, "0" * 64))
+    assert tuned(lepton_edge, path).code == 0
+    assert len(kept_models(path)) == 1
+    assert not stale.exists()
+    x = np.zeros((1, 28, 28, 1), np.uint8)
+    with Session.open(path) as session, Session.open(shipped_bundle(), precision="static-int8") as usual:
+        np.testing.assert_array_equal(session.run(x), usual.run(x))
+
+
+def test_what_saves_nothing_is_not_kept(lepton_edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lepton_edge.optimized_model._WORTH_SECONDS", 1e6)
+    path = shutil.copytree(shipped_bundle(), tmp_path / "digits.bundle")
+    assert "kept, too" not in tuned(lepton_edge, path).err
+    assert not kept_models(path)
+
+
+def test_what_answers_otherwise_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Bundle.open(shipped_bundle())
+    other = onnx.load_from_string(bundle.read(bundle.artifact("model.static-int8.onnx")))
+    scale = next(tensor for tensor in other.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT)
+    scale.CopyFrom(onnx.numpy_helper.from_array(1.5 * onnx.numpy_helper.to_array(scale), scale.name))
+    monkeypatch.setattr("lepton_edge.optimized_model._WORTH_SECONDS", -1.0)
+    candidate = candidate_of(bundle, bundle.artifact("model.static-int8.onnx"), engine="onnxruntime", threads=1, spins=True)
+    assert faster_to_load(bundle, candidate) is not None
+    monkeypatch.setattr("lepton_edge.optimized_model.optimized_model", lambda *given, **settings: other.SerializeToString())
+    assert faster_to_load(bundle, candidate) is None
+
+
+def test_nothing_is_left_where_the_profile_cannot_be_written(lepton_edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lepton_edge.optimized_model._WORTH_SECONDS", -1.0)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    path = shutil.copytree(shipped_bundle(), tmp_path / "digits.bundle")
+    beside, own = profile_paths(Bundle.open(path))
+    beside.mkdir()
+    assert f"Wrote {own}" in tuned(lepton_edge, path).err
+    assert not kept_models(path)
+    assert len(list(own.parent.glob("*.onnx"))) == 1

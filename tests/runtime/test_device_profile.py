@@ -1,5 +1,6 @@
 """A bundle that was tuned on this device is opened as its fastest variant, and as ever where that does not hold."""
 
+import hashlib
 import json
 import shutil
 import warnings
@@ -11,7 +12,8 @@ import pytest
 
 from lepton_edge.digits import shipped_bundle
 from lepton_runtime import Bundle, ProfileWarning, Session
-from lepton_runtime.device_profile import DeviceProfile, device_name, load_profile, profile_paths, profiles_text
+from lepton_runtime.device_profile import DeviceProfile, device_name, load_profile, optimized_path, profile_paths, profiles_text
+from lepton_runtime.engines import optimized_model
 from lepton_runtime.versions import installed_versions
 
 PI_4 = "processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU variant\t: 0x0\nCPU part\t: 0xd08\n"
@@ -109,7 +111,7 @@ def test_a_profile_says_what_it_is(bundle: Bundle, profile: DeviceProfile) -> No
     document = json.loads(profiles_text([profile]))
     assert document["schema_version"] == 1
     assert set(document["profiles"][0]) == {
-        *("bundle", "device", "engine_version", "file", "engine", "threads", "spins", "p50_ms", "created")
+        *("bundle", "device", "engine_version", "file", "engine", "threads", "spins", "p50_ms", "created", "optimized")
     }
 
 
@@ -144,3 +146,41 @@ def test_a_user_without_a_home_has_no_folder(bundle: Bundle, monkeypatch: pytest
     monkeypatch.setattr(Path, "home", homeless)
     assert opened(bundle) == ("fp32", 1)
     assert len(profile_paths(bundle)) == 1
+
+
+@pytest.fixture
+def kept(bundle: Bundle, profile: DeviceProfile) -> Path:
+    """A profile with what onnxruntime makes of the artifact."""
+    model = optimized_model("onnxruntime", bundle.read(bundle.artifact(profile.file)), threads=1)
+    assert model is not None
+    digest = hashlib.sha256(model).hexdigest()
+    place = optimized_path(profile_paths(bundle)[0], digest)
+    place.write_bytes(model)
+    profile_paths(bundle)[0].write_text(profiles_text([replace(profile, optimized=digest)]))
+    return place
+
+
+def test_what_the_engine_made_of_it_is_loaded_in_its_place(bundle: Bundle, kept: Path, profile: DeviceProfile) -> None:
+    (bundle.path / profile.file).unlink()  # nobody reads it
+    digits = np.random.default_rng(2).integers(0, 256, (5, 28, 28, 1)).astype(np.uint8)
+    usual = Session.open(shipped_bundle(), precision="static-int8")
+    with Session.open(bundle.path) as session:
+        for digit in digits:
+            np.testing.assert_array_equal(session.run(digit[None]), usual.run(digit[None]))
+
+
+@pytest.mark.parametrize("fault", ["missing", "damaged", "cut"])
+def test_what_is_kept_and_damaged_is_told_of_and_not_used(bundle: Bundle, kept: Path, fault: str) -> None:
+    content = kept.read_bytes()
+    kept.unlink()
+    if fault != "missing":
+        kept.write_bytes(content[:-1] + b"x" if fault == "damaged" else content[:100])
+    with pytest.warns(ProfileWarning, match="rewritten for this device is missing or damaged.*run lepton-edge tune again"):
+        assert opened(bundle) == ("static-int8", 2)
+
+
+@pytest.mark.parametrize("digest", ["../../etc/passwd", "0" * 63, "G" * 64])
+def test_a_profile_names_no_file_but_its_own(bundle: Bundle, profile: DeviceProfile, digest: str) -> None:
+    profile_paths(bundle)[0].write_text(profiles_text([replace(profile, optimized=digest)]))
+    with pytest.warns(ProfileWarning, match="found a fault at optimized"):
+        assert opened(bundle) == ("fp32", 1)

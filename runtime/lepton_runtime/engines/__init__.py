@@ -48,7 +48,14 @@ class OperatorTime:
 
 
 def open_engine(
-    name: str, model: bytes, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], threads: int, spins: bool = True
+    name: str,
+    model: bytes,
+    *,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    threads: int,
+    spins: bool = True,
+    is_optimized: bool = False,
 ) -> Engine:
     """A loaded model, ready to run.
 
@@ -60,6 +67,7 @@ def open_engine(
         threads: How many it may use.
         spins: Whether threads that have nothing to do wait actively until a call ends; faster where their cores are idle.
             Only onnxruntime lets one choose.
+        is_optimized: Whether the content is what :func:`optimized_model` gave for this engine on this device.
 
     Raises:
         InputError: No such engine.
@@ -70,7 +78,7 @@ def open_engine(
     if name == "onnxruntime":
         from lepton_runtime.engines.onnxruntime import OnnxruntimeEngine
 
-        return OnnxruntimeEngine(model, inputs=inputs, outputs=outputs, threads=threads, spins=spins)
+        return OnnxruntimeEngine(model, inputs=inputs, outputs=outputs, threads=threads, spins=spins, is_optimized=is_optimized)
     if name == "openvino":
         from lepton_runtime.engines.openvino import OpenvinoEngine
 
@@ -105,6 +113,24 @@ def missing_extra(name: str) -> MissingExtraError:
 def engine_of(record: ArtifactRecord) -> str:
     """The name of the engine that runs an artifact, if nobody chooses another."""
     return ENGINES_OF_FORMAT[record.format][0]
+
+
+def optimized_model(name: str, model: bytes, *, threads: int) -> bytes | None:
+    """The model as an engine rewrites it for this CPU each time it loads it; ``None`` from one that does not give it away.
+
+    Args:
+        name: One of :data:`ENGINES`; of these only onnxruntime does.
+        model: The file's content.
+        threads: How many it may use.
+
+    Raises:
+        BundleError: The engine cannot load the model.
+    """
+    if name != "onnxruntime":
+        return None
+    from lepton_runtime.engines.onnxruntime import optimized
+
+    return optimized(model, threads=threads)
 
 
 def profile_operators(
