@@ -46,9 +46,15 @@ class LitertEngine:
                 f"the TFLite file must have {len(inputs)} inputs and {len(outputs)} outputs, "
                 f"found {len(self._inputs)} and {len(self._outputs)}; export the bundle again"
             )
+        self._has_free_answers = any(None in spec.shape for spec in outputs)
         self._lock = threading.Lock()
         self._shapes = None if is_free else [tuple(detail["shape"]) for detail in self._interpreter.get_input_details()]
-        self._keeps_state = any(word in name for name in self._operators() for word in _STATEFUL)
+        keeps_state = any(word in name for name in self._operators() for word in _STATEFUL)
+        # LiteRT's layer of Python asks at each call whether anybody looks into its tensors; nobody does. The one below it takes the
+        # same arguments.
+        inner = self._interpreter._interpreter
+        self._set, self._get = inner.SetTensor, inner.GetTensor
+        self._invoke: Callable[[], object] = self._reset_and_invoke if keeps_state else inner.Invoke
 
     def _operators(self) -> list[str]:
         """The names of the model's operators, as far as they are told."""
@@ -65,8 +71,15 @@ class LitertEngine:
         """
         shapes = [array.shape for array in arrays]
         with self._lock:
-            inner = self._invoke(list(zip(self._inputs, arrays, strict=True)), shapes)
-            return [inner.GetTensor(index, 0) for index in self._outputs]
+            if shapes != self._shapes:
+                self._reshape(shapes)
+            try:
+                for index, array in zip(self._inputs, arrays, strict=True):
+                    self._set(index, array)
+                self._invoke()
+                return [self._get(index, 0) for index in self._outputs]
+            except RuntimeError as error:
+                raise _failed(error) from error
 
     def bind(self, arrays: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], object]:
         """A call that reads these inputs and writes those outputs; LiteRT has its own buffers, so that they are copied.
@@ -75,43 +88,47 @@ class LitertEngine:
             InputError: By the call: the model fails on these values, or gives other shapes.
         """
         given, taken = list(zip(self._inputs, arrays, strict=True)), list(zip(self._outputs, outputs, strict=True))
-        shapes, lock, invoke = [array.shape for array in arrays], self._lock, self._invoke
+        shapes, lock, put, invoke, get = [array.shape for array in arrays], self._lock, self._set, self._invoke, self._get
+        has_free_answers = self._has_free_answers
 
         def call() -> object:
             with lock:
-                inner = invoke(given, shapes)
-                for index, array in taken:
-                    found = inner.GetTensor(index, 0)
-                    if found.shape != array.shape:
-                        raise InputError(f"out must have the shape of the answer, {found.shape}, found {array.shape}")
-                    array[...] = found
+                if self._shapes is not shapes:
+                    if self._shapes != shapes:
+                        self._reshape(shapes)
+                    self._shapes = shapes
+                try:
+                    for index, array in given:
+                        put(index, array)
+                    invoke()
+                    for index, array in taken:
+                        found = get(index, 0)
+                        if has_free_answers and found.shape != array.shape:  # numpy would repeat it
+                            raise InputError(f"out must have the shape of the answer, {found.shape}, found {array.shape}")
+                        array[...] = found
+                except RuntimeError as error:
+                    raise _failed(error) from error
             return outputs
 
         return call
 
-    def _invoke(self, given: Sequence[tuple[int, Array]], shapes: list[tuple[int, ...]]) -> Any:
-        """Compute, with the lock held; what holds the outputs.
-
-        LiteRT's layer of Python asks at each call whether anybody looks into its tensors; nobody does. The one below it takes the
-        same arguments.
-        """
-        try:
-            if shapes != self._shapes:
-                self._reshape(shapes)
-            inner = self._interpreter._interpreter
-            for index, array in given:
-                inner.SetTensor(index, array)
-            if self._keeps_state:
-                inner.ResetVariableTensors()  # a fused LSTM would go on from the last call's state
-            inner.Invoke()
-        except RuntimeError as error:
-            raise InputError(f"the model must be able to run on these values: {str(error).splitlines()[0]}") from error
-        return inner
+    def _reset_and_invoke(self) -> None:
+        """Compute; a fused LSTM would go on from the last call's state."""
+        inner = self._interpreter._interpreter
+        inner.ResetVariableTensors()
+        inner.Invoke()
 
     def _reshape(self, shapes: list[tuple[int, ...]]) -> None:
-        """Let the inputs have other shapes."""
+        """Let the inputs have other shapes, with the lock held."""
         self._shapes = None
-        for index, shape in zip(self._inputs, shapes, strict=True):
-            self._interpreter.resize_tensor_input(index, shape)
-        self._interpreter.allocate_tensors()
+        try:
+            for index, shape in zip(self._inputs, shapes, strict=True):
+                self._interpreter.resize_tensor_input(index, shape)
+            self._interpreter.allocate_tensors()
+        except RuntimeError as error:
+            raise _failed(error) from error
         self._shapes = shapes
+
+
+def _failed(error: RuntimeError) -> InputError:
+    return InputError(f"the model must be able to run on these values: {str(error).splitlines()[0]}")
