@@ -2,7 +2,8 @@
 
 python benchmarks/arm_work.py WORK FOLDER [--only NETWORK …] [--page docs/arm-work.md]
 
-WORK is a folder in which ``benchmarks/peers.py`` has made its files of the trained networks; ours are exported anew for each board. FOLDER
+WORK is a folder in which ``benchmarks/peers.py`` has made its files of the trained networks; ours are exported anew for each board, and
+made once more without each of the rewrites of ``docs/performance.md``. FOLDER
 takes an emulated ARM64 userland (280 MB, kept) and needs an amd64 Debian with apt and gcc. One thread, after two calls that do not
 count; the same to 0.05 % each time. It is work, not speed: it knows nothing of caches, memory, or how long an instruction takes.
 """
@@ -23,8 +24,11 @@ from pathlib import Path
 from types import ModuleType
 
 from latency_peers.arm_page import write_work
+from rewrites import NAMES, Graphs
 
+from lepton_converters.keras_loading import import_keras
 from lepton_edge.device import PACKAGES
+from lepton_runtime.formats import Target
 from lepton_runtime.versions import installed_versions
 
 ROOT = Path(__file__).parents[1]
@@ -140,6 +144,34 @@ def export_for(folder: Path, target: str) -> Path:
     return output
 
 
+def rewritten(graphs: Graphs, folder: Path) -> tuple[dict[str, Path], dict[str, dict[str, Path]]]:
+    """The files of a network with all rewrites, by precision, and those without one that changes them, by precision and rewrite."""
+    whole: dict[str, Path] = {}
+    without: dict[str, dict[str, Path]] = {}
+    for precision, names in NAMES.items():
+        content = graphs.file(precision, ())
+        whole[precision] = folder / f"{precision}.onnx"
+        whole[precision].write_bytes(content)
+        for name in names:
+            rest = graphs.file(precision, [name])
+            if rest != content:
+                path = folder / f"{precision}-{name}.onnx"
+                path.write_bytes(rest)
+                without.setdefault(precision, {})[name] = path
+    return whole, without
+
+
+def count_rewrites(counter: Counter, cpu: str, folder: Path) -> dict[str, dict[str, float]]:
+    """By precision and rewrite, the work with all rewrites over that with all but one."""
+    with tempfile.TemporaryDirectory(dir=counter.folder) as place:
+        whole, without = rewritten(Graphs(folder, Target(TARGETS[cpu])), Path(place))
+        paths = [*whole.values(), *(path for found in without.values() for path in found.values())]
+        counts = dict(zip(paths, counter.count(cpu, folder / "samples.npy", paths), strict=True))
+    return {
+        precision: {name: counts[whole[precision]] / counts[path] for name, path in found.items()} for precision, found in without.items()
+    }
+
+
 def main() -> None:
     """Count, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -148,9 +180,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NETWORK")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "arm-work.md")
     arguments = parser.parse_args()
+    import_keras()
     counter = Counter(arguments.folder)
     path = arguments.work / "arm-work.json"
-    results = json.loads(path.read_text()) if path.exists() else {"networks": {}}
+    results = json.loads(path.read_text()) if path.exists() else {"networks": {}, "rewrites": {}}
     results |= {"date": f"{datetime.now(UTC):%Y-%m-%d}", "versions": installed_versions(PACKAGES)}
     for folder in sorted(arguments.work.glob("trained-*")):
         is_wanted = folder.name in arguments.only if arguments.only else folder.name not in results["networks"]
@@ -158,12 +191,15 @@ def main() -> None:
             continue
         print(folder.name, flush=True)
         found: dict[str, dict[str, int]] = {}
+        gains: dict[str, dict[str, dict[str, float]]] = {}
         for cpu, target in TARGETS.items():
             bundle = export_for(folder, target)
             paths = {name: folder / file for name, file in PEERS.items() if (folder / file).exists()}
             paths |= {f"ours-{file.stem.removeprefix('model.')}{file.suffix}": file for file in sorted(bundle.glob("model.*"))}
             found[cpu] = dict(zip(paths, counter.count(cpu, folder / "samples.npy", list(paths.values())), strict=True))
+            gains[cpu] = count_rewrites(counter, cpu, folder)
         results["networks"][folder.name] = found
+        results["rewrites"][folder.name] = gains
         path.write_text(json.dumps(results, indent=1))
     write_work(results, arguments.page)
 

@@ -2,9 +2,10 @@
 
 python benchmarks/rewrites.py WORK [--only NETWORK …] [--page docs/performance.md]
 
-WORK is a folder in which ``benchmarks/peers.py`` has made its files. Each network's graph, as tf2onnx leaves it, is written with no
-rewrite, with one alone, with all, and with all but one; the pairs alternate (A B B A) in one process with one thread of onnxruntime. 8-bit
-files are quantized with the ranges of 16 samples. Results are kept in ``WORK/rewrites.json``.
+WORK is a folder in which ``benchmarks/peers.py`` has made its files; a network that has what none of its has is made anew. Each
+network's graph, as tf2onnx leaves it, is written with no rewrite, with one alone, with all, and with all but one; the pairs alternate
+(A B B A) in one process with one thread of onnxruntime. 8-bit files are quantized with the ranges of 16 samples. Results are kept in
+``WORK/rewrites.json``.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ NAMES = {
 class Graphs:
     """The files of one network, with any rewrites left out."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, target: Target = TARGET) -> None:
+        self._target = target
         self.source = KerasSource.open(folder / "model.keras", batch=1)
         self.samples = np.load(folder / "samples.npy")[:16]
         np.save(folder / "ranges.npy", self.samples)
@@ -75,10 +77,14 @@ class Graphs:
             self._route = exporter._base()[1]
         self._raw = raw[-1]
 
+    def file(self, precision: str, without: Collection[str]) -> bytes:
+        """The file of a precision, one of :data:`NAMES`."""
+        return self.float_file(without) if precision == "fp32" else self.eight_bit_file(without)
+
     def float_file(self, without: Collection[str]) -> bytes:
         """The float32 file."""
         base = optimize(self._raw, without=without)
-        return canonicalize(optimize_float(base, target=TARGET, without=without)).SerializeToString(deterministic=True)
+        return canonicalize(optimize_float(base, target=self._target, without=without)).SerializeToString(deterministic=True)
 
     def eight_bit_file(self, without: Collection[str]) -> bytes:
         """The 8-bit file."""
@@ -88,7 +94,7 @@ class Graphs:
         calibration = Calibration(self._dataset, tuple(range(len(self.samples))), batch=1)
         change = partial(onnx_float_graph.optimize_eight_bit, without=without)
         with replaced([(onnx_float_graph, "optimize_eight_bit", change)]):
-            return Quantizer(calibration, target=TARGET).quantize(graph).model
+            return Quantizer(calibration, target=self._target).quantize(graph).model
 
 
 def time_in_turns(files: list[bytes], single: np.ndarray) -> list[float]:
@@ -123,7 +129,7 @@ def measure(folder: Path) -> Iterator[dict[str, object]]:
     graphs = Graphs(folder)
     single = graphs.samples[:1]
     for precision, names in NAMES.items():
-        make = graphs.float_file if precision == "fp32" else graphs.eight_bit_file
+        make = partial(graphs.file, precision)
         whole, plain = make(()), make(names)
         for name in names:
             alone, rest = make([other for other in names if other != name]), make([name])
@@ -141,6 +147,19 @@ def measure(folder: Path) -> Iterator[dict[str, object]]:
             }
 
 
+def make_others(work: Path) -> None:
+    """The networks that ``benchmarks/peers.py`` does not make."""
+    from latency_peers.networks import OTHERS, build
+
+    for name in OTHERS:
+        folder = work / name
+        if not (folder / "model.keras").exists():
+            folder.mkdir()
+            model, inputs = build(name)
+            np.save(folder / "samples.npy", inputs)
+            model.save(folder / "model.keras")
+
+
 def main() -> None:
     """Measure, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -149,6 +168,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=Path(__file__).parents[1] / "docs" / "performance.md")
     arguments = parser.parse_args()
     import_keras()
+    make_others(arguments.work)
     path = arguments.work / "rewrites.json"
     results = json.loads(path.read_text()) if path.exists() else {"networks": {}}
     results |= {"date": f"{datetime.now(UTC):%Y-%m-%d}", "device": str(read_device()), "versions": installed_versions(PACKAGES)}

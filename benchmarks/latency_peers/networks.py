@@ -50,6 +50,14 @@ def wake_word() -> keras.Model:
     return keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x)))
 
 
+def bidirectional_lstm() -> keras.Model:
+    """Two layers that read 64 steps of 16 features from both ends."""
+    inputs = x = keras.Input((64, 16), name="steps")
+    for _ in range(2):
+        x = layers.Bidirectional(layers.LSTM(32, return_sequences=True))(x)
+    return keras.Model(inputs, layers.Dense(10, activation="softmax")(layers.GlobalMaxPooling1D()(x)))
+
+
 def _application(name: str, size: int, classes: int, **settings: float) -> keras.Model:
     """One of ``keras.applications``."""
     return getattr(keras.applications, name)((size, size, 3), weights=None, classes=classes, **settings)
@@ -66,12 +74,14 @@ NETWORKS: dict[str, Callable[[], keras.Model]] = {
     "efficientnetb0": lambda: keras.applications.EfficientNetB0(input_shape=(224, 224, 3), weights=None),
     "resnet50": partial(_application, "ResNet50", 224, 1000),
 }
+OTHERS: dict[str, Callable[[], keras.Model]] = {"bidirectional-lstm": bidirectional_lstm}
+"""What has what none of the nine has, for ``benchmarks/rewrites.py``."""
 
 
 def build(name: str) -> tuple[keras.Model, np.ndarray]:
     """A network with seeded weights, and inputs such as it takes, float32."""
     keras.utils.set_random_seed(1)
-    model = NETWORKS[name]()
+    model = {**NETWORKS, **OTHERS}[name]()
     inputs = _samples(model)
     generator = np.random.default_rng(0)
     norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
