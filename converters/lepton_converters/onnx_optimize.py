@@ -39,9 +39,10 @@ REWRITES = (
 """Of every graph, again and again until there is nothing left to do."""
 WIDE_REWRITES = (Rewrite("wide-offset", widen),)
 """Of every graph, behind those, which would not know it again."""
+_OF_MORE_WORK_ON_ARM = (Target.ANY, Target.ARM_DOTPROD, Target.ARM_V8)
 FLOAT_REWRITES = (
-    Rewrite("gate", make_gate_of_a_picture, spares=(Target.ANY, Target.ARM_DOTPROD, Target.ARM_V8)),
-    Rewrite("rows", convolve_rows),
+    Rewrite("gate", make_gate_of_a_picture, spares=_OF_MORE_WORK_ON_ARM),
+    Rewrite("rows", convolve_rows, spares=_OF_MORE_WORK_ON_ARM),
 )
 """Of graphs that compute in float32, at last."""
 EIGHT_BIT_REWRITES = (

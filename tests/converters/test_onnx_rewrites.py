@@ -306,6 +306,10 @@ def test_what_costs_a_target_more_than_it_saves_is_left_out() -> None:
     assert {target: "Resize" in kinds(optimize_float(gate, target=target)) for target in Target} == {
         target: str(target).startswith("x86") for target in Target
     }
+    seen = picture(to_nchw("x", "t"), node("Conv", ["t", "w"], ["y"]), shape=[1, 9, 9, 3], w=noise(5, 3, 3, 3))
+    assert {target: "Reshape" in kinds(optimize_float(seen, target=target)) for target in Target} == {
+        target: str(target).startswith("x86") for target in Target
+    }
     stored, constants = stored_weights(4, 3, 3, 3)
     conv = eight_bit(*stored, node("Conv", ["real", "w", "b"], ["made"], pads=[1] * 4), shape=[1, 8, 8, 3], **constants)
     assert {target: "Reshape" in kinds(optimize_eight_bit(conv, target=target)) for target in Target} == {
