@@ -48,7 +48,7 @@ gc.disable()
 mark = lambda: ctypes.CDLL(None).syscall(4242)
 samples, calls, paths = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 single = np.ascontiguousarray(np.load(samples)[:1])
-for path in paths:
+def open_file(path):
     if path.endswith(".onnx"):
         import onnxruntime
         options = onnxruntime.SessionOptions()
@@ -56,18 +56,26 @@ for path in paths:
         options.log_severity_level = 4
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         feed = {session.get_inputs()[0].name: single}
-        call = lambda: session.run(None, feed)
-    else:
-        from ai_edge_litert.interpreter import Interpreter
-        interpreter = Interpreter(path, num_threads=1)
-        interpreter.allocate_tensors()
-        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], single)
-        call = interpreter.invoke
-    call(), call()
+        return lambda: session.run(None, feed)
+    from ai_edge_litert.interpreter import Interpreter
+    interpreter = Interpreter(path, num_threads=1)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], single)
+    return interpreter.invoke
+
+failed = {}
+for path in paths:
+    try:
+        call = open_file(path)
+        call(), call()
+    except Exception as error:
+        failed[path] = str(error).splitlines()[0]
+        continue
     mark()
     for _ in range(calls):
         call()
     mark()
+print(json.dumps(failed))
 """
 
 
@@ -115,8 +123,8 @@ class Counter:
         cpuinfo.write_text("processor\t: 0\nFeatures\t: fp asimd evtstrm crc32 cpuid\nCPU implementer\t: 0x41\nCPU part\t: 0xd08\n")
         (self.qemu / "made").touch()
 
-    def count(self, cpu: str, samples: Path, paths: list[Path]) -> list[int]:
-        """Instructions of one inference with each file."""
+    def count(self, cpu: str, samples: Path, paths: list[Path]) -> tuple[dict[Path, int], dict[Path, str]]:
+        """Instructions of one inference with each file, and why the others cannot be run."""
         libraries = self.qemu / "usr/lib/x86_64-linux-gnu"
         qemu = [str(self.qemu / "lib64/ld-linux-x86-64.so.2"), "--library-path", str(libraries), str(self.qemu / "usr/bin/qemu-aarch64")]
         root = self.folder / "root"
@@ -127,9 +135,11 @@ class Counter:
             [*command, str(samples), str(CALLS), *map(str, paths)], env=environment, capture_output=True, text=True, check=False
         )
         marks = [int(number) for number in re.findall(r"^executed (\d+)$", done.stderr, re.MULTILINE)]
-        if done.returncode or len(marks) != 2 * len(paths):
+        if done.returncode:
             raise OSError(f"{cpu} must run {[path.name for path in paths]}, found {done.stderr.strip().splitlines()[-1:]}")
-        return [(end - start) // CALLS for start, end in zip(marks[::2], marks[1::2], strict=True)]
+        failed = {Path(path): reason for path, reason in json.loads(done.stdout.splitlines()[-1]).items()}
+        counts = [(end - start) // CALLS for start, end in zip(marks[::2], marks[1::2], strict=True)]
+        return dict(zip([path for path in paths if path not in failed], counts, strict=True)), failed
 
 
 def export_for(folder: Path, target: str) -> Path:
@@ -166,7 +176,9 @@ def count_rewrites(counter: Counter, cpu: str, folder: Path) -> dict[str, dict[s
     with tempfile.TemporaryDirectory(dir=counter.folder) as place:
         whole, without = rewritten(Graphs(folder, Target(TARGETS[cpu])), Path(place))
         paths = [*whole.values(), *(path for found in without.values() for path in found.values())]
-        counts = dict(zip(paths, counter.count(cpu, folder / "samples.npy", paths), strict=True))
+        counts, failed = counter.count(cpu, folder / "samples.npy", paths)
+    if failed:
+        raise OSError(f"our files must run, found {failed}")
     return {
         precision: {name: counts[whole[precision]] / counts[path] for name, path in found.items()} for precision, found in without.items()
     }
@@ -183,7 +195,7 @@ def main() -> None:
     import_keras()
     counter = Counter(arguments.folder)
     path = arguments.work / "arm-work.json"
-    results = json.loads(path.read_text()) if path.exists() else {"networks": {}, "rewrites": {}}
+    results = json.loads(path.read_text()) if path.exists() else {"networks": {}, "rewrites": {}, "failed": {}}
     results |= {"date": f"{datetime.now(UTC):%Y-%m-%d}", "versions": installed_versions(PACKAGES)}
     for folder in sorted(arguments.work.glob("trained-*")):
         is_wanted = folder.name in arguments.only if arguments.only else folder.name not in results["networks"]
@@ -196,7 +208,9 @@ def main() -> None:
             bundle = export_for(folder, target)
             paths = {name: folder / file for name, file in PEERS.items() if (folder / file).exists()}
             paths |= {f"ours-{file.stem.removeprefix('model.')}{file.suffix}": file for file in sorted(bundle.glob("model.*"))}
-            found[cpu] = dict(zip(paths, counter.count(cpu, folder / "samples.npy", list(paths.values())), strict=True))
+            counts, failed = counter.count(cpu, folder / "samples.npy", list(paths.values()))
+            found[cpu] = {name: counts[path] for name, path in paths.items() if path in counts}
+            results["failed"][folder.name] = {name: failed[path] for name, path in paths.items() if path in failed}
             gains[cpu] = count_rewrites(counter, cpu, folder)
         results["networks"][folder.name] = found
         results["rewrites"][folder.name] = gains

@@ -59,6 +59,9 @@ def write_work(results: dict[str, Any], path: Path) -> None:
         "|---|---|---|---:|---:|",
         *_gains(results["rewrites"]),
     ]
+    missing = [f"- {TITLES[key]}, {name}: {why}" for name, found in results["failed"].items() for key, why in found.items()]
+    if missing:
+        lines += ["", "## What does not run", "", *missing]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
