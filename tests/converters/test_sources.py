@@ -794,6 +794,31 @@ def test_dropout_on_purpose_is_refused_without_the_flag(monte_carlo, tmp_path: P
             export(model, tmp_path / "b")
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "litert", "openvino"])
+def test_bound_calls_of_several_lengths_keep_apart(keras, tmp_path: Path, engine: str) -> None:
+    if engine == "openvino":
+        pytest.importorskip("openvino", reason="OpenVINO has no wheel here")
+    layers = keras.layers
+    steps = keras.Input((None, 4), name="steps")
+    model = keras.Model(steps, layers.Conv1D(3, 3, padding="same", activation="tanh", name="scores")(steps))
+    path, _ = fp32(model, tmp_path)
+    given = {length: noise(1, length, 4) for length in (5, 9, 5000)}
+    expected = {length: np.asarray(model(x)) for length, x in given.items()}
+    with Session.open(path, engine=engine) as session:
+        opened = session._engine
+        assert opened is not None
+        outs = {length: np.empty((1, length, 3), np.float32) for length in given}
+        calls = {length: opened.bind([x], [outs[length]]) for length, x in given.items()}
+        for length in (5, 9, 5000, 9, 9, 5):
+            calls[length]()
+            np.testing.assert_allclose(outs[length], expected[length], atol=1e-6)
+            np.testing.assert_allclose(session.run(given[9]), expected[9], atol=1e-6)
+        with pytest.raises(InputError, match="shape"):
+            opened.bind([given[5]], [np.empty((1, 9, 3), np.float32)])()
+        calls[5]()
+        np.testing.assert_allclose(outs[5], expected[5], atol=1e-6)
+
+
 @pytest.mark.parametrize("engine", ["onnxruntime", "litert"])
 def test_kept_dropout_spreads_as_that_of_keras(monte_carlo, tmp_path: Path, engine: str) -> None:
     path, manifest = fp32(monte_carlo, tmp_path, keep_dropout=True)

@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from lepton_runtime.engines import missing_extra
 from lepton_runtime.errors import BundleError, InputError
 from lepton_runtime.tensors import Array, TensorSpec
@@ -46,12 +48,16 @@ class LitertEngine:
                 f"the TFLite file must have {len(inputs)} inputs and {len(outputs)} outputs, "
                 f"found {len(self._inputs)} and {len(self._outputs)}; export the bundle again"
             )
-        self._has_free_answers = any(None in spec.shape for spec in outputs)
+        self._has_free_answers = is_free or any(None in spec.shape for spec in outputs)
+        made = [tuple(detail["shape"]) for detail in self._interpreter.get_output_details()]
+        wanted = [spec.shape for spec in outputs]
+        if not self._has_free_answers and made != wanted:
+            raise BundleError(f"the TFLite file must give the shapes {wanted}, found {made}; export the bundle again")
         self._lock = threading.Lock()
         self._shapes = None if is_free else [tuple(detail["shape"]) for detail in self._interpreter.get_input_details()]
         keeps_state = any(word in name for name in self._operators() for word in _STATEFUL)
-        # LiteRT's layer of Python asks at each call whether anybody looks into its tensors; nobody does. The one below it takes the
-        # same arguments.
+        # LiteRT's layer of Python asks at each call whether anybody looks into its tensors; nobody does, what is read is copied. The
+        # one below it takes the same arguments, and is the only one that works once somebody holds its methods.
         inner = self._interpreter._interpreter
         self._set, self._get = inner.SetTensor, inner.GetTensor
         self._invoke: Callable[[], object] = self._reset_and_invoke if keeps_state else inner.Invoke
@@ -121,10 +127,11 @@ class LitertEngine:
     def _reshape(self, shapes: list[tuple[int, ...]]) -> None:
         """Let the inputs have other shapes, with the lock held."""
         self._shapes = None
+        inner = self._interpreter._interpreter
         try:
             for index, shape in zip(self._inputs, shapes, strict=True):
-                self._interpreter.resize_tensor_input(index, shape)
-            self._interpreter.allocate_tensors()
+                inner.ResizeInputTensor(index, np.array(shape, np.int32), False)
+            inner.AllocateTensors()
         except RuntimeError as error:
             raise _failed(error) from error
         self._shapes = shapes
