@@ -117,19 +117,34 @@ def test_out_of_another_batch_is_refused() -> None:
 
 @pytest.mark.parametrize("alpha", [1 / 6, 0.2])
 @pytest.mark.parametrize("beta", [0.0, 0.5, 0.3])
-@pytest.mark.parametrize("is_swish", [False, True])
-def test_hard_sigmoids_of_any_slope_answer_right(alpha: float, beta: float, is_swish: bool) -> None:
+@pytest.mark.parametrize("place", ["alone", "swish", "branch", "float16"])
+def test_hard_sigmoids_of_any_slope_answer_right(alpha: float, beta: float, place: str) -> None:
     import onnx
 
     from lepton_runtime import TensorSpec
 
-    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 49]) for name in "xy"]
-    nodes = [onnx.helper.make_node("HardSigmoid", ["x"], ["h"], alpha=alpha, beta=beta)]
-    nodes.append(onnx.helper.make_node("Mul", ["x", "h"], ["y"]) if is_swish else onnx.helper.make_node("Identity", ["h"], ["y"]))
-    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:])
+    make, float16, float32 = onnx.helper.make_node, onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    ends = [onnx.helper.make_tensor_value_info(name, float32, [1, 49]) for name in "xy"]
+    nodes = {
+        "alone": [make("HardSigmoid", ["x"], ["y"], alpha=alpha, beta=beta)],
+        "swish": [make("HardSigmoid", ["x"], ["h"], alpha=alpha, beta=beta), make("Mul", ["x", "h"], ["y"])],
+        "float16": [
+            make("Cast", ["x"], ["half"], to=float16),
+            make("HardSigmoid", ["half"], ["h"], alpha=alpha, beta=beta),
+            make("Cast", ["h"], ["y"], to=float32),
+        ],
+    }
+    if place == "branch":
+        made = onnx.helper.make_tensor_value_info("h", float32, [1, 49])
+        then, other = (
+            onnx.helper.make_graph([make("HardSigmoid", ["x"], ["h"], alpha=slope, beta=beta)], "g", [], [made]) for slope in (alpha, 0.4)
+        )
+        sums = [make("ReduceMax", ["x"], ["m"], keepdims=0), make("Cast", ["m"], ["c"], to=onnx.TensorProto.BOOL)]
+        nodes["branch"] = [*sums, make("If", ["c"], ["y"], then_branch=then, else_branch=other)]
+    graph = onnx.helper.make_graph(nodes[place], "g", ends[:1], ends[1:])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=7).SerializeToString()
     specs = [TensorSpec(name, (1, 49), "float32") for name in "xy"]
     x = np.linspace(-6, 6, 49, dtype=np.float32)[None]
     (found,) = open_engine("openvino", model, inputs=specs[:1], outputs=specs[1:], threads=1).run([x])
-    expected = np.clip(alpha * x + beta, 0, 1) * (x if is_swish else 1)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    expected = np.clip(alpha * x + beta, 0, 1) * (x if place == "swish" else 1)
+    np.testing.assert_allclose(found, expected, atol=2e-3 if place == "float16" else 1e-5)
