@@ -117,7 +117,7 @@ def _lone_normalizations(graph_def: Any) -> list[Any]:
         """Whether a tensor has four axes, and so many channels."""
         if not shapes:
             shapes.update(shapes_of(graph_def))
-        shape = shapes.get(source_of(name), [])
+        shape = shapes.get(name.removesuffix(":0"), [])
         return len(shape) == 4 and shape[3] == channels
 
     def is_lone(total: Any) -> bool:

@@ -37,12 +37,23 @@ def are_alike(factors: Array) -> bool:
     return bool(np.isfinite(sizes).all() and 0 < sizes.max() <= _ALIKE * sizes.min())
 
 
+def fits_16_bits(weights: Array, summed: tuple[int, ...]) -> bool:
+    """Whether weights keep their precision in float16: the largest of each channel is a normal number of that type.
+
+    Args:
+        weights: Of a convolution.
+        summed: The axes that one channel of its answer runs over.
+    """
+    largest, limits = np.abs(weights).max(axis=summed), np.finfo(np.float16)
+    return bool(((largest == 0) | (largest >= limits.smallest_normal) & (largest <= limits.max)).all())
+
+
 def fold_preprocessing(graph_def: Any) -> None:
     """Fold the rescaling and normalization of pictures into the weights behind them, in place; at most one sum stays.
 
     ``factor * x + offset`` becomes ``x + offset / factor`` in front of a convolution whose weights are multiplied by the factor. The
     sum stays, since what lies beyond the border of a picture is zero behind it. Channels of unlike factors are left alone: in 8 bits
-    they would share one scale that is too coarse for some.
+    they would share one scale that is too coarse for some. So is what would make numbers too small or too large for float16.
     """
     nodes, readers = {node.name: node for node in graph_def.node}, readers_of(graph_def)
     shapes: dict[str, list[int | None]] = {}
@@ -53,12 +64,13 @@ def fold_preprocessing(graph_def: Any) -> None:
         if line is None or weights is None:
             continue
         shapes = shapes or shapes_of(graph_def)
-        channels = weights.shape[2]
-        is_picture = len(shapes.get(source_of(line.source), [])) == 4 and shapes[source_of(line.source)][3] == channels
-        with np.errstate(all="ignore"):
-            folded = (weights * np.broadcast_to(line.factor, channels)[:, None]).astype(np.float32) if is_picture else weights
+        if shapes.get(line.source.removesuffix(":0"), [])[3:] != [weights.shape[2]] or not are_alike(line.factor):
+            continue
+        with np.errstate(over="ignore"):
+            folded = (weights * np.broadcast_to(line.factor, weights.shape[2])[:, None]).astype(np.float32)
             shift = (line.offset / line.factor).astype(np.float32)
-        if not (is_picture and are_alike(line.factor) and np.isfinite(folded).all() and np.isfinite(shift).all()):
+        summed = (0, 1, 2) if conv.op == "Conv2D" else (0, 1)
+        if not fits_16_bits(folded, summed) or not (np.abs(shift) <= np.finfo(np.float16).max).all():
             continue
         conv.input[1] = add_constant(graph_def, f"{conv.name}/folded", folded)
         reader.input[0] = line.source
@@ -79,10 +91,11 @@ def _line_before(name: str, nodes: Mapping[str, Any], readers: Mapping[str, list
             break
         name, constant = operands
         # Behind the node the chain is factor * y + offset, and y is what the node makes of its value.
-        if node.op in _SUMS:
-            offset = offset + factor * (_SUMS[node.op] * constant)
-        else:
-            factor, has_product = factor * constant ** _PRODUCTS[node.op], True
+        with np.errstate(all="ignore"):  # what is not finite is not folded
+            if node.op in _SUMS:
+                offset = offset + factor * (_SUMS[node.op] * constant)
+            else:
+                factor, has_product = factor * constant ** _PRODUCTS[node.op], True
     return _Line(name, factor, offset) if has_product else None
 
 

@@ -22,13 +22,13 @@ def readers_of(graph_def: Any) -> dict[str, list[Any]]:
 
 
 def shapes_of(graph_def: Any) -> dict[str, list[int | None]]:
-    """By the name of each node, the shape of what it gives first, where the number of its axes is known."""
+    """By the name of each tensor as nodes name it, its shape, where the number of its axes is known."""
     import tensorflow as tf
 
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
-    ranked = [op.outputs[0] for op in graph.get_operations() if op.outputs and op.outputs[0].shape.rank is not None]
-    return {tensor.op.name: tensor.shape.as_list() for tensor in ranked}
+    ranked = [tensor for op in graph.get_operations() for tensor in op.outputs if tensor.shape.rank is not None]
+    return {tensor.name.removesuffix(":0"): tensor.shape.as_list() for tensor in ranked}
 
 
 def add_constant(graph_def: Any, name: str, value: Array | np.generic) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from lepton_converters.folded_preprocessing import are_alike
+from lepton_converters.folded_preprocessing import are_alike, fits_16_bits
 from lepton_converters.onnx_values import (
     add_constant,
     axes_of,
@@ -47,7 +47,7 @@ def fold_factor(graph: ir.Graph, node: ir.Node) -> bool:
 
     Behind a sum of constants it is drawn through first: ``a x + b = a (x + b / a)``. The sum stays: what lies beyond the border of a
     picture is zero behind it, and would not be with the sum in the bias. Channels of unlike factors are left alone: what is quantized
-    then would waste the 8 bits that they share.
+    then would waste the 8 bits that they share. So is what would make numbers too small or too large for float16.
     """
     affine = _Affine.of(node)
     if affine is None:
@@ -55,7 +55,7 @@ def fold_factor(graph: ir.Graph, node: ir.Node) -> bool:
     if affine.node.op_type == "Add":
         return _draw_behind(graph, affine.node, affine.value, affine.constant)
     scaled = affine.products
-    if not np.isfinite(scaled).all() or not are_alike(affine.numbers):
+    if not are_alike(affine.numbers) or not fits_16_bits(scaled, tuple(range(1, scaled.ndim))):
         return False
     node.replace_input_with(1, add_constant(graph, f"{node.outputs[0].name}/scaled", scaled.astype(np.float32)))
     replace_node(graph, affine.node, affine.value)
@@ -118,7 +118,7 @@ def _draw_behind(graph: ir.Graph, total: ir.Node, value: ir.Value, added: Array)
         return False
     with np.errstate(over="ignore"):
         before = (added / factor.astype(np.float64)).astype(np.float32)
-    if not np.isfinite(before).all():
+    if not (np.abs(before) <= np.finfo(np.float16).max).all():
         return False
     name = total.outputs[0].name
     shift = add_constant(graph, f"{name}/shift", before)

@@ -123,3 +123,11 @@ def test_a_relu6_that_is_no_hard_swish_stays(keras, liven) -> None:
     model = keras.Model(image, keras.ops.relu6(image + 3.0) / 6.0)
     graph = freeze(KerasSource.open(model), Format.TFLITE, for_8_bits=True)
     assert not any(node.name.endswith("/shift") for node in graph.definition.node)
+
+
+def test_a_lone_normalization_of_a_part_is_found(keras, liven) -> None:
+    image = keras.Input((8, 8, 8), name="image")
+    part = keras.ops.split(image, [3], axis=-1)[1]
+    model = keras.Model(image, keras.layers.Conv2D(4, 3)(keras.layers.ReLU()(keras.layers.BatchNormalization()(part))))
+    liven(keras, model)
+    assert operators(model, for_8_bits=True)["DepthwiseConv2dNative"] == 1

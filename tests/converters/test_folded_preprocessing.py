@@ -64,7 +64,7 @@ def test_nothing_stays_of_a_factor(keras, x) -> None:
     np.testing.assert_allclose(answers(graph, x), model.predict(x, verbose=0), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["unlike", "shared", "wider", "zero", "channels", "output"])
+@pytest.mark.parametrize("kind", ["unlike", "shared", "wider", "second", "zero", "channels", "output", "small", "far"])
 def test_what_cannot_be_folded_stays(keras, x, kind: str) -> None:
     layers = keras.layers
     image = keras.Input((12, 12, 1 if kind == "wider" else 3))
@@ -73,6 +73,11 @@ def test_what_cannot_be_folded_stays(keras, x, kind: str) -> None:
         "unlike": lambda: normalization(keras, UNLIKE)(image),
         "shared": lambda: layers.Rescaling(1 / 255)(image),
         "wider": lambda: image * np.array([0.5, 0.6, 0.7], np.float32),  # three channels of one
+        "second": lambda: (
+            keras.ops.split(keras.ops.pad(image, [[0, 0], [0, 0], [0, 0], [1, 0]]), [3], -1)[1] * np.array([0.5, 0.6, 0.7], np.float32)
+        ),  # three channels of one, which comes second
+        "small": lambda: layers.Rescaling(1e-6)(image),  # weights that float16 does not hold
+        "far": lambda: layers.Rescaling(1e-4, offset=100.0)(image),  # a sum that float16 does not hold
         "zero": lambda: layers.Rescaling(0.0, offset=1.0)(image),
         "channels": lambda: layers.Rescaling([[[[2.0]]] * 12])(image),  # a number a row
         "output": lambda: layers.Rescaling(1 / 255)(image),

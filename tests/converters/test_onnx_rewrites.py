@@ -69,6 +69,13 @@ def test_channels_of_unlike_factors_stay_apart_for_8_bits_to_hold_them(factors: 
     assert kinds(optimize(model)) == ["Mul", "Conv"]
 
 
+@pytest.mark.parametrize(("factor", "offset"), [(1e-6, 0.0), (1e6, 0.0), (1e-4, 100.0)])
+def test_what_float16_would_not_hold_stays(factor: float, offset: float) -> None:
+    nodes = [node("Mul", ["x", "a"], ["s"]), node("Add", ["s", "b"], ["t"]), node("Conv", ["t", "w"], ["y"])]
+    model = picture(*nodes, shape=[1, 3, 5, 5], a=np.float32(factor), b=np.float32(offset), w=noise(4, 3, 3, 3))
+    assert kinds(optimize(model)).count("Mul") == 1
+
+
 def test_what_others_read_stays_in_front_of_a_convolution() -> None:
     nodes = [node("Mul", ["x", "a"], ["s"]), node("Conv", ["s", "w"], ["h"]), node("Concat", ["s", "h"], ["y"], axis=1)]
     model = picture(*nodes, shape=[1, 3, 5, 5], a=np.float32(2), w=noise(4, 3, 1, 1))
