@@ -195,10 +195,12 @@ def main() -> None:
     import_keras()
     counter = Counter(arguments.folder)
     path = arguments.work / "arm-work.json"
-    results = json.loads(path.read_text()) if path.exists() else {"networks": {}, "rewrites": {}, "failed": {}}
+    results = json.loads(path.read_text()) if path.exists() else {}
+    for part in ("networks", "rewrites", "failed"):
+        results.setdefault(part, {})
     results |= {"date": f"{datetime.now(UTC):%Y-%m-%d}", "versions": installed_versions(PACKAGES)}
     for folder in sorted(arguments.work.glob("trained-*")):
-        is_wanted = folder.name in arguments.only if arguments.only else folder.name not in results["networks"]
+        is_wanted = folder.name in arguments.only if arguments.only else folder.name not in results["rewrites"]
         if not is_wanted or not (folder / "keras.onnx").exists():
             continue
         print(folder.name, flush=True)

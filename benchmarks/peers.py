@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -85,10 +86,11 @@ def tuned_settings(folder: Path, variant: Variant, threads: int) -> dict[str, ob
     """What ``lepton-edge tune`` chooses with at most so many threads."""
     options = ["--max-drop", "0.5pp"] if variant.file == "budget" else ["--precision", "fp32,fp16"]
     counts = ",".join(str(count) for count in (1, 2, 4, 8) if count <= threads)
-    with tempfile.NamedTemporaryFile(suffix=".json") as result:
-        command = [sys.executable, "-m", "lepton_edge", "tune", str(folder / "ours.bundle"), "--threads", counts, "--json", result.name]
-        subprocess.run([*command, *options], check=True, capture_output=True)
-        best = json.loads(Path(result.name).read_text())["best"]
+    with tempfile.TemporaryDirectory() as place:
+        result = Path(place) / "result.json"
+        command = [sys.executable, "-m", "lepton_edge", "tune", str(folder / "ours.bundle"), "--threads", counts, "--json", str(result)]
+        subprocess.run([*command, *options], check=True, capture_output=True, env={**os.environ, "XDG_DATA_HOME": place})
+        best = json.loads(result.read_text())["best"]
     (folder / "ours.bundle.tuned.json").unlink(missing_ok=True)
     return {key: best[key] for key in ("file", "engine", "threads", "spins")}
 

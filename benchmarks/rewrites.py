@@ -154,7 +154,7 @@ def make_others(work: Path) -> None:
     for name in OTHERS:
         folder = work / name
         if not (folder / "model.keras").exists():
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
             model, inputs = build(name)
             np.save(folder / "samples.npy", inputs)
             model.save(folder / "model.keras")

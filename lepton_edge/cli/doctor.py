@@ -153,11 +153,14 @@ def _check_profile(bundle: "Bundle", path: Path) -> Check:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         profile = load_profile(bundle)
-        if profile is not None:
-            read_optimized(bundle, profile)
+        model = read_optimized(bundle, profile) if profile is not None else None
     if profile is not None and not caught:
         threads = f"{profile.threads} thread{'s' if profile.threads > 1 else ''}"
-        return Check(area, "ok", f"tuned on {profile.created[:10]}: {profile.file} on {profile.engine}, {threads}, is opened")
+        kept = "" if model is None else f", as {profile.engine} has rewritten it here"
+        text = f"tuned on {profile.created[:10]}: {profile.file} on {profile.engine}, {threads}, is opened{kept}"
+        if profile.optimized and model is None:
+            return Check(area, "info", f"{text}; this user has not the file that would load faster", fix)
+        return Check(area, "ok", text)
     if caught:
         return Check(area, "warn", str(caught[0].message).partition("; ")[0], fix)
     return Check(area, "info", "not tuned for this device: the file closest to Keras is opened, with one thread", fix)

@@ -2,7 +2,6 @@
 
 import hashlib
 import sys
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,8 +70,7 @@ def tune(
         tuning = find_fastest(candidates, under_load=under_load, on_progress=ProgressLine())
     if sys.stderr.isatty():
         click.echo("\r\033[K", nl=False, err=True)
-    quick = _kept_model(opened, tuning.best)
-    path = _save(opened, tuning.best, quick)
+    path = _save(opened, tuning.best, _keep_model(opened, tuning.best))
     if json_path:
         from lepton_edge.report.terminal import write_json
 
@@ -182,36 +180,34 @@ def wrong_here(bundle: "Bundle", candidates: "Sequence[Candidate]") -> dict[tupl
     return wrong
 
 
-def _kept_model(bundle: "Bundle", best: "Tried") -> bytes:
-    """What the engine makes of the fastest artifact, if keeping it shortens the start; empty if not."""
+def _keep_model(bundle: "Bundle", best: "Tried") -> str:
+    """The digest of what the engine makes of the fastest artifact, if keeping it shortens the start; empty if it is not kept."""
     from lepton_edge.optimized_model import faster_to_load
+    from lepton_edge.report.file import write_bytes
+    from lepton_runtime.device_profile import optimized_path
+    from lepton_runtime.errors import LeptonError
 
-    found = faster_to_load(bundle, best.candidate)
-    if found is None:
-        return b""
-    model, seconds = found
-    click.echo(f"Loading takes {1e3 * seconds:.0f} ms less with what {best.candidate.engine} makes of the file: kept, too.", err=True)
-    return model
+    path, engine = optimized_path(bundle), best.candidate.engine
+    if path is None:
+        return ""
+    try:
+        found = faster_to_load(bundle, best.candidate)
+        if found is None:
+            path.unlink(missing_ok=True)
+            return ""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(found[0], path, option="the kept model")
+    except (LeptonError, OSError) as error:  # the profile is worth more
+        click.echo(f"what {engine} makes of the file is not kept: {error}", err=True)
+        return ""
+    click.echo(f"Loading takes {1e3 * found[1]:.0f} ms less with what {engine} makes of the file: kept as {path}.", err=True)
+    return hashlib.sha256(found[0]).hexdigest()
 
 
-def _save(bundle: "Bundle", best: "Tried", model: bytes) -> Path:
-    """Keep the result beside the bundle, or in the user's own folder; those of other devices stay.
-
-    Args:
-        bundle: What was tuned.
-        best: What was found.
-        model: What the engine makes of it on this device; empty for nothing to keep.
-    """
-    from lepton_edge.report.file import write_bytes, write_text
-    from lepton_runtime.device_profile import (
-        UNREADABLE,
-        DeviceProfile,
-        device_name,
-        optimized_path,
-        profile_paths,
-        profiles_text,
-        read_profiles,
-    )
+def _save(bundle: "Bundle", best: "Tried", optimized: str) -> Path:
+    """Keep the result beside the bundle, or in the user's own folder; those of other devices stay."""
+    from lepton_edge.report.file import write_text
+    from lepton_runtime.device_profile import UNREADABLE, DeviceProfile, device_name, profile_paths, profiles_text, read_profiles
     from lepton_runtime.errors import OutputError
 
     candidate = best.candidate
@@ -225,23 +221,17 @@ def _save(bundle: "Bundle", best: "Tried", model: bytes) -> Path:
         spins=candidate.spins,
         p50_ms=best.p50_ms or 0.0,
         created=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        optimized=hashlib.sha256(model).hexdigest() if model else "",
+        optimized=optimized,
     )
     fault: Exception | None = None
     for path in profile_paths(bundle):
         try:
             others = read_profiles(path) if path.exists() else []
-            kept = [*(other for other in others if other.bundle == bundle.digest and other.device != profile.device), profile]
+            kept = [other for other in others if other.bundle == bundle.digest and other.device != profile.device]
             path.parent.mkdir(parents=True, exist_ok=True)
-            if model:
-                write_bytes(model, optimized_path(path, profile.optimized), option="the device profile")
-            write_text(profiles_text(kept), path, option="the device profile")
-            for digest in {other.optimized for other in others} - {other.optimized for other in kept} - {""}:
-                optimized_path(path, digest).unlink(missing_ok=True)
+            write_text(profiles_text([*kept, profile]), path, option="the device profile")
         except (OutputError, *UNREADABLE) as error:  # also a file of a newer version, which is not ours to replace
             fault = error
-            with suppress(OSError):  # it is of no use without the profile
-                optimized_path(path, profile.optimized).unlink()
             continue
         return path
     raise OutputError(f"the device profile must have a place that can be written, beside the bundle or in the user's folder: {fault}")

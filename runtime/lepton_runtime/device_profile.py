@@ -14,7 +14,7 @@ from lepton_runtime.engines import ENGINES_OF_FORMAT, PACKAGE_OF_ENGINE
 from lepton_runtime.errors import BundleError, ProfileWarning
 from lepton_runtime.versions import installed_versions
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _LIMIT_BYTES = 2**20
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, RecursionError)
 """What a file that is no file of profiles raises."""
@@ -34,7 +34,7 @@ class DeviceProfile:
         spins: Whether these wait actively for work while a call goes on.
         p50_ms: The median that was measured.
         created: When, ISO 8601.
-        optimized: The SHA-256 of what the engine made of the artifact here, kept beside the profile since it loads faster;
+        optimized: The SHA-256 of what the engine made of the artifact here, kept at :func:`optimized_path` since it loads faster;
             empty without.
     """
 
@@ -100,35 +100,44 @@ def load_profile(bundle: Bundle) -> DeviceProfile | None:
     return max(held, key=lambda profile: profile.created, default=None)
 
 
-def optimized_path(path: Path, digest: str) -> Path:
-    """Where what an engine made of an artifact is kept, beside the file of profiles."""
-    return path.with_name(f"{path.name.removesuffix('.json')}.{digest[:16]}.onnx")
+def optimized_path(bundle: Bundle) -> Path | None:
+    """Where what an engine made of an artifact is kept for this device: in the user's own folder only, where nobody else writes.
 
-
-def read_optimized(bundle: Bundle, profile: DeviceProfile) -> bytes | None:
-    """What the engine made of a profile's artifact, checked against the profile.
-
-    ``None`` where none is kept, with a :class:`ProfileWarning` where it is missing or damaged.
+    ``None`` for a user without one.
     """
     import hashlib
 
-    if not profile.optimized:
+    folders = profile_paths(bundle)[1:]
+    device = hashlib.sha256(device_name().encode()).hexdigest()[:12]
+    return folders[0].with_name(f"{bundle.digest}.{device}.onnx") if folders else None
+
+
+def read_optimized(bundle: Bundle, profile: DeviceProfile) -> bytes | None:
+    """What the engine made of a profile's artifact, checked against the profile; ``None`` where none is kept for this user.
+
+    A :class:`ProfileWarning` says if it is not what the profile names.
+    """
+    import hashlib
+
+    path = optimized_path(bundle) if profile.optimized else None
+    if path is None:
         return None
-    for path in profile_paths(bundle):
-        place = optimized_path(path, profile.optimized)
-        try:
-            data = place.read_bytes()
-        except OSError:
-            continue
-        if hashlib.sha256(data).hexdigest() == profile.optimized:
-            return data
-    warnings.warn(
-        f"the model that {profile.engine} has rewritten for this device is missing or damaged; loading takes longer without it: "
-        "run lepton-edge tune again",
-        ProfileWarning,
-        stacklevel=3,
-    )
+    limit = _LIMIT_BYTES + 2 * bundle.artifact(profile.file).size_bytes
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(limit)
+    except OSError:
+        return None
+    if hashlib.sha256(data).hexdigest() == profile.optimized:
+        return data
+    warn_of_optimized(path, "must be what the profile names, found another or a damaged one")
     return None
+
+
+def warn_of_optimized(path: Path | None, fault: str) -> None:
+    """Say why what an engine made of an artifact is not used."""
+    text = f"the kept model {str(path)!r} {fault}; it is not used: run lepton-edge tune again, or delete it"
+    warnings.warn(text, ProfileWarning, stacklevel=4)
 
 
 def read_profiles(path: Path) -> list[DeviceProfile]:

@@ -11,9 +11,9 @@ import numpy as np
 
 from lepton_runtime.bundle import Bundle
 from lepton_runtime.cpu import may_saturate, saturation_text
-from lepton_runtime.device_profile import load_profile, read_optimized
+from lepton_runtime.device_profile import DeviceProfile, load_profile, optimized_path, read_optimized, warn_of_optimized
 from lepton_runtime.engines import ENGINES, ENGINES_OF_FORMAT, Engine, check_engine, engine_of, open_engine
-from lepton_runtime.errors import InputError, LeptonError, TargetWarning, UnsupportedError
+from lepton_runtime.errors import BundleError, InputError, LeptonError, TargetWarning, UnsupportedError
 from lepton_runtime.formats import Precision
 from lepton_runtime.labels import Prediction, class_output, rank_labels
 from lepton_runtime.manifest import ArtifactRecord
@@ -125,17 +125,22 @@ class Session:
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         profile = load_profile(bundle) if precision is None and engine is None and threads is None else None
         if profile is not None:
-            return cls(
-                bundle,
-                bundle.artifact(profile.file),
-                engine=profile.engine,
-                threads=profile.threads,
-                spins=profile.spins,
-                seed=seed,
-                optimized=read_optimized(bundle, profile),
-            )
+            return cls._open_profile(bundle, profile, seed)
         record = choose_artifact(bundle, precision=precision, engine=engine)
         return cls(bundle, record, engine=engine, threads=1 if threads is None else threads, seed=seed)
+
+    @classmethod
+    def _open_profile(cls, bundle: Bundle, profile: DeviceProfile, seed: int | None) -> "Session":
+        """What was found to be the fastest on this device, as the engine has rewritten it where that is kept."""
+        record = bundle.artifact(profile.file)
+        settings: dict[str, Any] = {"engine": profile.engine, "threads": profile.threads, "spins": profile.spins, "seed": seed}
+        optimized = read_optimized(bundle, profile)
+        if optimized is not None:
+            try:
+                return cls(bundle, record, **settings, optimized=optimized)
+            except BundleError as error:
+                warn_of_optimized(optimized_path(bundle), f"must be one that {profile.engine} loads: {error}")
+        return cls(bundle, record, **settings)
 
     @overload
     def run(self, inputs: Array, *, out: Array | None = None) -> Array: ...

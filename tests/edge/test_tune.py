@@ -20,9 +20,14 @@ from lepton_edge.latency.result import Candidate, candidate_of
 from lepton_edge.optimized_model import faster_to_load
 from lepton_edge.tune import tune
 from lepton_runtime import Bundle, InputError, LeptonError, Precision, Session
-from lepton_runtime.device_profile import load_profile, optimized_path, profile_paths
+from lepton_runtime.device_profile import load_profile, profile_paths
 from lepton_runtime.manifest import Evaluation
 from tests.edge.made import CANDIDATE
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
 
 
 class Machine:
@@ -222,33 +227,38 @@ def tuned(lepton_edge, path: Path):
     return lepton_edge("tune", path, "--precision", "static-int8", "--engine", "onnxruntime", "--threads", "1")
 
 
-def kept_models(path: Path) -> list[str]:
-    return sorted(file.name for file in path.parent.glob(f"{path.name}.tuned.*.onnx"))
+def kept_models(tmp_path: Path) -> list[str]:
+    return sorted(str(file.relative_to(tmp_path)) for file in tmp_path.glob("**/*.onnx") if "digits.bundle" not in str(file))
 
 
-def test_what_loads_faster_is_kept_beside_the_profile(lepton_edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_loads_faster_is_kept_for_this_user(lepton_edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lepton_edge.optimized_model._WORTH_SECONDS", -1.0)
     path = shutil.copytree(shipped_bundle(), tmp_path / "digits.bundle")
-    first = tuned(lepton_edge, path)
-    assert "with what onnxruntime makes of the file: kept, too." in first.err
-    assert len(kept_models(path)) == 1
-    stale = optimized_path(profile_paths(Bundle.open(path))[0], "0" * 64)
-    stale.write_bytes(b"what another version of onnxruntime made")
-    profile = profile_paths(Bundle.open(path))[0]
-    profile.write_text(profile.read_text().replace(load_profile(Bundle.open(path)).optimized, "0" * 64))
-    assert tuned(lepton_edge, path).code == 0
-    assert len(kept_models(path)) == 1
-    assert not stale.exists()
+    for _ in range(2):
+        outcome = tuned(lepton_edge, path)
+        assert "with what onnxruntime makes of the file: kept as" in outcome.err
+        (kept,) = kept_models(tmp_path)
+        assert kept.startswith("data/lepton-edge/tuned/")
+    assert "model.static-int8.onnx on onnxruntime, 1 thread, is opened, as onnxruntime has rewritten" in doctor_of(lepton_edge, path)
     x = np.zeros((1, 28, 28, 1), np.uint8)
     with Session.open(path) as session, Session.open(shipped_bundle(), precision="static-int8") as usual:
         np.testing.assert_array_equal(session.run(x), usual.run(x))
+    (tmp_path / kept).unlink()
+    assert "this user has not the file that would load faster" in doctor_of(lepton_edge, path)
+
+
+def doctor_of(lepton_edge, path: Path) -> str:
+    return " ".join(lepton_edge("doctor", path).out.split())
 
 
 def test_what_saves_nothing_is_not_kept(lepton_edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lepton_edge.optimized_model._WORTH_SECONDS", 1e6)
     path = shutil.copytree(shipped_bundle(), tmp_path / "digits.bundle")
-    assert "kept, too" not in tuned(lepton_edge, path).err
-    assert not kept_models(path)
+    monkeypatch.setattr("lepton_edge.optimized_model._WORTH_SECONDS", -1.0)
+    assert tuned(lepton_edge, path).code == 0
+    assert len(kept_models(tmp_path)) == 1
+    monkeypatch.setattr("lepton_edge.optimized_model._WORTH_SECONDS", 1e6)
+    assert "kept as" not in tuned(lepton_edge, path).err
+    assert not kept_models(tmp_path)
 
 
 def test_what_answers_otherwise_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,12 +273,31 @@ def test_what_answers_otherwise_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> 
     assert faster_to_load(bundle, candidate) is None
 
 
-def test_nothing_is_left_where_the_profile_cannot_be_written(lepton_edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_loads_as_fast_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Bundle.open(shipped_bundle())
+    record = bundle.artifact("model.static-int8.onnx")
+    candidate = candidate_of(bundle, record, engine="onnxruntime", threads=1, spins=True)
+    monkeypatch.setattr("lepton_edge.optimized_model.optimized_model", lambda *given, **settings: bundle.read(record))
+    assert faster_to_load(bundle, candidate) is None
+
+
+@pytest.mark.parametrize("place", ["lepton_edge.report.file.os.replace", "lepton_edge.optimized_model.optimized_model"])
+def test_the_profile_is_kept_where_the_model_cannot_be(lepton_edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    replaced = os.replace
+
+    def fail(*given: object, **settings: object) -> None:
+        if place.endswith("optimized_model") or str(given[1]).endswith(".onnx"):
+            raise OSError(28, "No space left on device")
+        replaced(*given)
+
     monkeypatch.setattr("lepton_edge.optimized_model._WORTH_SECONDS", -1.0)
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setattr(place, fail)
     path = shutil.copytree(shipped_bundle(), tmp_path / "digits.bundle")
-    beside, own = profile_paths(Bundle.open(path))
-    beside.mkdir()
-    assert f"Wrote {own}" in tuned(lepton_edge, path).err
-    assert not kept_models(path)
-    assert len(list(own.parent.glob("*.onnx"))) == 1
+    outcome = tuned(lepton_edge, path)
+    assert outcome.code == 0, outcome.err
+    assert "what onnxruntime makes of the file is not kept" in outcome.err
+    assert "No space left on device" in outcome.err
+    profile = load_profile(Bundle.open(path))
+    assert profile is not None
+    assert not profile.optimized
+    assert not list(tmp_path.glob("data/**/*.*"))

@@ -80,7 +80,7 @@ def test_a_profile_that_does_not_hold_is_told_of_and_not_used(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", 200_000 * "[", "[]", "{}", '{"schema_version": 2, "profiles": []}', '{"schema_version": 1, "profiles": [{}]}']
+    "text", ["", "{", 200_000 * "[", "[]", "{}", '{"schema_version": 3, "profiles": []}', '{"schema_version": 1, "profiles": [{}]}']
 )
 def test_a_damaged_profile_is_told_of_and_not_used(bundle: Bundle, text: str) -> None:
     profile_paths(bundle)[0].write_text(text)
@@ -109,7 +109,7 @@ def test_a_device_is_its_processor_and_what_it_can_do(tmp_path: Path) -> None:
 
 def test_a_profile_says_what_it_is(bundle: Bundle, profile: DeviceProfile) -> None:
     document = json.loads(profiles_text([profile]))
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert set(document["profiles"][0]) == {
         *("bundle", "device", "engine_version", "file", "engine", "threads", "spins", "p50_ms", "created", "optimized")
     }
@@ -153,11 +153,18 @@ def kept(bundle: Bundle, profile: DeviceProfile) -> Path:
     """A profile with what onnxruntime makes of the artifact."""
     model = optimized_model("onnxruntime", bundle.read(bundle.artifact(profile.file)), threads=1)
     assert model is not None
-    digest = hashlib.sha256(model).hexdigest()
-    place = optimized_path(profile_paths(bundle)[0], digest)
-    place.write_bytes(model)
-    profile_paths(bundle)[0].write_text(profiles_text([replace(profile, optimized=digest)]))
+    place = optimized_path(bundle)
+    assert place is not None
+    place.parent.mkdir(parents=True)
+    write_kept(bundle, profile, model)
     return place
+
+
+def write_kept(bundle: Bundle, profile: DeviceProfile, model: bytes) -> None:
+    place = optimized_path(bundle)
+    assert place is not None
+    place.write_bytes(model)
+    profile_paths(bundle)[0].write_text(profiles_text([replace(profile, optimized=hashlib.sha256(model).hexdigest())]))
 
 
 def test_what_the_engine_made_of_it_is_loaded_in_its_place(bundle: Bundle, kept: Path, profile: DeviceProfile) -> None:
@@ -169,18 +176,41 @@ def test_what_the_engine_made_of_it_is_loaded_in_its_place(bundle: Bundle, kept:
             np.testing.assert_array_equal(session.run(digit[None]), usual.run(digit[None]))
 
 
-@pytest.mark.parametrize("fault", ["missing", "damaged", "cut"])
+@pytest.mark.parametrize("fault", ["damaged", "cut", "longer", "another"])
 def test_what_is_kept_and_damaged_is_told_of_and_not_used(bundle: Bundle, kept: Path, fault: str) -> None:
     content = kept.read_bytes()
-    kept.unlink()
-    if fault != "missing":
-        kept.write_bytes(content[:-1] + b"x" if fault == "damaged" else content[:100])
-    with pytest.warns(ProfileWarning, match="rewritten for this device is missing or damaged.*run lepton-edge tune again"):
+    other = bundle.read(bundle.artifact("model.fp32.onnx"))
+    faults = {"damaged": content[:-1] + b"x", "cut": content[:100], "longer": content + bytes(2**23), "another": other}
+    kept.write_bytes(faults[fault])
+    with pytest.warns(ProfileWarning, match="must be what the profile names.*run lepton-edge tune again"):
         assert opened(bundle) == ("static-int8", 2)
 
 
+def test_what_is_kept_and_cannot_be_loaded_is_told_of_and_not_used(bundle: Bundle, kept: Path, profile: DeviceProfile) -> None:
+    write_kept(bundle, profile, b"no model")
+    with pytest.warns(ProfileWarning, match="must be one that onnxruntime loads.*run lepton-edge tune again"):
+        assert opened(bundle) == ("static-int8", 2)
+
+
+def test_who_has_no_kept_file_opens_the_bundles_own(bundle: Bundle, kept: Path) -> None:
+    kept.unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert opened(bundle) == ("static-int8", 2)
+
+
+def test_a_file_beside_the_bundle_takes_nothings_place(bundle: Bundle, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in (bundle.path.parent, bundle.path):
+        shutil.copy(kept, place / kept.name)
+    kept.unlink()
+    loaded = []
+    monkeypatch.setattr("lepton_runtime.session.open_engine", lambda *given, is_optimized, **settings: loaded.append(is_optimized))
+    opened(bundle)
+    assert loaded == [False]
+
+
 @pytest.mark.parametrize("digest", ["../../etc/passwd", "0" * 63, "G" * 64])
-def test_a_profile_names_no_file_but_its_own(bundle: Bundle, profile: DeviceProfile, digest: str) -> None:
+def test_a_profile_names_a_digest_and_nothing_else(bundle: Bundle, profile: DeviceProfile, digest: str) -> None:
     profile_paths(bundle)[0].write_text(profiles_text([replace(profile, optimized=digest)]))
     with pytest.warns(ProfileWarning, match="found a fault at optimized"):
         assert opened(bundle) == ("fp32", 1)

@@ -124,7 +124,8 @@ def optimized_model(name: str, model: bytes, *, threads: int) -> bytes | None:
         threads: How many it may use.
 
     Raises:
-        BundleError: The engine cannot load the model.
+        BundleError: The engine cannot load the model, or cannot write what it makes of it.
+        OSError: There is no folder for temporary files.
     """
     if name != "onnxruntime":
         return None

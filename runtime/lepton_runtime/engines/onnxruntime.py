@@ -108,7 +108,8 @@ def optimized(model: bytes, *, threads: int) -> bytes:
     Source: onnxruntime's documentation, "Graph Optimizations in ONNX Runtime", offline mode.
 
     Raises:
-        BundleError: onnxruntime refuses the model.
+        BundleError: onnxruntime refuses the model, or cannot write what it makes of it.
+        OSError: There is no folder for temporary files.
     """
     import tempfile
     from pathlib import Path
