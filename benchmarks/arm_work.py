@@ -69,7 +69,7 @@ for path in paths:
         call = open_file(path)
         call(), call()
     except Exception as error:
-        failed[path] = str(error).splitlines()[0]
+        failed[path] = str(error).splitlines()[0].replace(path, path.rsplit("/", 1)[1])
         continue
     mark()
     for _ in range(calls):

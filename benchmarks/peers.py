@@ -77,7 +77,8 @@ def make_files(name: str, folder: Path, peers: Peers, arguments: argparse.Namesp
             continue
         print(f"{name}: {step}", flush=True)
         done = peers.run(environment, "-m", "latency_peers.make", step, name, str(folder.resolve()))
-        made[step] = "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
+        made[step] = "" if done.returncode == 0 else last if done.returncode > 0 else f"ended by signal {-done.returncode}"
         outcomes.write_text(json.dumps(made, indent=1))
     return {step: reason for step, reason in made.items() if reason}
 

@@ -58,6 +58,17 @@ def bidirectional_lstm() -> keras.Model:
     return keras.Model(inputs, layers.Dense(10, activation="softmax")(layers.GlobalMaxPooling1D()(x)))
 
 
+def transformer() -> keras.Model:
+    """Two blocks of an encoder, 64 steps of 64 features, normalized first."""
+    inputs = x = keras.Input((64, 64), name="steps")
+    for _ in range(2):
+        y = layers.LayerNormalization()(x)
+        x = layers.Add()([x, layers.MultiHeadAttention(4, 16)(y, y)])
+        y = layers.Dense(128, activation="gelu")(layers.LayerNormalization()(x))
+        x = layers.Add()([x, layers.Dense(64)(y)])
+    return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))))
+
+
 def _application(name: str, size: int, classes: int, **settings: float) -> keras.Model:
     """One of ``keras.applications``."""
     return getattr(keras.applications, name)((size, size, 3), weights=None, classes=classes, **settings)
@@ -74,7 +85,7 @@ NETWORKS: dict[str, Callable[[], keras.Model]] = {
     "efficientnetb0": lambda: keras.applications.EfficientNetB0(input_shape=(224, 224, 3), weights=None),
     "resnet50": partial(_application, "ResNet50", 224, 1000),
 }
-OTHERS: dict[str, Callable[[], keras.Model]] = {"bidirectional-lstm": bidirectional_lstm}
+OTHERS: dict[str, Callable[[], keras.Model]] = {"bidirectional-lstm": bidirectional_lstm, "transformer": transformer}
 """What has what none of the nine has, for ``benchmarks/rewrites.py``."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from math import exp, log
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,7 @@ def _missing(results: dict[str, Any]) -> list[str]:
     for key, cell in results["cells"].items():
         for variant, reason in cell["absent"].items():
             text = results["failed"].get(key.rpartition("/")[0], {}).get(VARIANTS[variant].environment or variant, reason)
+            text = re.sub(r"(/[\w.+-]+)+/", "", text)  # folders of the machine
             entry = found.setdefault(f"{VARIANTS[variant].title}: {text.replace('|', ' ')}", [])
             entry.append(key.rpartition("/")[0])
     return [f"- {text} ({', '.join(dict.fromkeys(names))})" for text, names in found.items()] or ["Nothing."]

@@ -192,7 +192,8 @@ def share_real_numbers(graph: ir.Graph, node: ir.Node) -> bool:
     readers = list(value.uses())
     if len(readers) < 2 or value.is_graph_output() or not all(_computes_in_float(reader.node) for reader in readers):
         return False
-    shared = put_before(graph, readers[0].node, "Sum", [value], name=f"{value.name}/shared", like=value)
+    first = next(one for one in graph if value in one.inputs)
+    shared = put_before(graph, first, "Sum", [value], name=f"{value.name}/shared", like=value)
     for reader in readers:
         reader.node.replace_input_with(reader.idx, shared)
     return True
@@ -200,7 +201,7 @@ def share_real_numbers(graph: ir.Graph, node: ir.Node) -> bool:
 
 def _computes_in_float(node: ir.Node) -> bool:
     """Whether an operator is none that onnxruntime computes in 8 bits, or that only moves values, between pairs."""
-    if node.op_type not in _ELEMENTWISE:
+    if node.op_type not in (*_ELEMENTWISE, "ReduceMean"):
         return False
     makers = [value.producer() for value in node.inputs if value is not None and value.const_value is None]
     is_given_8_bits = all(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers)

@@ -15,6 +15,7 @@ from lepton_converters.onnx_values import (
     operands_of,
     producer_of,
     put_before,
+    remove_unread,
     replace_node,
     sees_picture,
     shaped,
@@ -62,20 +63,16 @@ def skip_reshapes(graph: ir.Graph, node: ir.Node) -> bool:
     if node.op_type not in _RESHAPING or node.outputs[0].is_graph_output():
         return False
     wanted, value = axes_of(node.outputs[0]), node.inputs[0]
-    chain = [node]
     while value is not None:
         found = axes_of(value)
         # As many values in the same axes: the first, if it is free, has the same length, too.
         if wanted is not None and found is not None and len(found) == len(wanted) and None not in wanted[1:] and found[1:] == wanted[1:]:
             ir.convenience.replace_all_uses_with(node.outputs[0], value)
-            for unread in chain:
-                if not unread.outputs[0].uses() and not unread.outputs[0].is_graph_output():
-                    graph.remove(unread, safe=True)
+            remove_unread(graph, node.outputs)
             return True
         before = value.producer()
         if before is None or before.op_type not in _RESHAPING:
             return False
-        chain.append(before)
         value = before.inputs[0]
     return False
 

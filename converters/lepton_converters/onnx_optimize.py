@@ -7,6 +7,7 @@ import onnx
 import onnx_ir as ir
 
 from lepton_converters.onnx_eight_bit import convolve_blocks, share_real_numbers, share_scale
+from lepton_converters.onnx_fused import make_gelu, make_layer_normalization
 from lepton_converters.onnx_gates import make_gate_of_a_picture, make_hard_sigmoid
 from lepton_converters.onnx_linear import fold_behind, fold_factor
 from lepton_converters.onnx_moves import cancel_reversal, convolve_rows, pad_within, skip_reshapes, widen
@@ -39,13 +40,16 @@ REWRITES = (
 """Of every graph, again and again until there is nothing left to do."""
 WIDE_REWRITES = (Rewrite("wide-offset", widen),)
 """Of every graph, behind those, which would not know it again."""
+_FUSED = (Rewrite("gelu", make_gelu), Rewrite("layer-norm", make_layer_normalization))
 _OF_MORE_WORK_ON_ARM = (Target.ANY, Target.ARM_DOTPROD, Target.ARM_V8)
 FLOAT_REWRITES = (
     Rewrite("gate", make_gate_of_a_picture, spares=_OF_MORE_WORK_ON_ARM),
     Rewrite("rows", convolve_rows, spares=_OF_MORE_WORK_ON_ARM),
+    *_FUSED,
 )
 """Of graphs that compute in float32, at last."""
 EIGHT_BIT_REWRITES = (
+    *_FUSED,
     Rewrite("blocks", convolve_blocks, spares=(Target.ARM_V8,)),
     Rewrite("shared-real", share_real_numbers),
     Rewrite("shared-scale", share_scale),

@@ -1,6 +1,6 @@
 """What rewrites of ONNX graphs ask of a value, and how they put new constants and nodes in."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -129,3 +129,14 @@ def replace_node(graph: ir.Graph, node: ir.Node, made: ir.Value, *others: ir.Nod
     graph.remove([node, *others], safe=True)
     if not keeps_name:
         made.name = old.name
+
+
+def remove_unread(graph: ir.Graph, values: Iterable[ir.Value | None]) -> None:
+    """Take out the nodes that give these values, and those behind them, if nobody reads what they give."""
+    for value in values:
+        node = value.producer() if value is not None else None
+        if node is None or node.graph is None or any(output.uses() or output.is_graph_output() for output in node.outputs):
+            continue
+        behind = list(node.inputs)
+        graph.remove(node, safe=True)
+        remove_unread(graph, behind)
