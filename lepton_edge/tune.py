@@ -136,30 +136,47 @@ def _tried(entry: _Entry, fastest: _Entry) -> Tried:
 
 
 def _try_all(entries: Sequence[_Entry], on_progress: Callable[[float, str], None]) -> None:
-    """One short look at each, in a fresh process; with one thread first."""
+    """One short look at each, in a fresh process; with one thread first. Who is wrong or fails is not tried again with more."""
     order = sorted(entries, key=lambda entry: entry.candidate.threads)
     alone: dict[tuple[str, str], float] = {}
+    failed: dict[tuple[str, str], str] = {}
     fastest_ns = float("inf")
     for number, entry in enumerate(order):
         candidate = entry.candidate
+        variant = candidate.file, candidate.engine
         on_progress(0.4 * number / len(order), f"trying {_name(candidate)}")
-        single_ns = alone.get((candidate.file, candidate.engine))
+        if variant in failed:
+            entry.remark = failed[variant]
+            continue
+        single_ns = alone.get(variant)
         if candidate.threads > 1 and single_ns is not None and single_ns / candidate.threads > _HOPELESS * fastest_ns:
             entry.remark = "not tried: too slow with one thread"
             continue
         try:
             with ExitStack() as stack:
                 worker = MeasuredProcess(candidate, stack)
+                _check_golden(worker)
                 entry.trial_ns = _median_ns(worker, _TRIAL_SECONDS, warm_seconds=_TRIAL_SECONDS)
                 entry.rss_bytes = worker.ask("end")["rss_bytes"]
         except LeptonError as error:
-            entry.remark = f"failed: {error}"
+            entry.remark = failed[variant] = f"failed: {error}"
             continue
         fastest_ns = min(fastest_ns, entry.trial_ns)
         if candidate.threads == 1:
-            alone[candidate.file, candidate.engine] = entry.trial_ns
+            alone[variant] = entry.trial_ns
     if fastest_ns == float("inf"):
         raise LeptonError(f"at least one candidate must run, none did: {'; '.join(entry.remark for entry in entries)}")
+
+
+def _check_golden(worker: MeasuredProcess) -> None:
+    """Raise if a process does not give the golden answers: in one of its own, since engines have been seen to crash.
+
+    Raises:
+        LeptonError: It gives others, or ended early.
+    """
+    found = worker.ask("golden")
+    if found["difference"] > found["limit"]:
+        raise LeptonError(f"its answers differ by {found['difference']:.1e} from the golden ones")
 
 
 def _near_fastest(entries: Sequence[_Entry]) -> list[_Entry]:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from lepton_runtime.bundle import Bundle
     from lepton_runtime.manifest import ArtifactRecord
 
-_TOLERANCE = 1e-4  # of golden answers, in the unit of the outputs, for float arithmetic of another CPU
-
 
 @dataclass(frozen=True)
 class Check:
@@ -112,7 +110,7 @@ def _check_packages() -> list[Check]:
 def _check_bundle(path: Path) -> list[Check]:
     from lepton_runtime.bundle import Bundle
     from lepton_runtime.engines import engine_of, is_installed
-    from lepton_runtime.golden import Golden
+    from lepton_runtime.golden import Golden, golden_limit
     from lepton_runtime.session import Session
 
     area = f"bundle {path}"
@@ -138,11 +136,6 @@ def _check_bundle(path: Path) -> list[Check]:
         checks.append(Check(area, state, f"{record.file} gives its golden answers (largest difference {difference:.1e})", fix))
         checks += _check_target(record, area)
     return [*checks, _check_profile(bundle, path)]
-
-
-def golden_limit(record: "ArtifactRecord") -> float:
-    """How far answers may be from the golden ones; an integer kernel may round one step differently on another CPU."""
-    return _TOLERANCE if record.precision in ("fp32", "fp16") else 1 / 64
 
 
 def _check_profile(bundle: "Bundle", path: Path) -> Check:

@@ -73,6 +73,8 @@ def serve(requests: TextIO, answers: TextIO, *, bundle: str, file: str, engine: 
             answer(measure_frames(call, **request))
         elif kind == "idle":
             answer({"cpu_ns": _idle(**request)})
+        elif kind == "golden":
+            answer(_golden_difference(opened, session))
         elif kind == "profile":
             answer({"operators": profile(opened, session, inputs)})
         else:
@@ -99,6 +101,13 @@ def _golden_inputs(bundle: Bundle, session: Session, shapes: dict[str, list[int]
 
     golden = Golden.open(bundle).batches(session.artifact)[0]
     return {name: np.resize(array, shapes[name]) for name, array in golden.items()}
+
+
+def _golden_difference(bundle: Bundle, session: Session) -> dict[str, float]:
+    """How far the answers are from the golden ones here, and how far they may be."""
+    from lepton_runtime.golden import Golden, golden_limit
+
+    return {"difference": Golden.open(bundle).difference(session), "limit": golden_limit(session.artifact)}
 
 
 def measure_block(

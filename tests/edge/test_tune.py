@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 import lepton_edge.tune
 from lepton_edge.cli.tune import allowed_records, choose_variants
 from lepton_edge.digits import shipped_bundle
+from lepton_edge.latency.process import MeasuredProcess
 from lepton_edge.latency.result import Candidate, candidate_of
 from lepton_edge.optimized_model import faster_to_load
 from lepton_edge.tune import tune
@@ -47,6 +49,8 @@ class Machine:
                 self.median_ns = 1e3 * medians_us[candidate] * float(np.exp(generator.normal(0, noise)))
 
             def ask(self, kind: str, **request: object) -> dict[str, object]:
+                if kind == "golden":
+                    return {"difference": 0.0, "limit": 0.0}
                 if kind == "end":
                     return {"rss_bytes": 50_000_000, "peak_rss_bytes": None}
                 return {"samples_ns": list(self.median_ns * np.exp(generator.normal(0, 3 * noise, 50)))}
@@ -193,13 +197,35 @@ def test_one_that_fails_in_turns_does_not_stop_the_others(monkeypatch: pytest.Mo
     assert {one.candidate: one.remark for one in tuning.tried}[variant(0)] == "failed: killed"
 
 
-def test_an_artifact_that_answers_otherwise_here_is_left_out(lepton_edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = shutil.copytree(shipped_bundle(), tmp_path / "digits.bundle")
-    doctor = sys.modules["lepton_edge.cli.doctor"]  # the package has the command under that name
-    monkeypatch.setattr(doctor, "golden_limit", lambda record: -1.0 if record.precision == "fp32" else 1.0)
-    outcome = lepton_edge("tune", path, "--engine", "onnxruntime", "--threads", "1")
-    assert "left out: model.fp32.onnx on onnxruntime, its answers differ by" in outcome.err
-    assert "1 variants of 2 artifacts" in outcome.err
+def test_an_artifact_that_answers_otherwise_here_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong, right = variant(0), variant(1)
+    machine = Machine(monkeypatch, {wrong: 50.0, variant(0, threads=2): 25.0, right: 100.0})
+    process = lepton_edge.tune.MeasuredProcess
+
+    class Wrong(process):
+        def ask(self, kind: str, **request: object) -> dict[str, object]:
+            is_wrong = kind == "golden" and self.candidate.file == wrong.file
+            return {"difference": 0.3, "limit": 0.1} if is_wrong else super().ask(kind, **request)
+
+    monkeypatch.setattr("lepton_edge.tune.MeasuredProcess", Wrong)
+    tuning = tune([wrong, variant(0, threads=2), right])
+    assert tuning.best.candidate == right
+    remarks = {one.candidate: one.remark for one in tuning.tried}
+    assert remarks[wrong] == remarks[variant(0, threads=2)] == "failed: its answers differ by 3.0e-01 from the golden ones"
+    assert machine.started.count(wrong) == 1
+    assert variant(0, threads=2) not in machine.started
+
+
+def test_golden_answers_are_checked_where_they_are_measured() -> None:
+    from lepton_runtime.golden import Golden
+
+    bundle = Bundle.open(shipped_bundle())
+    candidates = [candidate_of(bundle, record, engine="onnxruntime", threads=1) for record in bundle.manifest.artifacts]
+    for candidate in candidates:
+        with ExitStack() as stack:
+            found = MeasuredProcess(candidate, stack).ask("golden")
+            session = stack.enter_context(Session(bundle, bundle.artifact(candidate.file)))
+            assert found["difference"] == Golden.open(bundle).difference(session) <= found["limit"]
 
 
 def test_a_profile_of_a_newer_version_is_not_replaced(lepton_edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
