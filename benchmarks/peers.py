@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +35,7 @@ from lepton_runtime.versions import installed_versions
 ROUNDS = 2  # there and back, in each set of processes
 BLOCK_SECONDS = 0.08
 WARMUP_SECONDS = 0.15
+LIMIT_SECONDS = 60.0  # for a block: a process that hangs is ended
 ONE_SET = ("keras",)  # which take seconds to start, and tens of milliseconds a call
 HERE = Path(__file__).parent
 
@@ -100,6 +102,7 @@ class Row:
     """A process of :mod:`latency_peers.worker`."""
 
     def __init__(self, variant: Variant, folder: Path, threads: int, peers: Peers, stack: ExitStack, settings: dict[str, object]) -> None:
+        self._name = variant.name
         path = folder / ("ours.bundle" if variant.is_ours else variant.file)
         chosen = dict(settings)
         request = {
@@ -129,9 +132,15 @@ class Row:
         """The median of a block of calls."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        watchdog = threading.Timer(LIMIT_SECONDS, self._process.kill)
+        watchdog.start()
         self._process.stdin.write(f"{seconds}\n")
         self._process.stdin.flush()
-        return float(self._process.stdout.readline())
+        answer = self._process.stdout.readline()
+        watchdog.cancel()
+        if not answer:
+            raise OSError(f"{self._name} must answer within {LIMIT_SECONDS:.0f} s, its process ended or was ended")
+        return float(answer)
 
 
 def measure(folder: Path, threads: int, sets: int, peers: Peers) -> dict[str, object]:

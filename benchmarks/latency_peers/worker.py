@@ -107,7 +107,7 @@ def _keras(path, single, threads):
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(2)  # with one, a loop and what feeds it have been seen to wait for each other
     import keras
 
     model = keras.saving.load_model(path, compile=False)
