@@ -160,9 +160,14 @@ def measure(folder: Path, threads: int, sets: int, peers: Peers) -> dict[str, ob
                     rows[variant.name] = Row(variant, folder, threads, peers, stack, chosen.get(variant.name, {}))
                 except OSError as error:
                     absent[variant.name] = str(error)
-            for key, values in take_turns(rows).items():
+            found, failed = take_turns(rows)
+            for key, values in found.items():
                 medians.setdefault(key, []).append(float(np.median(values)))
-            answers |= {key: row.answer for key, row in rows.items()}
+            answers |= {key: rows[key].answer for key in found}
+            absent |= failed
+            for key in failed:
+                medians.pop(key, None)
+                answers.pop(key, None)
     base = answers["keras"]
     differences = {key: float(np.abs(found - base).max()) if found.shape == base.shape else None for key, found in answers.items()}
     return {"medians_ns": medians, "absent": absent, "chosen": chosen, "max_difference": differences}
@@ -179,15 +184,22 @@ def why_absent(variant: Variant, folder: Path, peers: Peers) -> str:
     return ""
 
 
-def take_turns(rows: dict[str, Row]) -> dict[str, list[float]]:
-    """The medians of each row's blocks, after a warm-up."""
-    for row in rows.values():
-        row.block_ns(WARMUP_SECONDS)
+def take_turns(rows: dict[str, Row]) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """The medians of each row's blocks, after a warm-up that is in turns, too; and why the others have none."""
     found: dict[str, list[float]] = {key: [] for key in rows}
-    for _ in range(ROUNDS):
-        for key in (*rows, *reversed(rows)):
-            found[key].append(rows[key].block_ns(BLOCK_SECONDS))
-    return found
+    failed: dict[str, str] = {}
+    for turn in range(ROUNDS + 1):
+        for key in (*rows, *(reversed(rows) if turn else ())):
+            if key in failed:
+                continue
+            try:
+                value = rows[key].block_ns(BLOCK_SECONDS if turn else WARMUP_SECONDS)
+            except OSError as error:
+                failed[key] = str(error)
+                continue
+            if turn:
+                found[key].append(value)
+    return {key: values for key, values in found.items() if key not in failed}, failed
 
 
 def measured_peak(threads: int) -> float:
