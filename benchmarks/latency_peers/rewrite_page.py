@@ -12,9 +12,9 @@ _HEAD = """\
 # What makes the ONNX files fast
 
 tf2onnx gives a graph that is right; engines run another one of the same meaning faster. `lepton_converters/onnx_optimize.py` holds the
-rewrites, each by its name, each with a test of its numbers in `tests/converters/test_onnx_rewrites.py`. They make one portable file of
-standard operators: nothing in it belongs to one engine. A rewrite that takes the CPUs of a `--target` more work than it saves is left out
-for that target.
+rewrites, each by its name, each with a test of its numbers in `tests/converters/test_onnx_rewrites.py` or `test_onnx_fused.py`. They make
+one portable file of standard operators: nothing in it belongs to one engine. A rewrite that takes the CPUs of a `--target` more work than
+it saves is left out for that target; [arm-work.md](arm-work.md) has what each spares on ARM.
 
 | rewrite | what it does | of | left out for |
 |---|---|---|---|

@@ -148,3 +148,71 @@ def test_hard_sigmoids_of_any_slope_answer_right(alpha: float, beta: float, plac
     (found,) = open_engine("openvino", model, inputs=specs[:1], outputs=specs[1:], threads=1).run([x])
     expected = np.clip(alpha * x + beta, 0, 1) * (x if place == "swish" else 1)
     np.testing.assert_allclose(found, expected, atol=2e-3 if place == "float16" else 1e-5)
+
+
+def adapted(nodes, constants, shape: list[int | None], made: list[int | None]) -> tuple[bytes, set[str]]:
+    """A model of float32, and the operators that OpenVINO is given of it."""
+    import onnx
+
+    from lepton_runtime.engines.openvino import _import_openvino
+    from lepton_runtime.engines.openvino_graph import adapt
+
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, axes) for name, axes in (("x", shape), ("y", made))]
+    tensors = [onnx.numpy_helper.from_array(values, name) for name, values in constants.items()]
+    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=7).SerializeToString()
+    read = _import_openvino().Core().read_model(model)
+    adapt(read)
+    return model, {node.get_type_name() for node in read.get_ordered_ops()}
+
+
+def check_same(model: bytes, x: np.ndarray, shape: tuple[int | None, ...], made: tuple[int | None, ...]) -> None:
+    from lepton_runtime import TensorSpec
+
+    specs = TensorSpec("x", shape, "float32"), TensorSpec("y", made, "float32")
+    found, expected = (
+        open_engine(name, model, inputs=specs[:1], outputs=specs[1:], threads=1).run([x])[0] for name in ("openvino", "onnxruntime")
+    )
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "strides", "pads"),
+    [([3, 9], [2, 6], [0, 0, 1, 3]), ([1, 4], [1, 2], [0, 2, 0, 4]), ([2, 12], [1, 12], [0] * 4)],
+)
+@pytest.mark.parametrize("shape", [[1, 1, 9, 36], [None, 1, 9, 36], [1, 1, None, 36]])
+def test_rows_of_pixels_are_seen_as_a_picture(kernel: list[int], strides: list[int], pads: list[int], shape: list[int | None]) -> None:
+    import onnx
+
+    noise = np.random.default_rng(4).normal(size=(5, 1, *kernel)).astype(np.float32)
+    nodes = [onnx.helper.make_node("Conv", ["x", "w"], ["y"], strides=strides, pads=pads)]
+    model, kinds = adapted(nodes, {"w": noise}, shape, [None, 5, None, None])
+    assert "Transpose" in kinds
+    x = np.random.default_rng(5).normal(size=[axis or 4 for axis in shape]).astype(np.float32)
+    check_same(model, x, tuple(shape), (None, 5, None, None))
+
+
+@pytest.mark.parametrize(("kernel", "strides"), [([3, 5], [1, 1]), ([3, 10], [1, 5])])
+def test_other_convolutions_of_one_channel_stay(kernel: list[int], strides: list[int]) -> None:
+    import onnx
+
+    nodes = [onnx.helper.make_node("Conv", ["x", "w"], ["y"], strides=strides)]
+    _, kinds = adapted(nodes, {"w": np.ones((2, 1, *kernel), np.float32)}, [1, 1, 9, 35], [None] * 4)
+    assert "Transpose" not in kinds
+
+
+@pytest.mark.parametrize("is_gate", [True, False])
+def test_a_gate_is_not_repeated_over_its_picture(is_gate: bool) -> None:
+    import onnx
+
+    make = onnx.helper.make_node
+    settings = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    nodes = [
+        make("GlobalAveragePool", ["x"], ["mean"]),
+        make("Resize", ["mean", "", "scales"], ["gate"], **settings),
+        make("Mul", ["x", "gate"], ["y"]) if is_gate else make("Concat", ["x", "gate"], ["y"], axis=1),
+    ]
+    made = [1, 3 if is_gate else 6, 4, 6]
+    model, kinds = adapted(nodes, {"scales": np.float32([1, 1, 4, 6])}, [1, 3, 4, 6], made)
+    assert ("Interpolate" in kinds) is not is_gate
+    check_same(model, np.random.default_rng(6).normal(size=(1, 3, 4, 6)).astype(np.float32), (1, 3, 4, 6), tuple(made))

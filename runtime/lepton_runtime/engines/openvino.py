@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from lepton_runtime.engines import missing_extra
+from lepton_runtime.engines.openvino_graph import adapt
 from lepton_runtime.errors import BundleError, InputError
 from lepton_runtime.tensors import Array, TensorSpec
 
 _TELEMETRY = "openvino_telemetry"
-_LOOPS = ("Loop", "TensorIterator")
 
 
 class OpenvinoEngine:
@@ -37,7 +37,7 @@ class OpenvinoEngine:
         try:
             core = self._openvino.Core()
             graph = core.read_model(model)
-            _replace_hard_sigmoids(graph)
+            adapt(graph)
             self._compiled = core.compile_model(graph, "CPU", settings)
         except RuntimeError as error:
             raise BundleError(f"OpenVINO must be able to load the model: {_last_line(error)}") from error
@@ -117,38 +117,6 @@ def _import_openvino() -> Any:  # Any: an extension without types
         if is_ours:
             del sys.modules[_TELEMETRY]
     return openvino
-
-
-def _replace_hard_sigmoids(graph: Any) -> None:
-    """Write each HardSigmoid, within loops and branches too, as what OpenVINO computes right, and within a convolution.
-
-    OpenVINO 2026.4 computes one with a beta of 0 as if it were 0.5, and makes a hard-swish of ``x * HSigmoid(x)`` only, which has
-    an alpha of 1/6 and a beta of 0.5: MobileNetV3-Small took 0.63 times as long with it. Source: measured, in
-    ``tests/runtime/test_openvino.py``.
-    """
-    from openvino import opset5
-
-    for node in graph.get_ordered_ops():
-        for body in _bodies(node):
-            _replace_hard_sigmoids(body)
-        if node.get_type_name() != "HardSigmoid":
-            continue
-        value = node.input_value(0)
-        alpha, beta = (float(node.input_value(index).get_node().data) for index in (1, 2))
-        if np.isclose(alpha, 1 / 6, rtol=1e-3, atol=0) and beta == 0.5:  # also as a float16
-            replacement = opset5.hsigmoid(value)
-        else:
-            kind = value.get_element_type()
-            line = opset5.multiply(value, opset5.constant(alpha, kind))
-            replacement = opset5.clamp(opset5.add(line, opset5.constant(beta, kind)) if beta else line, 0.0, 1.0)
-        for reader in node.output(0).get_target_inputs():
-            reader.replace_source_output(replacement.output(0))
-
-
-def _bodies(node: Any) -> list[Any]:
-    """The graphs within a node."""
-    kind = node.get_type_name()
-    return [node.get_function(number) for number in (0, 1)] if kind == "If" else [node.get_function()] if kind in _LOOPS else []
 
 
 def _readable(array: Array) -> Array:
