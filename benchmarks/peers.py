@@ -252,6 +252,8 @@ def main() -> None:
                 cell["products"] = json.loads((arguments.work / name / "products.json").read_text())
                 results["cells"][key] = cell
                 path.write_text(json.dumps(results, indent=1))
+    order = [*NETWORKS, *sorted(key.rpartition("/")[0] for key in results["cells"] if key.startswith("trained-"))]
+    results["cells"] = dict(sorted(results["cells"].items(), key=lambda cell: (order.index(cell[0].rpartition("/")[0]), cell[0])))
     write_page(results, arguments.page)
 
 

@@ -41,13 +41,14 @@ def write_rewrites(results: dict[str, Any], path: Path) -> None:
         ("float files", FLOAT_REWRITES),
         ("8-bit files", EIGHT_BIT_REWRITES),
     )
+    rewrites = {rewrite.name: rewrite for _, group in groups for rewrite in group}
     lines = []
-    for group, rewrites in groups:
-        for rewrite in rewrites:
-            text = (inspect.getdoc(rewrite.apply) or "").splitlines()[0]
-            lines.append(f"| `{rewrite.name}` | {text} | {group} | {', '.join(f'`{target}`' for target in rewrite.spares) or '–'} |")
+    for name, rewrite in rewrites.items():
+        text = (inspect.getdoc(rewrite.apply) or "").splitlines()[0]
+        of = " and ".join(title for title, group in groups if rewrite in group)
+        lines.append(f"| `{name}` | {text} | {of} | {', '.join(f'`{target}`' for target in rewrite.spares) or '–'} |")
     gains = []
-    for name in [rewrite.name for _, rewrites in groups for rewrite in rewrites]:
+    for name in rewrites:
         for network, entries in results["networks"].items():
             for entry in entries:
                 if entry["rewrite"] == name:
