@@ -136,7 +136,7 @@ def _tried(entry: _Entry, fastest: _Entry) -> Tried:
 
 
 def _try_all(entries: Sequence[_Entry], on_progress: Callable[[float, str], None]) -> None:
-    """One short look at each, in a fresh process; with one thread first. Who is wrong or fails is not tried again with more."""
+    """One short look at each, in a fresh process; with one thread first. Who is wrong, or fails with one, is not tried with more."""
     order = sorted(entries, key=lambda entry: entry.candidate.threads)
     alone: dict[tuple[str, str], float] = {}
     failed: dict[tuple[str, str], str] = {}
@@ -155,12 +155,18 @@ def _try_all(entries: Sequence[_Entry], on_progress: Callable[[float, str], None
         try:
             with ExitStack() as stack:
                 worker = MeasuredProcess(candidate, stack)
-                _check_golden(worker)
-                entry.trial_ns = _median_ns(worker, _TRIAL_SECONDS, warm_seconds=_TRIAL_SECONDS)
+                trial_ns = _median_ns(worker, _TRIAL_SECONDS, warm_seconds=_TRIAL_SECONDS)
                 entry.rss_bytes = worker.ask("end")["rss_bytes"]
+                fault = _golden_fault(worker)
         except LeptonError as error:
-            entry.remark = failed[variant] = f"failed: {error}"
+            entry.remark = f"failed: {error}"
+            if candidate.threads == 1:
+                failed[variant] = entry.remark
             continue
+        if fault:
+            entry.remark = failed[variant] = f"failed: {fault}"
+            continue
+        entry.trial_ns = trial_ns
         fastest_ns = min(fastest_ns, entry.trial_ns)
         if candidate.threads == 1:
             alone[variant] = entry.trial_ns
@@ -168,15 +174,10 @@ def _try_all(entries: Sequence[_Entry], on_progress: Callable[[float, str], None
         raise LeptonError(f"at least one candidate must run, none did: {'; '.join(entry.remark for entry in entries)}")
 
 
-def _check_golden(worker: MeasuredProcess) -> None:
-    """Raise if a process does not give the golden answers: in one of its own, since engines have been seen to crash.
-
-    Raises:
-        LeptonError: It gives others, or ended early.
-    """
+def _golden_fault(worker: MeasuredProcess) -> str:
+    """Why a process does not give the golden answers, empty if it does: in one of its own, since engines have been seen to crash."""
     found = worker.ask("golden")
-    if found["difference"] > found["limit"]:
-        raise LeptonError(f"its answers differ by {found['difference']:.1e} from the golden ones")
+    return "" if found["difference"] <= found["limit"] else f"its answers differ by {found['difference']:.1e} from the golden ones"
 
 
 def _near_fastest(entries: Sequence[_Entry]) -> list[_Entry]:

@@ -190,7 +190,8 @@ def share_real_numbers(graph: ir.Graph, node: ir.Node) -> bool:
         return False
     value = node.outputs[0]
     readers = list(value.uses())
-    if len(readers) < 2 or value.is_graph_output() or not all(_computes_in_float(reader.node) for reader in readers):
+    is_here = all(reader.node.graph is graph for reader in readers)
+    if len(readers) < 2 or value.is_graph_output() or not is_here or not all(_computes_in_float(reader.node) for reader in readers):
         return False
     first = next(one for one in graph if value in one.inputs)
     shared = put_before(graph, first, "Sum", [value], name=f"{value.name}/shared", like=value)

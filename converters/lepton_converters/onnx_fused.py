@@ -25,7 +25,7 @@ _HALF = 0.5
 def make_gelu(graph: ir.Graph, node: ir.Node) -> bool:
     """Write ``x / 2 * (1 + erf(x / sqrt(2)))``, in whatever order, or with ``1 - erf(-x / sqrt(2))``, in the order that engines know."""
     value = _gelu_input(node) if node.op_type == "Mul" else None
-    if value is None:
+    if value is None or not _keeps_rank(value, node):
         return False
     name, like, before = node.outputs[0].name, node.outputs[0], list(node.inputs)
     numbers = {"root": math.sqrt(2), "one": 1.0, "half": 0.5}
@@ -49,7 +49,8 @@ def _gelu_input(product: ir.Node) -> ir.Value | None:
         factor, source = _scaled(scaling) if scaling is not None else (0.0, None)
         if source is not None and source is value and math.isclose(sign * factor, math.sqrt(0.5), rel_tol=_RTOL):
             outer = operands_of(product)
-            is_known = scaling is not None and scaling.op_type == "Div" and outer is not None and _number(outer[1]) == _HALF
+            is_last = outer is not None and _number(outer[1]) == _HALF
+            is_known = scaling is not None and scaling.op_type == "Div" and scaling.inputs[0] is value and sign > 0 and is_last
             return None if is_known else value
     return None
 
@@ -95,7 +96,7 @@ def make_layer_normalization(graph: ir.Graph, node: ir.Node) -> bool:
     """
     parts = _normalization_parts(node) if node.op_type == "Add" else None
     axes = axes_of(parts[0]) if parts is not None else None
-    if parts is None or axes is None or axes[-1] is None:
+    if parts is None or axes is None or axes[-1] is None or not _keeps_rank(parts[0], node):
         return False
     value, epsilon, scale, offset = parts
     scales, offsets = _vector(scale, axes[-1], 1.0), _vector(offset, axes[-1], 0.0)
@@ -195,6 +196,12 @@ def _vector(constant: Array | None, channels: int, default: float) -> Array | No
     if constant.dtype != np.float32 or constant.size not in (1, channels) or constant.size != math.prod(constant.shape[-1:]):
         return None
     return np.array(np.broadcast_to(constant.reshape(-1), (channels,)))
+
+
+def _keeps_rank(value: ir.Value, node: ir.Node) -> bool:
+    """Whether a value is known to have as many axes as what comes of it: constants may have more."""
+    before, after = axes_of(value), axes_of(node.outputs[0])
+    return before is not None and after is not None and len(before) == len(after)
 
 
 def _number(constant: Array) -> float | None:

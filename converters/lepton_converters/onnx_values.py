@@ -11,8 +11,8 @@ TO_NCHW, TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
 
 
 def constant_of(value: ir.Value | None) -> Array | None:
-    """What a constant holds; ``None`` for all other values."""
-    return None if value is None or value.const_value is None else value.const_value.numpy()
+    """What a constant holds; ``None`` for all other values, and for the default of one that may be given."""
+    return None if value is None or value.const_value is None or value.is_graph_input() else value.const_value.numpy()
 
 
 def input_of(node: ir.Node, position: int) -> ir.Value | None:
@@ -58,7 +58,8 @@ def add_constant(graph: ir.Graph, name: str, values: Array) -> ir.Value:
 
 def _free_name(graph: ir.Graph, name: str) -> str:
     """The name, with a number behind it where a value has it already."""
-    taken = {value.name for node in graph for value in node.outputs} | set(graph.initializers) | {value.name for value in graph.inputs}
+    taken = {value.name for node in graph.all_nodes() for value in node.outputs} | {value.name for value in graph.inputs}
+    taken |= {name for inner in (graph, *graph.subgraphs()) for name in inner.initializers}
     stem, number = name, 1
     while name in taken:
         name, number = f"{stem}_{number}", number + 1

@@ -67,8 +67,14 @@ class Golden:
         for spec in session.artifact.outputs:
             found = np.concatenate([answer[spec.name] for answer in answers])
             expected = self.arrays[f"{session.artifact.file}/{spec.name}"]
-            difference = np.abs(found.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0) * (spec.scale or 1.0)
-            unit = max(1.0, float(np.abs(spec.dequantize(expected)).max(initial=0.0)))
+            wanted, values = np.abs(spec.dequantize(expected)), found.astype(np.float64)
+            unit = max(1.0, float(wanted[np.isfinite(wanted)].max(initial=0.0)))
+            with np.errstate(invalid="ignore"):
+                apart = np.abs(values - expected.astype(np.float64))
+            apart[(found == expected) | (np.isnan(values) & np.isnan(expected))] = 0.0
+            difference = np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max(initial=0.0) * (
+                spec.scale or 1.0
+            )  # one that is no number is far off
             largest = max(largest, float(difference) / unit)
         return largest
 

@@ -214,3 +214,37 @@ def test_those_of_keras_are_one_operator(keras, shape: tuple[int, ...], settings
     bundle = Bundle.open(tmp_path / "b")
     made = onnx.load_from_string(bundle.read(bundle.artifact("model.fp32.onnx")))
     assert {"LayerNormalization", "Gelu"} <= set(fused(made, tmp_path))
+
+
+@pytest.mark.parametrize("name", ["half", "one", "root"])
+def test_a_gelu_with_more_axes_than_its_value_stays(name: str) -> None:
+    model = network(WITH_ERFC, NUMBERS | {name: NUMBERS[name].reshape(1, 1, 1)}, [4, 5])
+    model.graph.output[0].type.tensor_type.shape.dim.add()
+    assert kinds(rewritten(model)) == kinds(model)
+
+
+@pytest.mark.parametrize("name", ["scale", "offset", "epsilon"])
+def test_a_layer_normalization_with_more_axes_than_its_value_stays(name: str) -> None:
+    numbers = constants(1, 8)
+    numbers[name] = numbers[name].reshape(1, 1, -1)
+    model = network(normalization(), numbers, [4, 8])
+    model.graph.output[0].type.tensor_type.shape.dim.add()
+    assert kinds(rewritten(model)) == kinds(model)
+
+
+def test_a_default_that_may_be_given_is_no_constant() -> None:
+    model = network(WITH_ERFC, NUMBERS, [4, 5])
+    model.graph.input.append(onnx.helper.make_tensor_value_info("half", onnx.TensorProto.FLOAT, []))
+    assert kinds(rewritten(model)) == kinds(model)
+
+
+def test_8_bit_values_that_branches_share_stay() -> None:
+    made = onnx.helper.make_tensor_value_info("h", onnx.TensorProto.FLOAT, [2, 4])
+    branches = [onnx.helper.make_graph([node(kind, ["real"], ["h"])], "g", [], [made]) for kind in ("Tanh", "Sigmoid")]
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        node("DequantizeLinear", ["q", "s", "z"], ["real"]),
+        node("If", ["is_so"], ["y"], then_branch=branches[0], else_branch=branches[1]),
+    ]
+    model = network(nodes, {"s": np.float32(0.04), "z": np.uint8(120), "is_so": np.array(True)}, [2, 4])
+    assert kinds(optimize_eight_bit(model, target=Target.ANY)) == kinds(model)

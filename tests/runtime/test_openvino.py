@@ -216,3 +216,24 @@ def test_a_gate_is_not_repeated_over_its_picture(is_gate: bool) -> None:
     model, kinds = adapted(nodes, {"scales": np.float32([1, 1, 4, 6])}, [1, 3, 4, 6], made)
     assert ("Interpolate" in kinds) is not is_gate
     check_same(model, np.random.default_rng(6).normal(size=(1, 3, 4, 6)).astype(np.float32), (1, 3, 4, 6), tuple(made))
+
+
+@pytest.mark.parametrize("kind", ["squared", "channels"])
+def test_a_repetition_that_is_no_gate_stays(kind: str) -> None:
+    import onnx
+
+    make = onnx.helper.make_node
+    settings = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    mean, scales = make("GlobalAveragePool", ["x"], ["mean"]), np.float32([1, 1, 4, 4])
+    gate = make("Resize", ["mean", "", "scales"], ["gate"], **settings)
+    if kind == "squared":
+        nodes, made = [mean, gate, make("Mul", ["gate", "gate"], ["y"])], (1, 4, 4, 4)
+    else:
+        halves = make("Slice", ["mean", "zero", "two", "one"], ["half"])
+        gate.input[0], scales = "half", np.float32([1, 2, 4, 4])
+        nodes, made = [mean, halves, gate, make("Mul", ["x", "gate"], ["y"])], (1, 4, 4, 4)
+    numbers = {name: np.array([value]) for name, value in (("zero", 0), ("two", 2), ("one", 1))}
+    constants = {"scales": scales, **(numbers if kind == "channels" else {})}
+    model, kinds = adapted(nodes, constants, [1, 4, 4, 4], list(made))
+    assert "Interpolate" in kinds
+    check_same(model, np.random.default_rng(6).normal(size=(1, 4, 4, 4)).astype(np.float32), (1, 4, 4, 4), made)

@@ -216,3 +216,21 @@ def test_no_samples_have_no_answers(session: Session) -> None:
 def test_threads_that_spin_and_that_sleep_give_the_same_answers(session: Session, digit: np.ndarray, spins: bool) -> None:
     with Session(session.bundle, session.artifact, threads=2, spins=spins) as other:
         np.testing.assert_allclose(other.run(digit), session.run(digit), rtol=0, atol=1e-6)  # sums of halves
+
+
+@pytest.mark.parametrize(("value", "expected"), [(np.nan, np.inf), (np.inf, np.inf), (None, 0.0)])
+def test_a_golden_answer_is_not_met_by_what_is_no_number(digits_bundle, value: float | None, expected: float) -> None:
+    from lepton_runtime.golden import Golden
+
+    with Session.open(digits_bundle, precision="fp32") as session:
+        run = session.run
+
+        def answer(inputs):
+            found = run(inputs)
+            return found if value is None else {name: np.full_like(array, value) for name, array in found.items()}
+
+        session.run = answer
+        golden = Golden.open(session.bundle)
+        name = f"{session.artifact.file}/{session.artifact.outputs[0].name}"
+        answers = np.concatenate([run(inputs)[session.artifact.outputs[0].name] for inputs in golden.batches(session.artifact)])
+        assert Golden({**golden.arrays, name: answers}).difference(session) == expected

@@ -53,13 +53,13 @@ def _mend_hard_sigmoid(node: Any) -> None:
 
 def _skip_repetition(node: Any) -> None:
     """Let products take the number a channel that is repeated over a picture for them: here they repeat it as they go."""
-    readers = node.output(0).get_target_inputs()
-    value = node.input_value(0)
-    if _axes(value)[2:] == [1, 1] and readers and all(reader.get_node().get_type_name() == "Multiply" for reader in readers):
-        others = [_axes(other) for reader in readers for other in reader.get_node().input_values()]
-        if all(axes == _axes(node.output(0)) for axes in others):
-            for reader in readers:
-                reader.replace_source_output(value)
+    value, given = node.input_value(0), _axes(node.output(0))
+    if len(given) != 4 or None in given[1:] or _axes(value) != [*given[:2], 1, 1]:
+        return
+    for reader in node.output(0).get_target_inputs():
+        others = [other for other in reader.get_node().input_values() if other.get_node() != node]
+        if reader.get_node().get_type_name() == "Multiply" and [_axes(other) for other in others] == [given]:
+            reader.replace_source_output(value)
 
 
 def _see_picture(node: Any) -> None:
