@@ -51,9 +51,8 @@ def main(path: str, repeats: int, *, under_load: bool) -> None:
         ratio = truth[best] / min(truth.values())
         right, longest = right + (ratio <= 1 + WITHIN), max(longest, tuning.seconds)
         chosen = f"{best.file} on {best.engine}, {best.threads} thread{'s' if best.threads > 1 else ''}"
-        print(
-            f"{tuning.seconds:5.1f} s  {chosen}, confidence {tuning.confidence:.3f}, {ratio:.3f} of the fastest of {len(near)}", flush=True
-        )
+        reached = f"confidence {tuning.confidence:.3f}, {ratio:.3f} of the fastest of {len(near)}"
+        print(f"{tuning.seconds:5.1f} s  {chosen}, {reached}", flush=True)
     print(f"{right} of {repeats} runs chose the fastest or one within {100 * WITHIN:.0f} %; longest run {longest:.0f} s")
 
 
