@@ -12,7 +12,6 @@ from lepton_converters.onnx_values import (
     operands_of,
     producer_of,
     put_before,
-    remove_unread,
     replace_node,
     shaped,
 )
@@ -27,7 +26,7 @@ def make_gelu(graph: ir.Graph, node: ir.Node) -> bool:
     value = _gelu_input(node) if node.op_type == "Mul" else None
     if value is None or not _keeps_rank(value, node):
         return False
-    name, like, before = node.outputs[0].name, node.outputs[0], list(node.inputs)
+    name, like = node.outputs[0].name, node.outputs[0]
     numbers = {"root": math.sqrt(2), "one": 1.0, "half": 0.5}
     root, one, half = (add_constant(graph, f"{name}/{key}", np.array(number, np.float32)) for key, number in numbers.items())
     made = put_before(graph, node, "Div", [value, root], name=f"{name}/scaled", like=like)
@@ -35,7 +34,6 @@ def make_gelu(graph: ir.Graph, node: ir.Node) -> bool:
     made = put_before(graph, node, "Add", [made, one], name=f"{name}/share", like=like)
     made = put_before(graph, node, "Mul", [value, made], name=f"{name}/doubled", like=like)
     replace_node(graph, node, put_before(graph, node, "Mul", [made, half], name=f"{name}/gelu", like=like))
-    remove_unread(graph, before)
     return True
 
 
@@ -102,7 +100,7 @@ def make_layer_normalization(graph: ir.Graph, node: ir.Node) -> bool:
     scales, offsets = _vector(scale, axes[-1], 1.0), _vector(offset, axes[-1], 0.0)
     if scales is None or offsets is None:
         return False
-    name, like, few, before = node.outputs[0].name, node.outputs[0], shaped(value, [*axes[:-1], 1]), list(node.inputs)
+    name, like, few = node.outputs[0].name, node.outputs[0], shaped(value, [*axes[:-1], 1])
     numbers = {"two": np.array(2, np.float32), "epsilon": epsilon, "scale": scales, "offset": offsets}
     two, tiny, factor, shift = (add_constant(graph, f"{name}/{key}", constant) for key, constant in numbers.items())
     mean = _mean(graph, node, value, name=f"{name}/mean", like=few)
@@ -114,7 +112,6 @@ def make_layer_normalization(graph: ir.Graph, node: ir.Node) -> bool:
     normal = put_before(graph, node, "Div", [apart, deviation], name=f"{name}/normal", like=like)
     scaled = put_before(graph, node, "Mul", [normal, factor], name=f"{name}/scaled", like=like)
     replace_node(graph, node, put_before(graph, node, "Add", [scaled, shift], name=f"{name}/normalized", like=like))
-    remove_unread(graph, before)
     return True
 
 

@@ -25,13 +25,11 @@ def make_hard_sigmoid(graph: ir.Graph, node: ir.Node) -> bool:
     value, beta = clip.inputs[0], 0.0
     total = producer_of(value, "Add")
     shifted = operands_of(total) if total is not None else None
-    inner = [clip]
     if total is not None and shifted is not None and _is_number(shifted):
         value, beta = shifted[0], alpha * float(shifted[1].reshape(()))
-        inner.append(total)
     attributes = {"alpha": ir.AttrFloat32("alpha", alpha), "beta": ir.AttrFloat32("beta", beta)}
     name, like = f"{node.outputs[0].name}/gate", node.outputs[0]
-    replace_node(graph, node, put_before(graph, node, "HardSigmoid", [value], name=name, like=like, attributes=attributes), *inner)
+    replace_node(graph, node, put_before(graph, node, "HardSigmoid", [value], name=name, like=like, attributes=attributes))
     return True
 
 

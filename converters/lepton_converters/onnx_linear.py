@@ -124,7 +124,7 @@ def _draw_behind(graph: ir.Graph, total: ir.Node, value: ir.Value, added: Array)
     shift = add_constant(graph, f"{name}/shift", before)
     shifted = put_before(graph, total, "Add", [source, shift], name=f"{name}/shifted", like=value)
     scaled = put_before(graph, total, "Mul", [shifted, add_constant(graph, f"{name}/factor", factor)], name=f"{name}/scaled", like=value)
-    replace_node(graph, total, scaled, product)
+    replace_node(graph, total, scaled)
     return True
 
 

@@ -181,7 +181,7 @@ def convolve_rows(graph: ir.Graph, node: ir.Node) -> bool:
     shape = add_constant(graph, f"{name}/rows", np.array([0, 1, -1, axes[2] * channels], np.int64))
     like = shaped(transpose.outputs[0], [axes[0], 1, axes[1], axes[2] * channels])
     rows = put_before(graph, transpose, "Reshape", [value, shape], name=f"{name}/as_rows", like=like)
-    replace_node(graph, transpose, rows, *([widened] if widened is not None and value is widened.inputs[0] else []))
+    replace_node(graph, transpose, rows)
     return True
 
 

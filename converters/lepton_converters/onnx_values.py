@@ -115,19 +115,16 @@ def sees_picture(conv: ir.Node, channels: int) -> bool:
     return is_whole and has_given_pads(conv) and 1 < channels <= PICTURE_CHANNELS
 
 
-def replace_node(graph: ir.Graph, node: ir.Node, made: ir.Value, *others: ir.Node) -> None:
-    """Let another value take the place of what a node gives, and its name, unless it is a door of the graph; and take the node out.
+def replace_node(graph: ir.Graph, node: ir.Node, made: ir.Value) -> None:
+    """Let another value take the place of what a node gives, and its name, unless it is a door of the graph.
 
-    Args:
-        graph: That of the node.
-        node: What is taken out.
-        made: What takes its place.
-        others: Nodes that nobody reads then, which are taken out as well.
+    The node is taken out, and with it what nobody else reads of that behind it.
     """
-    old = node.outputs[0]
+    old, behind = node.outputs[0], list(node.inputs)
     keeps_name = made.is_graph_input() or made.is_graph_output()
     ir.convenience.replace_all_uses_with(old, made, replace_graph_outputs=True)
-    graph.remove([node, *others], safe=True)
+    graph.remove(node, safe=True)
+    remove_unread(graph, behind)
     if not keeps_name:
         made.name = old.name
 
