@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from lepton_edge.latency.result import Candidate, ProcessRecord
 from lepton_runtime.errors import LeptonError, UnstableError
 
 IDLE_SECONDS = 1.0
+ANSWER_SECONDS = 300.0  # more than what was asked for: engines have been seen to hang while they load, and in a call
 _KEPT_WARMUP = 300
 
 
@@ -35,12 +37,13 @@ class MeasuredProcess:
             stack: Ends the process when it is closed.
 
         Raises:
-            LeptonError: The process ended early; the text says how.
+            LeptonError: The process ended early, or gave no answer in ``ANSWER_SECONDS``; the text says how.
         """
         self.candidate = candidate
         self.warmup_ns: list[int] = []
         self.is_settled = False
         self.idle_cpu_ns: int | None = None
+        self._expected_seconds = 0.0
         # Closed by the stack, as the process is ended by it.
         self._stderr = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))  # noqa: SIM115
         request = {name: getattr(candidate, name) for name in ("bundle", "file", "engine", "threads", "spins", "batch")}
@@ -65,6 +68,8 @@ class MeasuredProcess:
     def send(self, kind: str, **request: Any) -> None:
         """Ask for something; Any: whatever JSON holds."""
         assert self._process.stdin is not None
+        frames_seconds = request["frames"] / request["fps"] if kind == "frames" else 0.0
+        self._expected_seconds = request.get("limit_seconds", frames_seconds)
         try:
             self._process.stdin.write(json.dumps({"kind": kind, **request}) + "\n")
             self._process.stdin.flush()
@@ -74,6 +79,10 @@ class MeasuredProcess:
     def read(self) -> dict[str, Any]:
         """The answer to what was sent."""
         assert self._process.stdout is not None
+        limit_seconds = self._expected_seconds + ANSWER_SECONDS
+        if not select.select([self._process.stdout], [], [], limit_seconds)[0]:
+            self._process.kill()
+            raise LeptonError(f"{self._name} must answer within {limit_seconds:.0f} s, it did not, and its process was ended")
         line = self._process.stdout.readline()
         if not line.endswith("\n"):
             self._fail()
@@ -101,12 +110,16 @@ class MeasuredProcess:
             **memory,
         )
 
+    @property
+    def _name(self) -> str:
+        return f"{self.candidate.file} on {self.candidate.engine}"
+
     def _fail(self) -> NoReturn:
         code = self._process.wait()
         self._stderr.seek(0)
         reason = (self._stderr.read().strip().splitlines() or ["no message"])[-1]
         kind = UnstableError if code == UnstableError.exit_code else LeptonError
-        raise kind(f"{self.candidate.file} on {self.candidate.engine} must run to the end, its process ended with {code}: {reason}")
+        raise kind(f"{self._name} must run to the end, its process ended with {code}: {reason}")
 
     def _end(self) -> None:
         self._process.kill()

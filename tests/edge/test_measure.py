@@ -1,6 +1,7 @@
 """Measurements of the shipped bundle, in real processes."""
 
 import json
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from lepton_edge.device import DeviceReader
 from lepton_edge.digits import shipped_bundle
 from lepton_edge.latency import measure as measure_module
 from lepton_edge.latency.measure import agree, measure
+from lepton_edge.latency.process import MeasuredProcess
 from lepton_edge.latency.result import Candidate
 from lepton_edge.latency.settings import LatencySettings
 from lepton_edge.report.document import load_report
@@ -163,6 +165,25 @@ def test_a_process_that_ends_early_is_named(candidates: list[Candidate]) -> None
         LeptonError, match=r"model\.fp32\.onnx on onnxruntime must run to the end, its process ended with 1: .*does not exist"
     ):
         measure([replace(candidates[0], bundle="nowhere.bundle")], SHORT)
+
+
+def test_a_process_that_hangs_is_ended_and_named(candidates: list[Candidate], monkeypatch: pytest.MonkeyPatch) -> None:
+    with ExitStack() as stack:
+        worker = MeasuredProcess(candidates[0], stack)
+        monkeypatch.setattr("lepton_edge.latency.process.ANSWER_SECONDS", 0.05)
+        worker.send("idle", seconds=60.0)
+        with pytest.raises(LeptonError, match=r"^model\.fp32\.onnx on onnxruntime must answer within 0 s, it did not"):
+            worker.read()
+        monkeypatch.undo()
+        with pytest.raises(LeptonError, match="its process ended with -9"):
+            worker.ask("end")
+
+
+def test_an_answer_is_waited_for_as_long_as_was_asked_for(candidates: list[Candidate], monkeypatch: pytest.MonkeyPatch) -> None:
+    with ExitStack() as stack:
+        worker = MeasuredProcess(candidates[0], stack)
+        monkeypatch.setattr("lepton_edge.latency.process.ANSWER_SECONDS", 1.5)
+        assert worker.ask("frames", fps=2.0, frames=4, keep=10)["calls"] > 0
 
 
 def test_a_step_of_the_time_of_day_is_noted(candidates: list[Candidate], monkeypatch: pytest.MonkeyPatch) -> None:
