@@ -17,7 +17,7 @@ from lepton_converters.quantizer import Quantizer
 from lepton_converters.quiet import quiet_tensorflow
 from lepton_converters.recipe import IntegerIo
 from lepton_converters.tflite_artifact import make_artifact
-from lepton_converters.tflite_content import packed, read_content
+from lepton_converters.tflite_content import operator_codes, packed, read_content
 from lepton_converters.tflite_float_graph import TfliteFloatGraph
 from lepton_converters.tflite_recurrent import TfliteRecurrence
 from lepton_runtime.errors import UnsupportedError
@@ -32,9 +32,9 @@ _FUSED_LSTM = "UNIDIRECTIONAL_SEQUENCE_LSTM"
 class TfliteExporter:
     """Makes the TFLite artifacts of one model; graphs are traced once for all of them.
 
-    Routes, in the order in which they are tried: ``fused``, each LSTM as TFLite's own operator, by a SavedModel;
-    ``graph``, the frozen graph, with Keras' loops; ``unrolled``, the frozen graph with the steps of loops written
-    out, for what is calibrated: TensorFlow crashes on calibrating a loop, and the fused operator is far less exact in 8 bits.
+    Routes, in the order in which they are tried: ``graph``, the frozen graph, with Keras' loops; ``unrolled``, the frozen graph with
+    the steps of loops written out, for what is calibrated: TensorFlow crashes on calibrating a loop; ``fused``, each LSTM as TFLite's
+    own operator, by a SavedModel: it is slower in float and far less exact in 8 bits, but takes sequences of any length there.
     """
 
     def __init__(self, source: KerasSource, *, accept: Callable[[Artifact], None]) -> None:
@@ -80,7 +80,7 @@ class TfliteExporter:
         return artifact if precision == Precision.FP32 else self._make(precision, quantizer)
 
     def _make(self, precision: Precision, quantizer: Quantizer | None) -> Artifact:
-        routes = ["graph"] if not self._has_loops else ["unrolled", "fused"] if precision.needs_calibration else ["fused", "graph"]
+        routes = ["graph"] if not self._has_loops else ["unrolled" if precision.needs_calibration else "graph", "fused"]
         faults = []
         for route in routes:
             try:
@@ -107,7 +107,7 @@ class TfliteExporter:
             if precision == Precision.STATIC_INT8 and quantizer is not None:
                 return quantizer.quantize(self._float_graph(graph, quantizer.calibration, route))
             model = _run_converter(_converter_of(graph), precision, self._batches(calibration, named=False), io)
-            return make_artifact(model, precision, self._source, route)
+            return make_artifact(_with_undivided_loops(model) if _holds_loops(graph) else model, precision, self._source, route)
         operator = TfliteRecurrence()
         with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
             save_traced(self._source, folder, recurrence=operator, unrolls=precision.needs_calibration)
@@ -218,18 +218,36 @@ def _operators(ops: Any, precision: Precision) -> Any:
     return ops.TFLITE_BUILTINS
 
 
+def _with_undivided_loops(model: bytes) -> bytes:
+    """The file with what counts a loop's steps, and takes a step out of the sequence, before all else in its body.
+
+    LiteRT computes those operators itself and hands the others to a delegate, all at once where none of them is in between.
+    """
+    from tensorflow.lite.python.schema_py_generated import TensorType
+
+    content = read_content(model)
+    kinds = operator_codes(content)
+    for body in content.subgraphs[1:]:
+        floats = {index for index, tensor in enumerate(body.tensors) if tensor.type == TensorType.FLOAT32}
+        made = {index for operator in body.operators for index in operator.outputs}
+        first: list[Any] = []
+        for operator in body.operators:
+            if made.isdisjoint(operator.inputs) and (kinds[operator.opcodeIndex] == "GATHER" or floats.isdisjoint(operator.outputs)):
+                first.append(operator)
+                made -= set(operator.outputs)
+        body.operators = first + [operator for operator in body.operators if operator not in first]
+    return packed(content)
+
+
 def _with_doors_of(model: bytes, source: KerasSource, *, fused: int) -> bytes:
     """The file of a SavedModel with the model's names and order of inputs and outputs.
 
     Raises:
         UnsupportedError: TensorFlow did not fuse every LSTM, so that the file would answer nonsense.
     """
-    from tensorflow.lite.python import schema_py_generated as schema
-
     content = read_content(model)
-    number = getattr(schema.BuiltinOperator, _FUSED_LSTM)
-    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in content.operatorCodes]
-    found = sum(codes[operator.opcodeIndex] == number for graph in content.subgraphs for operator in graph.operators)
+    kinds = operator_codes(content)
+    found = sum(kinds[operator.opcodeIndex] == _FUSED_LSTM for graph in content.subgraphs for operator in graph.operators)
     if found != fused:
         raise UnsupportedError(f"each of {fused} LSTM layers must become one fused operator, found {found}")
     graph, signature = content.subgraphs[0], content.signatureDefs[0]
