@@ -94,14 +94,16 @@ def convolve_blocks(graph: ir.Graph, node: ir.Node) -> bool:
     zero_point = constant_of(input_of(weight, 2))  # where it is not 0, an integer 0 is no weight of 0
     if (bias is None) != (len(node.inputs) < 3) or node.outputs[0].is_graph_output() or (zero_point is not None and zero_point.any()):
         return False
+    readers = list(node.outputs[0].uses())
     blocks = _blocks_of(node, values.shape, axes, made)
-    if blocks is None:
+    if blocks is None or not readers or not all(reader.node.graph is graph for reader in readers):
         return False
     name, shape = node.outputs[0].name, [*axes[:2], (axes[2] or 0) // blocks.pixels, blocks.pixels * values.shape[1]]
     numbers = add_constant(graph, f"{name}/block_shape", np.array([0, -1, *shape[2:]], np.int64))
     given = put_before(graph, transpose, "Reshape", [source, numbers], name=f"{name}/taken", like=shaped(source, shape))
     transpose.replace_input_with(0, given)
-    transpose.outputs[0].shape = ir.Shape([shape[0], shape[3], shape[1], shape[2]])
+    for value in _between(transpose, node):
+        value.shape = ir.Shape([shape[0], shape[3], shape[1], shape[2]])
     node.replace_input_with(1, _repeated(graph, node, weight, blocks.weights(values), blocks.made))
     if bias is not None:
         node.replace_input_with(2, _repeated(graph, node, bias, None, blocks.made))
@@ -120,6 +122,17 @@ def _picture_of(node: ir.Node) -> ir.Node | None:
     quantize = producer_of(value, "QuantizeLinear")
     transpose = producer_of(quantize.inputs[0] if quantize is not None else value, "Transpose")
     return transpose if transpose is not None and ints_of(transpose, "perm", []) == TO_NCHW else None
+
+
+def _between(transpose: ir.Node, node: ir.Node) -> list[ir.Value]:
+    """The picture on its way to a convolution: channels first, 8 bits, and real numbers again."""
+    found: list[ir.Value] = []
+    value = node.inputs[0]
+    while value is not None:
+        found.append(value)
+        maker = value.producer()
+        value = None if maker is None or maker is transpose else maker.inputs[0]
+    return found
 
 
 def _stored(value: ir.Value | None) -> ir.Node | None:
@@ -153,7 +166,7 @@ def _put_apart(graph: ir.Graph, node: ir.Node, made: list[int | None], times: in
     name, like, readers = output.name, shaped(output, made), list(output.uses())
     channels, width = made[1] or 0, made[3] or 0
     output.name, output.shape = f"{name}/blocks", ir.Shape([made[0], times * channels, made[2], width // times])
-    following = readers[0].node
+    following = next(one for one in graph if output in one.inputs)
     blocks = [made[0], made[2], width // times, times * channels]
     picture = [made[0], made[2], width, channels]
     perm, back = (ir.AttrInt64s("perm", order) for order in (TO_NHWC, TO_NCHW))

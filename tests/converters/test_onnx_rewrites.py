@@ -267,6 +267,7 @@ def test_a_convolution_of_blocks_gives_the_same_integers(shape, kernel, attribut
     optimized = for_x86_eight_bit(model)
     weights = [values.dims for values in optimized.graph.initializer if len(values.dims) == 4]
     assert max(dims[1] for dims in weights) >= 4 * shape[3]
+    onnx.shape_inference.infer_shapes(optimized, check_type=True, strict_mode=True)
     check_same(model, optimized, noise(*[2 if at == 0 and axis is None else axis or 8 for at, axis in enumerate(shape)]), atol=0)
 
 
@@ -390,6 +391,19 @@ def test_blocks_need_weights_whose_integer_zero_is_zero_and_a_reader() -> None:
     given = eight_bit(*stored, conv, shape=[1, 8, 8, 3], **constants)
     given.graph.output.append(onnx.helper.make_tensor_value_info("made", onnx.TensorProto.FLOAT, [None] * 4))
     assert kinds(for_x86_eight_bit(given)) == kinds(given)
+
+
+def test_a_picture_that_branches_read_is_not_put_apart() -> None:
+    stored, constants = stored_weights(4, 3, 3, 3)
+    made = onnx.helper.make_tensor_value_info("h", onnx.TensorProto.FLOAT, [1, 4, 8, 8])
+    branches = [onnx.helper.make_graph([node(kind, ["conv"], ["h"])], "g", [], [made]) for kind in ("Tanh", "Sigmoid")]
+    nodes = [
+        *stored,
+        node("Conv", ["real", "w", "b"], ["conv"], pads=[1] * 4),
+        node("If", ["is_so"], ["made"], then_branch=branches[0], else_branch=branches[1]),
+    ]
+    model = eight_bit(*nodes, shape=[1, 8, 8, 3], **constants, is_so=np.array(True))
+    assert kinds(for_x86_eight_bit(model)) == kinds(model)
 
 
 def test_a_factor_that_an_offset_cannot_be_divided_by_stays() -> None:
