@@ -100,6 +100,15 @@ def test_strided_and_read_only_arrays_are_read_right(session: Session, digits: D
     np.testing.assert_array_equal(session.run(given, out=out), expected)
 
 
+def test_what_is_read_only_here_may_change_elsewhere(session: Session, digits: Digits) -> None:
+    frame, out = np.zeros((1, 28, 28, 1), np.float32), np.empty((1, 10), np.float32)
+    seen = frame[:]
+    seen.flags.writeable = False
+    for image in digits.test_images[:3]:
+        frame[0, ..., 0] = image
+        np.testing.assert_array_equal(session.run(seen, out=out), session.run(frame))
+
+
 def test_out_of_another_batch_is_refused() -> None:
     import onnx
 
@@ -115,7 +124,7 @@ def test_out_of_another_batch_is_refused() -> None:
             engine.bind([np.ones((3, 3), np.float32)], [np.empty((rows, 3), np.float32)])()
 
 
-@pytest.mark.parametrize("alpha", [1 / 6, 0.2])
+@pytest.mark.parametrize("alpha", [1 / 6, 0.1668, 0.2])
 @pytest.mark.parametrize("beta", [0.0, 0.5, 0.3])
 @pytest.mark.parametrize("place", ["alone", "swish", "branch", "float16"])
 def test_hard_sigmoids_of_any_slope_answer_right(alpha: float, beta: float, place: str) -> None:

@@ -66,9 +66,10 @@ class OpenvinoEngine:
             InputError: By the call: the model fails on these values, or gives other shapes.
         """
         request, lock = self._compiled.create_infer_request(), threading.Lock()
-        # A read-only input is copied, once: what is in it cannot change.
-        kept = [_readable(array) for array in arrays], outputs
-        self._share(request, kept[0])
+        readable = [_readable(array) for array in arrays]
+        copies = [(copy, array) for copy, array in zip(readable, arrays, strict=True) if copy is not array]
+        kept = readable, outputs
+        self._share(request, readable)
         pairs = [(output, array) for output, array in zip(self._outputs, outputs, strict=True)]
         if not self._has_free_answers:  # into memory of another shape OpenVINO would write a part, or nothing, without a word
             for output, array in pairs:
@@ -76,6 +77,8 @@ class OpenvinoEngine:
 
         def call() -> object:
             with lock:
+                for copy, array in copies:  # others may write what is read-only here
+                    copy[...] = array
                 self._infer(request)
                 for output, array in pairs if self._has_free_answers else ():
                     found = request.get_tensor(output).data

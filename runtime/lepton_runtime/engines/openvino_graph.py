@@ -42,10 +42,10 @@ def _mend_hard_sigmoid(node: Any) -> None:
 
     value = node.input_value(0)
     alpha, beta = (float(node.input_value(index).get_node().data) for index in (1, 2))
-    if np.isclose(alpha, 1 / 6, rtol=1e-3, atol=0) and beta == 0.5:  # also as a float16
+    kind = value.get_element_type()
+    if alpha == kind.to_dtype().type(1 / 6) and beta == 0.5:
         made = opset5.hsigmoid(value)
     else:
-        kind = value.get_element_type()
         line = opset5.multiply(value, opset5.constant(alpha, kind))
         made = opset5.clamp(opset5.add(line, opset5.constant(beta, kind)) if beta else line, 0.0, 1.0)
     _replace(node, made)
