@@ -157,6 +157,7 @@ class Session:
                 ``(batch, height, width, channels)`` float32; otherwise one array a name.
             out: For a model with one input and one output: the array that the answer is written into. Called again and again
                 with the same two arrays, the engine reads and writes them where they are, which saves a small model a third.
+                Between calls the values may change, shapes, types and flags must not.
 
         Raises:
             InputError: Something does not fit the model.
