@@ -22,7 +22,8 @@ _TIE = 0.01  # variants that were measured as near as this to the fastest are as
 CONFIDENCE = 0.95
 _TRIAL_SECONDS = 0.1
 _HOPELESS = 1.5  # times the fastest: not even a lucky trial is so far off
-_FAR_BEHIND = 1.15  # likewise, after one set of processes in turns
+_ABANDONED = 20.0  # times the fastest, and a second: more than what makes a first answer later than others
+_SURE = 0.99  # that one is slower, before it drops out
 _MOST_FINALISTS = 8
 _ROUNDS = 4  # there and back, in each set of processes
 _BLOCK_SECONDS = 0.06
@@ -115,12 +116,12 @@ def tune(
         if under_load:
             stack.enter_context(_BusyCore())
         _try_all(entries, on_progress)
-        left = _measure_in_turns(_near_fastest(entries), final_seconds, on_progress)
+        left, out = _measure_in_turns(_near_fastest(entries), final_seconds, on_progress)
     fastest = min(left, key=lambda entry: entry.level)
     as_good = [entry for entry in left if entry.level - fastest.level <= log(1 + _TIE)]
     best = min(as_good, key=_preference)
     tried = sorted((_tried(entry, fastest) for entry in entries), key=lambda one: one.p50_ms or float("inf"))
-    return Tuning(_tried(best, fastest), _confidence(best, left), tuple(tried), monotonic() - started)
+    return Tuning(_tried(best, fastest), _confidence(best, [*left, *out]), tuple(tried), monotonic() - started)
 
 
 def _preference(entry: _Entry) -> tuple[int, bool, float, float]:
@@ -155,6 +156,9 @@ def _try_all(entries: Sequence[_Entry], on_progress: Callable[[float, str], None
         try:
             with ExitStack() as stack:
                 worker = MeasuredProcess(candidate, stack)
+                if worker.first_run_ns > max(_ABANDONED * fastest_ns, 1e9):
+                    entry.remark = failed[variant] = f"dropped out after its first answer, which took {worker.first_run_ns / 1e9:.1f} s"
+                    continue
                 trial_ns = _median_ns(worker, _TRIAL_SECONDS, warm_seconds=_TRIAL_SECONDS)
                 entry.rss_bytes = worker.ask("end")["rss_bytes"]
                 fault = _golden_fault(worker)
@@ -191,13 +195,17 @@ def _near_fastest(entries: Sequence[_Entry]) -> list[_Entry]:
         if (entry.trial_ns or 0.0) <= limit and len(near) < _MOST_FINALISTS and (room > 0 or not near):
             near.append(entry)
         else:
-            entry.remark = "dropped out after one trial"
+            is_near = (entry.trial_ns or 0.0) <= limit
+            entry.remark = "left out: no room for as many" if is_near else "dropped out after one trial"
     return near
 
 
-def _measure_in_turns(entries: list[_Entry], seconds: float, on_progress: Callable[[float, str], None]) -> list[_Entry]:
-    """Those that may still be the fastest, until it is known which is, or the time is over."""
+def _measure_in_turns(
+    entries: list[_Entry], seconds: float, on_progress: Callable[[float, str], None]
+) -> tuple[list[_Entry], list[_Entry]]:
+    """Those that may still be the fastest, once it is known which is, or the time is over; and those that dropped out."""
     started, left = monotonic(), list(entries)
+    out: list[_Entry] = []
     for stage in range(1, _MOST_STAGES + 1):
         on_progress(0.4 + 0.6 * min(1.0, (monotonic() - started) / seconds), f"{len(left)} in turns, for the {stage}. time")
         _one_stage(left, until=started + seconds)
@@ -207,14 +215,14 @@ def _measure_in_turns(entries: list[_Entry], seconds: float, on_progress: Callab
         is_over = monotonic() - started > seconds
         fastest = min(left, key=lambda entry: entry.level)
         for entry in [entry for entry in left if entry is not fastest]:
-            is_slower = stage >= _FEWEST_STAGES and _difference(fastest, entry)[0] > 0
-            if is_slower or entry.level - fastest.level > log(_FAR_BEHIND):
-                entry.remark = f"dropped out after {stage} process{'es' if stage > 1 else ''}"
+            if stage >= _FEWEST_STAGES and _difference(fastest, entry, confidence=_SURE)[0] > 0:
+                entry.remark = f"dropped out after {stage} processes"
                 left.remove(entry)
-        is_known = (stage >= _FEWEST_STAGES or len(left) == 1) and _confidence(fastest, left) >= CONFIDENCE
+                out.append(entry)
+        is_known = (stage >= _FEWEST_STAGES or len(entries) == 1) and _confidence(fastest, [*left, *out]) >= CONFIDENCE
         if is_known or is_over:
             break
-    return left
+    return left, out
 
 
 def _one_stage(entries: Sequence[_Entry], *, until: float) -> None:
@@ -263,19 +271,19 @@ def _median_ns(worker: MeasuredProcess, seconds: float, *, warm_seconds: float =
     return float(np.median(worker.ask("block", calls=3, seconds=seconds, limit_seconds=seconds, keep=2000)["samples_ns"]))
 
 
-def _difference(fastest: _Entry, other: _Entry, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def _difference(fastest: _Entry, other: _Entry, *, confidence: float) -> tuple[float, float]:
     """How much slower another is, in logarithms: an interval, pair by pair of processes that took turns."""
-    pairs = np.array(other.logs) - np.array(fastest.logs)
+    pairs = np.array(other.logs) - np.array(fastest.logs[: len(other.logs)])
     if len(pairs) < 2:
         return float("-inf"), float("inf")
     half = student_quantile((1 + confidence) / 2, len(pairs) - 1) * float(pairs.std(ddof=1)) / sqrt(len(pairs))
     return float(pairs.mean()) - half, float(pairs.mean()) + half
 
 
-def _confidence(chosen: _Entry, left: Sequence[_Entry]) -> float:
-    """How surely no other of those left is more than 2 % faster than the chosen one; the doubts of all of them are added up."""
+def _confidence(chosen: _Entry, measured: Sequence[_Entry]) -> float:
+    """How surely none of those that took turns is more than 2 % faster than the chosen one; the doubts of all of them are added up."""
     doubt = 0.0
-    for entry in left:
+    for entry in measured:
         if entry is chosen:
             continue
         # The largest confidence at which the interval's lower end stays above "2 % faster".

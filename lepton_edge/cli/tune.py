@@ -119,7 +119,7 @@ def choose_variants(
         check_engine(name)
     if threads and max(threads) > usable_cores():
         raise InputError(f"threads must be at most the {usable_cores()} cores that may be used, found {max(threads)}")
-    counts = threads or tuple(2**power for power in range(usable_cores().bit_length()))
+    counts = threads or tuple(sorted({2**power for power in range(usable_cores().bit_length())} | {usable_cores()}))
     candidates = [
         candidate_of(bundle, record, engine=engine, threads=count, spins=spins)
         for record in records

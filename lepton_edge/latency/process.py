@@ -26,6 +26,7 @@ class MeasuredProcess:
         candidate: What it has loaded.
         warmup_ns: Its calls that do not count, so far.
         is_settled: Whether its latency settled.
+        first_run_ns: What its first answer took, the model being loaded.
         idle_cpu_ns: What it cost while nobody called it for ``IDLE_SECONDS``, once that was measured.
     """
 
@@ -58,11 +59,11 @@ class MeasuredProcess:
         )
         stack.callback(self._end)
         started = self.read()
+        self.first_run_ns: int = started["first_run_ns"]
         self._times = {
             "start_ns": started["begun_ns"] - spawned_ns,
             "import_ns": started["import_ns"],
             "load_ns": started["load_ns"],
-            "first_run_ns": started["first_run_ns"],
         }
 
     def send(self, kind: str, **request: Any) -> None:
@@ -103,6 +104,7 @@ class MeasuredProcess:
         memory: dict[str, Any] = {"rss_bytes": None, "peak_rss_bytes": None} if is_busy else self.ask("end")
         return ProcessRecord(
             **self._times,
+            first_run_ns=self.first_run_ns,
             warmup_ns=tuple(self.warmup_ns[:_KEPT_WARMUP]),
             is_settled=self.is_settled,
             idle_cpu_ns=self.idle_cpu_ns,
@@ -115,7 +117,11 @@ class MeasuredProcess:
         return f"{self.candidate.file} on {self.candidate.engine}"
 
     def _fail(self) -> NoReturn:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(ANSWER_SECONDS)
+        except subprocess.TimeoutExpired:  # its answers ended, it did not
+            self._process.kill()
+            code = self._process.wait()
         self._stderr.seek(0)
         reason = (self._stderr.read().strip().splitlines() or ["no message"])[-1]
         kind = UnstableError if code == UnstableError.exit_code else LeptonError

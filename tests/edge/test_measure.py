@@ -1,6 +1,8 @@
 """Measurements of the shipped bundle, in real processes."""
 
 import json
+import subprocess
+import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -177,6 +179,18 @@ def test_a_process_that_hangs_is_ended_and_named(candidates: list[Candidate], mo
         monkeypatch.undo()
         with pytest.raises(LeptonError, match="its process ended with -9"):
             worker.ask("end")
+
+
+def test_a_process_that_hangs_at_its_end_is_ended(candidates: list[Candidate], monkeypatch: pytest.MonkeyPatch) -> None:
+    with ExitStack() as stack:
+        worker = MeasuredProcess(candidates[0], stack)
+        worker._process.kill()
+        worker._process.communicate()
+        silent = [sys.executable, "-c", "import os, time; os.close(1); time.sleep(60)"]
+        worker._process = subprocess.Popen(silent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        monkeypatch.setattr("lepton_edge.latency.process.ANSWER_SECONDS", 1.0)
+        with pytest.raises(LeptonError, match=r"must run to the end, its process ended with -9"):
+            worker.read()
 
 
 def test_an_answer_is_waited_for_as_long_as_was_asked_for(candidates: list[Candidate], monkeypatch: pytest.MonkeyPatch) -> None:

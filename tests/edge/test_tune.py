@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,8 @@ class Machine:
         machine = self
 
         class Process:
+            first_run_ns = 5_000_000
+
             def __init__(self, candidate: Candidate, stack: object) -> None:
                 if candidate not in medians_us:
                     raise LeptonError("its process ended with 1")
@@ -216,6 +219,40 @@ def test_an_artifact_that_answers_otherwise_here_is_left_out(monkeypatch: pytest
     assert variant(0, threads=2) not in machine.started
 
 
+def test_what_is_hopeless_by_its_first_answer_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, fast = variant(0), variant(1)
+    Machine(monkeypatch, {slow: 3e6, variant(0, threads=2): 2e6, fast: 100.0}, noise=0)
+    process = lepton_edge.tune.MeasuredProcess
+    asked: list[Candidate] = []
+
+    class Slow(process):
+        def __init__(self, candidate: Candidate, stack: object) -> None:
+            super().__init__(candidate, stack)
+            self.first_run_ns = round(self.median_ns)
+
+        def ask(self, kind: str, **request: object) -> dict[str, object]:
+            asked.append(self.candidate)
+            return super().ask(kind, **request)
+
+    monkeypatch.setattr("lepton_edge.tune.MeasuredProcess", Slow)
+    tuning = tune([fast, slow, variant(0, threads=2)])
+    assert set(asked) == {fast}
+    remarks = {one.candidate: one.remark for one in tuning.tried}
+    assert remarks[slow] == remarks[variant(0, threads=2)] == "dropped out after its first answer, which took 3.0 s"
+
+
+def test_what_drops_out_by_chance_is_doubted(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = sure = 0
+    for seed in range(60):
+        medians = {variant(0): 100.0, **{variant(number): 105.0 for number in range(1, 4)}}
+        Machine(monkeypatch, medians, noise=0.08, seed=seed)
+        tuning = tune(list(medians))
+        is_sure = tuning.confidence >= 0.95
+        sure += is_sure
+        wrong += is_sure and tuning.best.candidate != variant(0)
+    assert wrong <= max(1, 0.15 * sure)
+
+
 def test_golden_answers_are_checked_where_they_are_measured() -> None:
     from lepton_runtime.golden import Golden
 
@@ -304,6 +341,7 @@ def test_a_file_that_loads_as_fast_is_not_kept(tmp_path: Path, monkeypatch: pyte
     record = bundle.artifact("model.static-int8.onnx")
     candidate = candidate_of(bundle, record, engine="onnxruntime", threads=1, spins=True)
     monkeypatch.setattr("lepton_edge.optimized_model.optimized_model", lambda *given, **settings: bundle.read(record))
+    monkeypatch.setattr("lepton_edge.optimized_model.perf_counter", count().__next__)  # every load takes as long
     assert faster_to_load(bundle, candidate) is None
 
 
