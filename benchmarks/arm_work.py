@@ -24,6 +24,7 @@ from pathlib import Path
 from types import ModuleType
 
 from latency_peers.arm_page import write_work
+from latency_peers.kept import continued
 from rewrites import NAMES, Graphs
 
 from lepton_converters.keras_loading import import_keras
@@ -195,10 +196,7 @@ def main() -> None:
     import_keras()
     counter = Counter(arguments.folder)
     path = arguments.work / "arm-work.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
-    for part in ("networks", "rewrites", "failed"):
-        results.setdefault(part, {})
-    results |= {"date": f"{datetime.now(UTC):%Y-%m-%d}", "versions": installed_versions(PACKAGES)}
+    results = continued(path, {"versions": installed_versions(PACKAGES)}, ("networks", "rewrites", "failed", "dates"))
     for folder in sorted(arguments.work.glob("trained-*")):
         is_wanted = folder.name in arguments.only if arguments.only else folder.name not in results["rewrites"]
         if not is_wanted or not (folder / "keras.onnx").exists():
@@ -212,10 +210,11 @@ def main() -> None:
             paths |= {f"ours-{file.stem.removeprefix('model.')}{file.suffix}": file for file in sorted(bundle.glob("model.*"))}
             counts, failed = counter.count(cpu, folder / "samples.npy", list(paths.values()))
             found[cpu] = {name: counts[path] for name, path in paths.items() if path in counts}
-            results["failed"][folder.name] = {name: failed[path] for name, path in paths.items() if path in failed}
+            results["failed"].setdefault(folder.name, {})[cpu] = {name: failed[path] for name, path in paths.items() if path in failed}
             gains[cpu] = count_rewrites(counter, cpu, folder)
         results["networks"][folder.name] = found
         results["rewrites"][folder.name] = gains
+        results["dates"][folder.name] = f"{datetime.now(UTC):%Y-%m-%d}"
         path.write_text(json.dumps(results, indent=1))
     write_work(results, arguments.page)
 

@@ -22,8 +22,10 @@ import threading
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
+from latency_peers.kept import continued
 from latency_peers.make import ENVIRONMENT_OF, STEPS
 from latency_peers.networks import NETWORKS
 from latency_peers.page import write_page
@@ -35,7 +37,9 @@ from lepton_runtime.versions import installed_versions
 ROUNDS = 2  # there and back, in each set of processes
 BLOCK_SECONDS = 0.08
 WARMUP_SECONDS = 0.15
-LIMIT_SECONDS = 60.0  # for a block: a process that hangs is ended
+LIMIT_SECONDS = 60.0  # for a block, and for the first answer: a process that hangs is ended
+SAME = 0.005  # of the largest answer: what float32 may be off, float16 weights included, and 8 bits from process to process
+SIMILAR = 0.5  # likewise: what 8 bits may be off in a trained network; of random weights their answers say nothing
 ONE_SET = ("keras",)  # which take seconds to start, and tens of milliseconds a call
 HERE = Path(__file__).parent
 
@@ -65,8 +69,8 @@ class Peers:
         return subprocess.run([self.pythons[environment], *arguments], capture_output=True, text=True, cwd=HERE, check=False)
 
 
-def make_files(name: str, folder: Path, peers: Peers, arguments: argparse.Namespace) -> dict[str, str]:
-    """What is still missing of a network's files; steps that failed, with the last line of what they said."""
+def make_files(name: str, folder: Path, peers: Peers, arguments: argparse.Namespace) -> None:
+    """Make what is still missing of a network's files; ``made.json`` has the last line of what a step that failed said."""
     folder.mkdir(parents=True, exist_ok=True)
     if name.startswith("trained-") and not (folder / "trained.keras").exists():
         places = [str(path.resolve()) for path in (arguments.zoo, arguments.digits, folder)]
@@ -82,7 +86,6 @@ def make_files(name: str, folder: Path, peers: Peers, arguments: argparse.Namesp
         last = (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
         made[step] = "" if done.returncode == 0 else last if done.returncode > 0 else f"ended by signal {-done.returncode}"
         outcomes.write_text(json.dumps(made, indent=1))
-    return {step: reason for step, reason in made.items() if reason}
 
 
 def tuned_settings(folder: Path, variant: Variant, threads: int) -> dict[str, object]:
@@ -102,7 +105,6 @@ class Row:
     """A process of :mod:`latency_peers.worker`."""
 
     def __init__(self, variant: Variant, folder: Path, threads: int, peers: Peers, stack: ExitStack, settings: dict[str, object]) -> None:
-        self._name = variant.name
         path = folder / ("ours.bundle" if variant.is_ours else variant.file)
         chosen = dict(settings)
         request = {
@@ -112,35 +114,45 @@ class Row:
             "threads": chosen.pop("threads", threads),
             "settings": chosen or ({"file": variant.file} if variant.is_ours else {}),
         }
+        # A file: a process that says more than a pipe holds would wait for a reader.
+        self._stderr = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))  # noqa: SIM115  # closed by the stack
         self._process = stack.enter_context(
             subprocess.Popen(
                 [peers.pythons[variant.environment], str(HERE / "latency_peers" / "worker.py"), json.dumps(request)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                stderr=self._stderr,
                 text=True,
             )
         )
         stack.callback(self._process.kill)
-        first = self._process.stdout.readline() if self._process.stdout else ""
-        if not first:
-            words = self._process.stderr.read().strip().splitlines() if self._process.stderr else []
-            raise OSError((words or ["no message"])[-1][:200])
-        self.answer = np.array(json.loads(first)["answer"])
+        self.answer = np.array(json.loads(self._line())["answer"])
 
     def block_ns(self, seconds: float) -> float:
         """The median of a block of calls."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        watchdog = threading.Timer(LIMIT_SECONDS, self._process.kill)
-        watchdog.start()
         self._process.stdin.write(f"{seconds}\n")
         self._process.stdin.flush()
-        answer = self._process.stdout.readline()
+        return float(self._line())
+
+    def _line(self) -> str:
+        """What the process says next."""
+        assert self._process.stdout is not None
+        has_hung = threading.Event()
+
+        def end() -> None:
+            has_hung.set()
+            self._process.kill()
+
+        watchdog = threading.Timer(LIMIT_SECONDS, end)
+        watchdog.start()
+        line = self._process.stdout.readline()
         watchdog.cancel()
-        if not answer:
-            raise OSError(f"{self._name} must answer within {LIMIT_SECONDS:.0f} s, its process ended or was ended")
-        return float(answer)
+        if not line:
+            self._stderr.seek(0)
+            words = (self._stderr.read().strip().splitlines() or ["no message"])[-1][:200]
+            raise OSError(f"no answer in {LIMIT_SECONDS:.0f} s" if has_hung.is_set() else words)
+        return line
 
 
 def measure(folder: Path, threads: int, sets: int, peers: Peers) -> dict[str, object]:
@@ -149,7 +161,7 @@ def measure(folder: Path, threads: int, sets: int, peers: Peers) -> dict[str, ob
     tuned = [variant for variant in VARIANTS.values() if variant.engine == "lepton-tuned" and variant.name not in absent]
     chosen = {variant.name: tuned_settings(folder, variant, threads) for variant in tuned}
     medians: dict[str, list[float]] = {}
-    answers: dict[str, np.ndarray] = {}
+    answers: dict[str, list[np.ndarray]] = {}
     for number in range(sets):
         with ExitStack() as stack:
             rows: dict[str, Row] = {}
@@ -163,14 +175,42 @@ def measure(folder: Path, threads: int, sets: int, peers: Peers) -> dict[str, ob
             found, failed = take_turns(rows)
             for key, values in found.items():
                 medians.setdefault(key, []).append(float(np.median(values)))
-            answers |= {key: rows[key].answer for key in found}
+            for key in found:
+                answers.setdefault(key, []).append(rows[key].answer)
             absent |= failed
-            for key in failed:
-                medians.pop(key, None)
-                answers.pop(key, None)
-    base = answers["keras"]
-    differences = {key: float(np.abs(found - base).max()) if found.shape == base.shape else None for key, found in answers.items()}
-    return {"medians_ns": medians, "absent": absent, "chosen": chosen, "max_difference": differences}
+        if "keras" in absent:
+            raise OSError(f"Keras must answer, for others to be compared with it: {absent['keras']}")
+    expected = answers["keras"][0]
+    is_trained = (folder / "labelled.json").exists()
+    for key, found in answers.items():
+        if fault := wrong_answer(found, expected, limit=SAME if VARIANTS[key].kind == "fp32" else SIMILAR if is_trained else None):
+            absent.setdefault(key, fault)
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "medians_ns": {key: values for key, values in medians.items() if key not in absent},
+        "absent": absent,
+        "chosen": chosen,
+        "max_difference": {key: float(np.abs(found[0] - expected).max()) for key, found in answers.items() if key not in absent},
+    }
+
+
+def wrong_answer(found: list[np.ndarray], expected: np.ndarray, *, limit: float | None) -> str:
+    """Why the answers of a row's processes are none, in words; empty if they are.
+
+    Args:
+        found: One a process.
+        expected: Keras' own.
+        limit: How far they may be off, over the largest answer; ``None`` for however far.
+    """
+    shapes = {one.shape for one in found} - {expected.shape}
+    if shapes:
+        return f"{shapes.pop()[0]} numbers for an answer of {expected.size}"
+    largest = float(np.abs(expected).max())
+    spread = max(float(np.abs(one - found[0]).max()) for one in found) / largest
+    if not spread <= SAME:
+        return f"it answers otherwise in each process, {100 * spread:.0f} % of the largest answer apart"
+    off = float(np.abs(found[0] - expected).max()) / largest
+    return "" if limit is None or off <= limit else f"its answer is {100 * off:.0f} % of the largest answer off"
 
 
 def why_absent(variant: Variant, folder: Path, peers: Peers) -> str:
@@ -178,7 +218,8 @@ def why_absent(variant: Variant, folder: Path, peers: Peers) -> str:
     if variant.environment not in peers.pythons:
         return "its environment was not given"
     if not variant.is_ours and not (folder / variant.file).exists():
-        return "no file could be made"
+        made: dict[str, str] = json.loads((folder / "made.json").read_text())
+        return made.get(variant.step) or "no file could be made"
     if variant.file == "budget" and not (folder / "labelled.json").exists():
         return "no budget: its weights are random"
     return ""
@@ -203,11 +244,14 @@ def take_turns(rows: dict[str, Row]) -> tuple[dict[str, list[float]], dict[str, 
 
 
 def measured_peak(threads: int) -> float:
-    """Float operations a second of a large product of matrices in onnxruntime, the most of five."""
+    """Float operations a second of products of large matrices in onnxruntime, the most of twenty of each size."""
+    return max(_product_rate(size, threads) for size in (512, 1024, 2048))
+
+
+def _product_rate(size: int, threads: int) -> float:
     import onnx
     import onnxruntime
 
-    size = 1024
     node = onnx.helper.make_node("MatMul", ["a", "b"], ["c"])
     doors = [onnx.helper.make_tensor_value_info(key, onnx.TensorProto.FLOAT, [size, size]) for key in "abc"]
     graph = onnx.helper.make_graph([node], "g", doors[:2], doors[2:])
@@ -218,9 +262,9 @@ def measured_peak(threads: int) -> float:
     feed = {key: np.ones((size, size), np.float32) for key in "ab"}
     best = 0.0
     for _ in range(20):
-        started = datetime.now(UTC)
+        started = perf_counter()
         session.run(None, feed)
-        best = max(best, 2 * size**3 / (datetime.now(UTC) - started).total_seconds())
+        best = max(best, 2 * size**3 / (perf_counter() - started))
     return best
 
 
@@ -232,17 +276,16 @@ def main() -> None:
     if arguments.only:
         names = [name for name in names if name in arguments.only]
     path = arguments.work / "results.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    results = json.loads(path.read_text()) if path.exists() else {"cells": {}, "failed": {}}
-    for name in names:
-        results["failed"][name] = make_files(name, arguments.work / name, peers, arguments)
-    results |= {
+    conditions = {
         "device": str(read_device()),
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "versions": installed_versions(PACKAGES),
         "peers": {name: peer_versions(peers, name) for name in peers.pythons if name},
+        "sets": arguments.sets,
     }
-    results.setdefault("peak", {str(threads): measured_peak(threads) for threads in arguments.threads})
+    results = continued(path, conditions, ("cells", "peak"))
+    for name in names:
+        make_files(name, arguments.work / name, peers, arguments)
+    results["peak"] |= {str(threads): measured_peak(threads) for threads in arguments.threads if str(threads) not in results["peak"]}
     for name in names:
         for threads in arguments.threads:
             key = f"{name}/{threads}"

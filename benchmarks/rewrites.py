@@ -22,6 +22,7 @@ from time import perf_counter_ns
 import numpy as np
 import onnx
 import onnxruntime
+from latency_peers.kept import continued
 from latency_peers.rewrite_page import write_rewrites
 
 from lepton_converters import onnx_export, onnx_float_graph
@@ -170,13 +171,14 @@ def main() -> None:
     import_keras()
     make_others(arguments.work)
     path = arguments.work / "rewrites.json"
-    results = json.loads(path.read_text()) if path.exists() else {"networks": {}}
-    results |= {"date": f"{datetime.now(UTC):%Y-%m-%d}", "device": str(read_device()), "versions": installed_versions(PACKAGES)}
+    conditions = {"device": str(read_device()), "versions": installed_versions(PACKAGES), "blocks": 2 * ROUNDS}
+    results = continued(path, conditions, ("networks", "dates"))
     for folder in sorted(arguments.work.iterdir()):
         is_wanted = folder.name in arguments.only if arguments.only else folder.name not in results["networks"]
         if is_wanted and (folder / "model.keras").exists():
             print(folder.name, flush=True)
             results["networks"][folder.name] = list(measure(folder))
+            results["dates"][folder.name] = f"{datetime.now(UTC):%Y-%m-%d}"
             path.write_text(json.dumps(results, indent=1))
     write_rewrites(results, arguments.page)
 

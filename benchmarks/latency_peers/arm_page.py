@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from latency_peers.kept import days
 from lepton_converters.onnx_optimize import EIGHT_BIT_REWRITES, FLOAT_REWRITES, REWRITES, WIDE_REWRITES
 
 TITLES = {
@@ -29,7 +30,7 @@ def write_work(results: dict[str, Any], path: Path) -> None:
     lines = [
         "# Work on ARM",
         "",
-        f"Made by `python benchmarks/arm_work.py` on {results['date']}. {versions}.",
+        f"Made by `python benchmarks/arm_work.py` on {days([*results['dates'].values()])}. {versions}.",
         "",
         "Instructions of one inference, in millions, counted under emulation, with one thread and batch 1, of trained networks of",
         "32 × 32 pixels (the LSTM: 28 × 28). The count is the same to 0.05 % each time. It is **work, not speed**: it knows nothing of",
@@ -59,7 +60,11 @@ def write_work(results: dict[str, Any], path: Path) -> None:
         "|---|---|---|---:|---:|",
         *_gains(results["rewrites"]),
     ]
-    missing = [f"- {TITLES[key]}, {name}: {why}" for name, found in results["failed"].items() for key, why in found.items()]
+    failed: dict[tuple[str, str, str], None] = {}
+    for name, boards in results["failed"].items():
+        for found in boards.values():
+            failed |= {(TITLES[key], name, why): None for key, why in found.items()}
+    missing = [f"- {title}, {name}: {why}" for title, name, why in failed]
     if missing:
         lines += ["", "## What does not run", "", *missing]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from latency_peers.kept import days
 from latency_peers.variant import VARIANTS, Kind
 from lepton_edge.latency.statistics import FEWEST_PAIRS, paired_ratio
 
@@ -72,17 +73,19 @@ def _head(results: dict[str, Any]) -> list[str]:
     return [
         "# Latency beside others",
         "",
-        f"Made by `python benchmarks/peers.py` on {results['date']}, {results['device']}. {versions}. Peers' environments: {peers}.",
+        f"Made by `python benchmarks/peers.py` on {days([cell['date'] for cell in results['cells'].values()])}, {results['device']}.",
+        f"{versions}. Peers' environments: {peers}.",
         "",
-        "Batch 1. Every row is a process of its own; the rows of a network take turns there and back in one run, anew in six sets of",
-        "fresh processes. A figure is the median of the sets' medians, in µs; the fastest of a column is bold. Ratios are ours over the",
-        "peer's, with a 95 % interval over the sets (Wilcoxon's signed ranks); below 1 we are faster. The first nine networks have random",
-        "weights: what their 8-bit files answer says nothing, and they are tuned among float files only. Trained networks are exported",
-        "with `--max-drop 0.5pp`. Ours are exported with `--target` for this CPU. The machine is shared: read the ratios.",
+        "Batch 1. Every row is a process of its own; the rows of a network take turns there and back in one run, anew in",
+        f"{results['sets']} sets of fresh processes. A figure is the median of the sets' medians, in µs; the fastest of a column is bold.",
+        "Ratios are ours over the peer's, with a 95 % interval over the sets (Wilcoxon's signed ranks); below 1 we are faster. The first",
+        "nine networks have random weights: what their 8-bit files answer says nothing, and they are tuned among float files only.",
+        "Trained networks are exported with `--max-drop 0.5pp`. Ours are exported with `--target` for this CPU. A row whose answers are",
+        "wrong, or others in each process, is not shown. The machine is shared: read the ratios.",
         "",
         "With two threads, ours sleep between calls, where those of Keras' export on onnxruntime spin and keep a core busy all the time:",
         "called back to back, small networks pay for waking them up. LiteRT's files run behind a lock, and answers go into the caller's",
-        "array: 0.3 µs a call, which shows in networks of 3 to 10 µs.",
+        "array: a part of a microsecond a call, which shows in networks of a few.",
         "",
         "![Ours over the fastest peer](latency.svg)",
         "",
@@ -137,7 +140,8 @@ def _shares(found: dict[str, Any], peak: float | None) -> list[str]:
         return ["Not measured."]
     rows = ("keras-onnx", "litert", "openvino", "ours-onnx", "ours-tuned-float")
     lines = [
-        f"A product of two 1024 × 1024 matrices in onnxruntime reaches {peak / 1e9:.0f} GFLOP/s with one thread. Two operations a product:",
+        f"A product of two large matrices in onnxruntime reaches {peak / 1e9:.0f} GFLOP/s with one thread. Two operations a product;",
+        "who needs fewer, as by Winograd's convolution of 3 × 3 pixels, may be above 100 %.",
         "",
         f"| network | million products | {' | '.join(VARIANTS[row].title for row in rows)} |",
         f"|---|---:|{'---:|' * len(rows)}",
@@ -154,8 +158,9 @@ def _chosen(cells: dict[str, Any]) -> list[str]:
     for key, cell in cells.items():
         name, _, threads = key.rpartition("/")
         for variant, chosen in cell["chosen"].items():
-            asleep = "" if chosen["spins"] or chosen["threads"] == 1 else ", asleep between"
-            what = f"{chosen['file'].removeprefix('model.')} on {chosen['engine']}, {chosen['threads']} threads{asleep}"
+            asleep = "" if chosen["spins"] or chosen["threads"] == 1 else ", which sleep within a call, too"
+            count = f"{chosen['threads']} thread{'s' if chosen['threads'] > 1 else ''}{asleep}"
+            what = f"{chosen['file'].removeprefix('model.')} on {chosen['engine']}, {count}"
             lines.append(f"| {name} | {threads} | {VARIANTS[variant].title.replace('**', '')} | {what} |")
     return lines
 
@@ -164,8 +169,7 @@ def _missing(results: dict[str, Any]) -> list[str]:
     found: dict[str, list[str]] = {}
     for key, cell in results["cells"].items():
         for variant, reason in cell["absent"].items():
-            text = results["failed"].get(key.rpartition("/")[0], {}).get(VARIANTS[variant].environment or variant, reason)
-            text = re.sub(r"(/[\w.+-]+)+/", "", text)  # folders of the machine
+            text = re.sub(r"(/[\w.+-]+)+/", "", reason)  # folders of the machine
             entry = found.setdefault(f"{VARIANTS[variant].title}: {text.replace('|', ' ')}", [])
             entry.append(key.rpartition("/")[0])
     return [f"- {text} ({', '.join(dict.fromkeys(names))})" for text, names in found.items()] or ["Nothing."]

@@ -6,15 +6,16 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+from latency_peers.kept import days
 from lepton_converters.onnx_optimize import EIGHT_BIT_REWRITES, FLOAT_REWRITES, REWRITES, WIDE_REWRITES
 
 _HEAD = """\
 # What makes the ONNX files fast
 
 tf2onnx gives a graph that is right; engines run another one of the same meaning faster. `lepton_converters/onnx_optimize.py` holds the
-rewrites, each by its name, each with a test of its numbers in `tests/converters/test_onnx_rewrites.py` or `test_onnx_fused.py`. They make
-one portable file of standard operators: nothing in it belongs to one engine. A rewrite that takes the CPUs of a `--target` more work than
-it saves is left out for that target; [arm-work.md](arm-work.md) has what each spares on ARM.
+rewrites, each by its name, each with a test of its numbers in `tests/converters/test_onnx_*.py`, of `reversal` in `test_recurrent.py`.
+They make one portable file of standard operators: nothing in it belongs to one engine. A rewrite that takes the CPUs of a `--target` more
+work than it saves is left out for that target; [arm-work.md](arm-work.md) has what each spares on ARM.
 
 | rewrite | what it does | of | left out for |
 |---|---|---|---|
@@ -24,7 +25,7 @@ _GAINS = """
 
 Made by `python benchmarks/rewrites.py` on {date}, {device}.
 {versions}.
-onnxruntime, batch 1, one thread, the files in turns (A B B A) in one process; medians of {rounds} blocks. **Alone** is the time with
+onnxruntime, batch 1, one thread, the files in turns (A B B A) in one process; medians of {blocks} blocks. **Alone** is the time with
 only this rewrite over the time with none, **in the whole** the time with all over the time with all but this one; below 1 is faster.
 Within 2 % is noise. **Difference** is the largest of the answers with and without it, over the largest answer: 0 is to the bit.
 Networks that a rewrite does not change are left out of its rows.
@@ -56,5 +57,6 @@ def write_rewrites(results: dict[str, Any], path: Path) -> None:
                     cells = [f"`{name}`", network, entry["precision"], f"{entry['alone']:.2f}", f"{entry['whole']:.2f}"]
                     gains.append(f"| {' | '.join(cells)} | {f'{difference:.0e}' if difference else '0'} |")
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    gains_head = _GAINS.format(date=results["date"], device=results["device"], versions=versions, rounds=24)
+    found = {"date": days([*results["dates"].values()]), "device": results["device"], "blocks": results["blocks"]}
+    gains_head = _GAINS.format(**found, versions=versions)
     path.write_text(_HEAD + "\n".join(lines) + "\n" + gains_head + "\n".join(gains) + "\n", encoding="utf-8")

@@ -16,7 +16,8 @@ class Variant:
         kind: What it computes in; ``dynamic`` 8 bits count as 8 bits.
         engine: What runs it, see :mod:`latency_peers.worker`.
         file: What it runs, in the network's folder.
-        environment: The peer whose own interpreter makes and runs it; empty for the one at work.
+        environment: The peer whose own interpreter runs it; empty for the one at work.
+        step: What of :mod:`latency_peers.make` makes the file.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Variant:
     engine: str
     file: str
     environment: str = ""
+    step: str = "keras"
 
     @property
     def is_ours(self) -> bool:
@@ -40,15 +42,17 @@ VARIANTS = {
         Variant("litert", "TensorFlow's converter on LiteRT", "fp32", "litert", "tf-fp32.tflite"),
         Variant("openvino", "Keras' ONNX export on OpenVINO", "fp32", "openvino", "keras.onnx"),
         Variant("ort-openvino", "Keras' ONNX export on onnxruntime-openvino", "fp32", "onnxruntime", "keras.onnx", "onnxruntime-openvino"),
-        Variant("ncnn", "ncnn", "fp32", "ncnn", "ncnn.param", "ncnn"),
-        Variant("mnn", "MNN", "fp32", "mnn", "model.mnn", "mnn"),
+        Variant("ncnn", "ncnn", "fp32", "ncnn", "ncnn.param", "ncnn", "ncnn"),
+        Variant("mnn", "MNN", "fp32", "mnn", "model.mnn", "mnn", "mnn"),
         Variant("ours-onnx", "**lepton-edge on onnxruntime**", "fp32", "lepton", "model.fp32.onnx"),
         Variant("ours-tflite", "**lepton-edge on LiteRT**", "fp32", "lepton", "model.fp32.tflite"),
         Variant("ours-tuned-float", "**lepton-edge, tuned among float files**", "fp32", "lepton-tuned", "float"),
-        Variant("ort-default", "`quantize_static` defaults on onnxruntime", "int8", "onnxruntime", "ort-default.onnx"),
+        Variant(
+            "ort-default", "`quantize_static` defaults on onnxruntime", "int8", "onnxruntime", "ort-default.onnx", step="quantize_static"
+        ),
         Variant("litert-int8", "TensorFlow's converter on LiteRT", "int8", "litert", "tf-int8.tflite"),
         Variant("litert-dynamic", "the same with dynamic ranges", "int8", "litert", "tf-dynamic.tflite"),
-        Variant("nncf", "NNCF on OpenVINO", "int8", "openvino", "nncf.xml", "nncf"),
+        Variant("nncf", "NNCF on OpenVINO", "int8", "openvino", "nncf.xml", "nncf", "nncf"),
         Variant("ours-onnx-int8", "**lepton-edge on onnxruntime**", "int8", "lepton", "model.static-int8.onnx"),
         Variant("ours-tflite-int8", "**lepton-edge on LiteRT**", "int8", "lepton", "model.static-int8.tflite"),
         Variant("ours-tuned", "**lepton-edge, tuned within 0.5pp**", "int8", "lepton-tuned", "budget"),

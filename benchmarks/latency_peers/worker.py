@@ -73,6 +73,7 @@ def _ncnn(path, single, threads):
 
     net = ncnn.Net()
     net.opt.num_threads = threads
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False  # float32 is float32
     if net.load_param(path) or net.load_model(path.replace(".param", ".bin")):
         raise OSError(f"ncnn cannot load {path}")
     given = ncnn.Mat(single[0])
