@@ -2,8 +2,9 @@
 
     python benchmarks/train_zoo.py cifar10.zip mnist10k.npz work/ [--only resnet8 …]
 
-The first two hold the images (a folder or zip with ``train/<class>/*.jpg`` and ``test/<class>/*.jpg``) and the digits. It leaves
-``work/cifar10/``, ``work/NAME.keras`` and ``work/zoo.json``, leaves out what is there already, and prints how to export each.
+The first two hold the images (a folder or zip with ``train/<class>/*.jpg`` and ``test/<class>/*.jpg``) and the digits. They are
+CIFAR-10's and MNIST's. It leaves ``work/cifar10/``, ``work/NAME.keras`` and ``work/zoo.json``, leaves out what is there already, and
+prints how to export each that it trains.
 ``benchmarks/zoo/trained/`` holds what it left on 24 November 2026 (tensorflow 2.21.0, keras 3.15.1, two threads).
 """
 

@@ -30,7 +30,7 @@ def write_work(results: dict[str, Any], path: Path) -> None:
     lines = [
         "# Work on ARM",
         "",
-        f"Made by `python benchmarks/arm_work.py` on {days([*results['dates'].values()])}. {versions}.",
+        f"Made by `python benchmarks/arm_work.py WORK FOLDER` on {days([*results['dates'].values()])}. {versions}.",
         "",
         "Instructions of one inference, in millions, counted under emulation, with one thread and batch 1, of trained networks of",
         "32 × 32 pixels (the LSTM: 28 × 28). The count is the same to 0.05 % each time. It is **work, not speed**: it knows nothing of",

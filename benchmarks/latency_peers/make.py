@@ -14,6 +14,7 @@ import numpy as np
 
 _CALIBRATION = 32
 _BUDGET = "0.5pp"
+_RECURRENT = {"GRU", "LSTM", "Loop", "RNN", "Scan"}
 
 
 def keras_files(name: str, folder: Path) -> None:
@@ -109,7 +110,10 @@ def mnn(name: str, folder: Path) -> None:
 
 
 def ours(name: str, folder: Path) -> None:
-    """Our bundle for this CPU, and how many products the network takes; trained networks with labels, to hold a budget against."""
+    """Our bundle for this CPU, and how many products the network takes, where that is known of each operator.
+
+    Trained networks have labels, to hold a budget against.
+    """
     import onnx
 
     from lepton_converters import export
@@ -136,7 +140,8 @@ def ours(name: str, folder: Path) -> None:
     model = onnx.load_from_string(bundle.read(record))
     graph = OnnxFloatGraph(model, inputs=record.inputs, outputs=record.outputs, route=record.route)
     products = sum(operator.products for block in graph.blocks for operator in block.operators)
-    (folder / "products.json").write_text(json.dumps(products))
+    is_known = _RECURRENT.isdisjoint(node.op_type for node in model.graph.node)
+    (folder / "products.json").write_text(json.dumps(products if is_known else None))
 
 
 STEPS = {"keras": keras_files, "quantize_static": quantize_static, "nncf": nncf, "ncnn": ncnn, "mnn": mnn, "ours": ours}

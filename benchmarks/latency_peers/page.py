@@ -73,7 +73,8 @@ def _head(results: dict[str, Any]) -> list[str]:
     return [
         "# Latency beside others",
         "",
-        f"Made by `python benchmarks/peers.py` on {days([cell['date'] for cell in results['cells'].values()])}, {results['device']}.",
+        "Made by `python benchmarks/peers.py WORK --zoo ZOO --digits mnist10k.npz --peer-python nncf=PYTHON ncnn=PYTHON …`",
+        f"on {days([cell['date'] for cell in results['cells'].values()])}, {results['device']}.",
         f"{versions}. Peers' environments: {peers}.",
         "",
         "Batch 1. Every row is a process of its own; the rows of a network take turns there and back in one run, anew in",
@@ -148,8 +149,9 @@ def _shares(found: dict[str, Any], peak: float | None) -> list[str]:
     ]
     for name, cell in found.items():
         shares = [median_us(cell, row) for row in rows]
-        texts = ["–" if value is None else f"{100 * 2 * cell['products'] / (value * 1e-6) / peak:.0f} %" for value in shares]
-        lines.append(f"| {name} | {cell['products'] / 1e6:,.2f} | {' | '.join(texts)} |")
+        products = cell["products"]
+        texts = ["–" if None in (value, products) else f"{100 * 2 * products / (value * 1e-6) / peak:.0f} %" for value in shares]
+        lines.append(f"| {name} | {'–' if products is None else f'{products / 1e6:,.2f}'} | {' | '.join(texts)} |")
     return lines
 
 

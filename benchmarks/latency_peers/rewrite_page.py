@@ -15,7 +15,7 @@ _HEAD = """\
 tf2onnx gives a graph that is right; engines run another one of the same meaning faster. `lepton_converters/onnx_optimize.py` holds the
 rewrites, each by its name, each with a test of its numbers in `tests/converters/test_onnx_*.py`, of `reversal` in `test_recurrent.py`.
 They make one portable file of standard operators: nothing in it belongs to one engine. A rewrite that takes the CPUs of a `--target` more
-work than it saves is left out for that target; [arm-work.md](arm-work.md) has what each spares on ARM.
+work than it saves is left out for that target; [arm-work.md](arm-work.md) has what they spare on ARM, in networks that they change.
 
 | rewrite | what it does | of | left out for |
 |---|---|---|---|
@@ -23,12 +23,13 @@ work than it saves is left out for that target; [arm-work.md](arm-work.md) has w
 _GAINS = """
 ## What each is worth
 
-Made by `python benchmarks/rewrites.py` on {date}, {device}.
+Made by `python benchmarks/rewrites.py WORK` on {date}, {device}, for `--target x86-vnni`.
 {versions}.
 onnxruntime, batch 1, one thread, the files in turns (A B B A) in one process; medians of {blocks} blocks. **Alone** is the time with
 only this rewrite over the time with none, **in the whole** the time with all over the time with all but this one; below 1 is faster.
 Within 2 % is noise. **Difference** is the largest of the answers with and without it, over the largest answer: 0 is to the bit.
-Networks that a rewrite does not change are left out of its rows.
+Networks that a rewrite does not change are left out of its rows. Their weights are random, so that a range measured anew, or rounding
+at another place, changes their 8-bit answers much.
 
 | rewrite | network | precision | alone | in the whole | difference |
 |---|---|---|---:|---:|---:|
