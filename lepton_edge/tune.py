@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import exp, log, sqrt
-from time import monotonic
+from time import monotonic, monotonic_ns
 
 import numpy as np
 
@@ -15,7 +15,9 @@ from lepton_edge.device import DeviceReader
 from lepton_edge.latency.process import MeasuredProcess
 from lepton_edge.latency.result import Candidate
 from lepton_edge.latency.statistics import student_quantile
+from lepton_edge.latency.verdict import load_text
 from lepton_runtime.errors import LeptonError
+from lepton_runtime.golden import golden_fault
 
 WITHIN = 0.02  # what is found is to be as near as this to the fastest that there is
 _TIE = 0.01  # variants that were measured as near as this to the fastest are as good
@@ -64,12 +66,14 @@ class Tuning:
         confidence: How surely none of those that took turns is more than 2 % faster, 0 to 1.
         tried: Every candidate, the fastest first.
         seconds: How long it took.
+        load: What else took the machine's cores meanwhile, in words; ``None`` if nothing did, or where it is not told.
     """
 
     best: Tried
     confidence: float
     tried: tuple[Tried, ...]
     seconds: float
+    load: str | None
 
 
 @dataclass
@@ -110,7 +114,7 @@ def tune(
     Raises:
         LeptonError: None of them can be measured.
     """
-    started = monotonic()
+    started, clock = monotonic(), _LoadClock()
     entries = [_Entry(candidate) for candidate in candidates]
     with ExitStack() as stack:
         if under_load:
@@ -121,7 +125,7 @@ def tune(
     as_good = [entry for entry in left if entry.level - fastest.level <= log(1 + _TIE)]
     best = min(as_good, key=_preference)
     tried = sorted((_tried(entry, fastest) for entry in entries), key=lambda one: one.p50_ms or float("inf"))
-    return Tuning(_tried(best, fastest), _confidence(best, [*left, *out]), tuple(tried), monotonic() - started)
+    return Tuning(_tried(best, fastest), _confidence(best, [*left, *out]), tuple(tried), monotonic() - started, clock.text())
 
 
 def _preference(entry: _Entry) -> tuple[int, bool, float, float]:
@@ -180,8 +184,7 @@ def _try_all(entries: Sequence[_Entry], on_progress: Callable[[float, str], None
 
 def _golden_fault(worker: MeasuredProcess) -> str:
     """Why a process does not give the golden answers, empty if it does: in one of its own, since engines have been seen to crash."""
-    found = worker.ask("golden")
-    return "" if found["difference"] <= found["limit"] else f"its answers differ by {found['difference']:.1e} from the golden ones"
+    return golden_fault(**worker.ask("golden"))
 
 
 def _near_fastest(entries: Sequence[_Entry]) -> list[_Entry]:
@@ -300,6 +303,27 @@ def _name(candidate: Candidate) -> str:
     threads = f"{candidate.threads} thread{'s' if candidate.threads > 1 else ''}"
     asleep = "" if candidate.spins or candidate.threads == 1 else " that sleep"
     return f"{candidate.file} on {candidate.engine}, {threads}{asleep}"
+
+
+class _LoadClock:
+    """What other programs and the hypervisor take of the cores from now on; those that we start are none of them once they ended."""
+
+    def __init__(self) -> None:
+        self._reader = DeviceReader()
+        self._started_ns, self._before = monotonic_ns(), self._times()
+
+    def text(self) -> str | None:
+        """See :func:`lepton_edge.latency.verdict.load_text`."""
+        other_ns, stolen_ns = (
+            None if start is None or end is None else end - start for start, end in zip(self._before, self._times(), strict=True)
+        )
+        return None if other_ns is None else load_text(monotonic_ns() - self._started_ns, other_ns, stolen_ns or 0)
+
+    def _times(self) -> tuple[int | None, int | None]:
+        busy_ns, stolen_ns = self._reader.cpu_times()
+        ours = os.times()
+        ours_ns = round(1e9 * (ours.user + ours.system + ours.children_user + ours.children_system))
+        return None if busy_ns is None else busy_ns - ours_ns, stolen_ns
 
 
 class _BusyCore:

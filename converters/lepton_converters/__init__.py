@@ -8,6 +8,7 @@
 Read :func:`export` for the pipeline; each room it calls has one job.
 """
 
+import lepton_runtime  # noqa: F401  # first of all: it keeps onnxruntime's telemetry out
 from lepton_converters.conversion import LeftOut, Step
 from lepton_converters.export import ExportResult, export
 from lepton_converters.finetune import FinetuneResult, finetune

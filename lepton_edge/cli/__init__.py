@@ -19,8 +19,9 @@ from lepton_edge.cli.finetune import finetune
 from lepton_edge.cli.inspect import inspect
 from lepton_edge.cli.report import report
 from lepton_edge.cli.run import run
+from lepton_edge.cli.selfcheck import selfcheck
 from lepton_edge.cli.tune import tune
-from lepton_runtime.errors import LeptonError, ProfileWarning, TargetWarning
+from lepton_runtime.errors import LeptonError, ProfileWarning, SelfcheckWarning, TargetWarning
 
 INTERRUPTED = 130
 
@@ -38,7 +39,7 @@ def cli(debug: bool) -> None:
         os.environ["LEPTON_EDGE_DEBUG"] = "1"
 
 
-for command in (check, export, finetune, inspect, explain, run, benchmark, tune, compare, report, doctor, demo):
+for command in (check, export, finetune, inspect, explain, run, benchmark, tune, compare, report, selfcheck, doctor, demo):
     cli.add_command(command)
 
 
@@ -50,7 +51,7 @@ def main() -> None:
         def show_ours(
             message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
         ) -> None:
-            if issubclass(category, TargetWarning | ProfileWarning):
+            if issubclass(category, TargetWarning | ProfileWarning | SelfcheckWarning):
                 click.echo(f"warning: {message}", err=True)
             else:
                 show(message, category, filename, lineno, file, line)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lepton_edge.cli.options import comma_list, json_option
+from lepton_edge.cli.options import comma_list, json_option, keep_result
 from lepton_edge.latency.settings import LatencySettings, Scenario, parse_duration
-from lepton_runtime.errors import InputError, LeptonError, OutputError, UnstableError
+from lepton_runtime.errors import InputError, LeptonError, UnstableError
 from lepton_runtime.formats import Precision
 
 if TYPE_CHECKING:
@@ -107,8 +107,7 @@ def benchmark(
     """
     from lepton_edge.report.terminal import print_report, write_json
 
-    if json_path and json_path != "-" and Path(json_path).is_file() and not force:
-        raise OutputError(f"the result {json_path!r} exists; add --force to replace it, or choose another with --json")
+    keep_result(json_path, force=force)
     if duration and (processes or measured["interval"]):
         raise InputError("a sustained run is one process, found --duration with --processes or --interval; leave these out")
     settings = LatencySettings(

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from lepton_runtime.errors import InputError
+from lepton_runtime.errors import InputError, OutputError
 
 Item = TypeVar("Item")
 
@@ -27,6 +27,16 @@ json_option = click.option(
     callback=_writable,
     help="Also write the result as one JSON document; '-' writes it to stdout instead of the table.",
 )
+
+
+def keep_result(json_path: str | None, *, force: bool) -> None:
+    """Refuse to replace a measured result, unless it is asked for.
+
+    Raises:
+        OutputError: There is one.
+    """
+    if json_path and json_path != "-" and Path(json_path).is_file() and not force:
+        raise OutputError(f"the result {json_path!r} exists; add --force to replace it, or choose another with --json")
 
 
 def comma_list(read: Callable[[str], Item]) -> Callable[[click.Context, click.Parameter, Any], tuple[Item, ...]]:

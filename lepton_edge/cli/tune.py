@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lepton_edge.cli.benchmark import ProgressLine, count_of, terminable
-from lepton_edge.cli.options import comma_list, json_option
+from lepton_edge.cli.options import comma_list, json_option, keep_result
 from lepton_runtime.errors import InputError
 from lepton_runtime.formats import Precision
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lepton_edge.latency.result import Candidate
     from lepton_edge.tune import Tried, Tuning
     from lepton_runtime.bundle import Bundle
+    from lepton_runtime.device_profile import DeviceProfile
     from lepton_runtime.manifest import ArtifactRecord
 
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 )
 @click.option("--max-drop", metavar="0.5pp|1%", help="Leave out what lost more accuracy on export, or has none recorded.")
 @click.option("--under-load", is_flag=True, help="Keep one core busy meanwhile, as an app beside the model would.")
+@click.option("--force", is_flag=True, help="Replace a result that is there.")
 @json_option
 def tune(
     bundle: Path,
@@ -42,6 +44,7 @@ def tune(
     threads: tuple[int, ...],
     max_drop: str | None,
     under_load: bool,
+    force: bool,
     json_path: str | None,
 ) -> None:
     """Find the fastest variant of BUNDLE on this machine, and open it so from now on.
@@ -52,6 +55,7 @@ def tune(
     from lepton_edge.tune import tune as find_fastest
     from lepton_runtime.bundle import Bundle
 
+    keep_result(json_path, force=force)
     opened = Bundle.open(bundle)
     opened.check()
     records = allowed_records(opened, precisions, max_drop)
@@ -71,6 +75,8 @@ def tune(
         write_json(_to_dict(tuning, path), json_path)
     if json_path != "-":
         _print(tuning)
+    if tuning.load:
+        click.echo(f"warning: {tuning.load} meanwhile, and this is the fastest beside that: tune again when the machine is quiet", err=True)
     click.echo(f"Wrote {path}, which Session.open and run take from now on.", err=True)
 
 
@@ -109,11 +115,12 @@ def choose_variants(
     """Each artifact on each engine that runs it and is installed, with each number of threads, which spin or sleep.
 
     Raises:
-        InputError: No such engine, or none that is installed runs any of them.
+        InputError: No such engine, or one that runs none of them.
+        MissingExtraError: None that runs them is installed.
     """
     from lepton_edge.latency.result import candidate_of
     from lepton_runtime.cpu import usable_cores
-    from lepton_runtime.engines import ENGINES_OF_FORMAT, check_engine, is_installed
+    from lepton_runtime.engines import ENGINES_OF_FORMAT, check_engine, is_installed, missing_extra
 
     for name in engines:
         check_engine(name)
@@ -129,9 +136,11 @@ def choose_variants(
         for spins in ((True, False) if engine == "onnxruntime" and count > 1 else (True,))
     ]
     if not candidates:
-        wanted = sorted({engine for record in records for engine in ENGINES_OF_FORMAT[record.format]})
+        able = [engine for record in records for engine in ENGINES_OF_FORMAT[record.format] if engine in (engines or (engine,))]
+        if able:
+            raise missing_extra(able[0])
         raise InputError(
-            f"an engine that runs {', '.join(record.file for record in records)} must be installed, one of {', '.join(wanted)}"
+            f"{str(bundle.path)!r} holds {', '.join(record.file for record in records)}, found nothing for {', '.join(engines)}"
         )
     return candidates
 
@@ -180,7 +189,7 @@ def _keep_model(bundle: "Bundle", best: "Tried") -> str:
 def _save(bundle: "Bundle", best: "Tried", optimized: str) -> Path:
     """Keep the result beside the bundle, or in the user's own folder; those of other devices stay."""
     from lepton_edge.report.file import write_text
-    from lepton_runtime.device_profile import UNREADABLE, DeviceProfile, device_name, profile_paths, profiles_text, read_profiles
+    from lepton_runtime.device_profile import DeviceProfile, OtherSchemaError, device_name, profile_paths, profiles_text
     from lepton_runtime.errors import OutputError
 
     candidate = best.candidate
@@ -199,15 +208,34 @@ def _save(bundle: "Bundle", best: "Tried", optimized: str) -> Path:
     fault: Exception | None = None
     for path in profile_paths(bundle):
         try:
-            others = read_profiles(path) if path.exists() else []
+            others = _kept_profiles(path)
             kept = [other for other in others if other.bundle == bundle.digest and other.device != profile.device]
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(profiles_text([*kept, profile]), path, option="the device profile")
-        except (OutputError, *UNREADABLE) as error:  # also a file of a newer version, which is not ours to replace
+        except (OutputError, OSError, OtherSchemaError) as error:
             fault = error
             continue
         return path
     raise OutputError(f"the device profile must have a place that can be written, beside the bundle or in the user's folder: {fault}")
+
+
+def _kept_profiles(path: Path) -> "list[DeviceProfile]":
+    """The profiles that a file holds; none if it is damaged, which then is replaced.
+
+    Raises:
+        OtherSchemaError: It is of another version, and not ours to replace.
+        OSError: It cannot be read.
+    """
+    from lepton_runtime.device_profile import UNREADABLE, OtherSchemaError, read_profiles
+
+    try:
+        return read_profiles(path)
+    except FileNotFoundError:
+        return []
+    except (OSError, OtherSchemaError):
+        raise
+    except UNREADABLE:
+        return []
 
 
 def _to_dict(tuning: "Tuning", path: Path) -> dict[str, Any]:
@@ -215,6 +243,7 @@ def _to_dict(tuning: "Tuning", path: Path) -> dict[str, Any]:
         "best": _variant(tuning.best),
         "confidence": tuning.confidence,
         "seconds": tuning.seconds,
+        "load": tuning.load,
         "profile": str(path),
         "tried": [_variant(tried) for tried in tuning.tried],
     }
@@ -248,8 +277,6 @@ def _print(tuning: "Tuning") -> None:
             ]
         )
     print_table(["variant", "engine", "threads", "p50 ms", "ratio", "accuracy", "memory", ""], rows)
+    sure = "more than 99 %" if tuning.confidence > 0.99 else f"{100 * tuning.confidence:.0f} %"
     doubt = "" if tuning.confidence >= CONFIDENCE else "; the time was over before it was more certain"
-    click.echo(
-        "* to be opened here: none that took turns is more than 2 % faster, with "
-        f"{100 * tuning.confidence:.0f} % confidence{doubt}; {tuning.seconds:.0f} s"
-    )
+    click.echo(f"* to be opened here: none that took turns is more than 2 % faster, with {sure} confidence{doubt}; {tuning.seconds:.0f} s")

@@ -78,11 +78,22 @@ def _clock_change(blocks: tuple[Block, ...]) -> str | None:
 
 
 def _load(blocks: tuple[Block, ...]) -> str | None:
-    reasons = []
     known = [(block.wall_ns, block.other_ns, block.stolen_ns) for block in blocks if None not in (block.other_ns, block.stolen_ns)]
     if not known:
         return None
     wall_ns, other_ns, stolen_ns = (sum(filter(None, column)) for column in zip(*known, strict=True))
+    return load_text(wall_ns, other_ns, stolen_ns)
+
+
+def load_text(wall_ns: int, other_ns: int, stolen_ns: int) -> str | None:
+    """What took the machine's cores during a measurement, in words; ``None`` if it is too little to matter.
+
+    Args:
+        wall_ns: How long it took.
+        other_ns: CPU time of other programs meanwhile.
+        stolen_ns: What the hypervisor kept.
+    """
+    reasons = []
     if other_ns > max(_OTHER_LOAD * wall_ns, _FEWEST_LOAD_NS):
         reasons.append(f"other load took {100 * other_ns / wall_ns:.0f} % of a core")
     if stolen_ns > max(_STOLEN * wall_ns, _FEWEST_LOAD_NS):

@@ -9,6 +9,12 @@ Read :class:`Session` for a loaded model, :class:`Bundle` for what lies on disk,
 a bundle says about itself, and :mod:`lepton_runtime.errors` for what can go wrong.
 """
 
+import os
+
+# onnxruntime 1.32 writes a device ID and a database into the user's cache folder and tells its makers of each session, unless this is
+# set before it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 from lepton_runtime.bundle import Bundle
 from lepton_runtime.errors import (
     BundleError,
@@ -19,6 +25,7 @@ from lepton_runtime.errors import (
     ParityError,
     ProfileWarning,
     RegressionError,
+    SelfcheckWarning,
     TargetWarning,
     UnstableError,
     UnsupportedError,
@@ -45,6 +52,7 @@ __all__ = [
     "Preprocessing",
     "ProfileWarning",
     "RegressionError",
+    "SelfcheckWarning",
     "Session",
     "Target",
     "TargetWarning",

@@ -20,6 +20,10 @@ UNREADABLE = (OSError, ValueError, TypeError, KeyError, RecursionError)
 """What a file that is no file of profiles raises."""
 
 
+class OtherSchemaError(ValueError):
+    """A file of profiles is of another version of lepton-edge."""
+
+
 @dataclass(frozen=True)
 class DeviceProfile:
     """What to open, and where that holds.
@@ -84,7 +88,11 @@ def load_profile(bundle: Bundle) -> DeviceProfile | None:
     for path in profile_paths(bundle):
         try:
             profiles = read_profiles(path)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except PermissionError as error:
+            if os.access(path.parent, os.X_OK):  # others' folders are nobody's fault
+                doubt = doubt or f"{str(path)!r} must be one that can be read, found {error.strerror}"
             continue
         except UNREADABLE as error:
             doubt = doubt or f"{str(path)!r} must be a device profile that can be read, found a fault at {error}"
@@ -145,7 +153,8 @@ def read_profiles(path: Path) -> list[DeviceProfile]:
 
     Raises:
         OSError: It cannot be read. :data:`UNREADABLE` has all of these.
-        ValueError: It is no file of profiles, or of another schema.
+        OtherSchemaError: It is of another version of lepton-edge.
+        ValueError: It is no file of profiles.
         TypeError: Likewise.
         KeyError: Likewise.
         RecursionError: Likewise.
@@ -156,7 +165,7 @@ def read_profiles(path: Path) -> list[DeviceProfile]:
         raise ValueError(f"its size, more than {_LIMIT_BYTES} bytes")
     document = json.loads(text)
     if document["schema_version"] != SCHEMA_VERSION:
-        raise ValueError(f"schema {document['schema_version']!r}, this version of lepton-edge reads schema {SCHEMA_VERSION}")
+        raise OtherSchemaError(f"schema {document['schema_version']!r}, this version of lepton-edge reads schema {SCHEMA_VERSION}")
     kinds = {entry.name: entry.type for entry in fields(DeviceProfile)}
     profiles = [DeviceProfile(**entry) for entry in document["profiles"]]
     for profile in profiles:

@@ -12,7 +12,8 @@
       - UnstableError (5)      a measurement cannot be trusted
       - UnsupportedError (6)   a model, layer or op cannot be converted
 
-Exit code 0 is success, 2 is wrong usage of a command, 130 is interrupted. The warnings are TargetWarning and ProfileWarning.
+Exit code 0 is success, 2 is wrong usage of a command, 130 is interrupted. The warnings are TargetWarning, ProfileWarning
+and SelfcheckWarning.
 """
 
 
@@ -68,3 +69,7 @@ class TargetWarning(UserWarning):
 
 class ProfileWarning(UserWarning):
     """A device profile is there and does not hold, so that a bundle is opened as if there were none."""
+
+
+class SelfcheckWarning(UserWarning):
+    """An artifact does not answer on this machine as it did on export, and another is opened in its place."""

@@ -1,7 +1,9 @@
 """The golden arrays of a bundle: a few inputs, and what the source model and each artifact answered."""
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -9,8 +11,10 @@ from lepton_runtime.bundle import Bundle
 from lepton_runtime.errors import BundleError
 from lepton_runtime.formats import Precision
 from lepton_runtime.manifest import ArtifactRecord
-from lepton_runtime.session import Session
 from lepton_runtime.tensors import Array, TensorSpec
+
+if TYPE_CHECKING:
+    from lepton_runtime.encoders import Encoder
 
 _TOLERANCE = 1e-4  # in the unit of the outputs, for float arithmetic of another CPU
 
@@ -18,6 +22,34 @@ _TOLERANCE = 1e-4  # in the unit of the outputs, for float arithmetic of another
 def golden_limit(record: ArtifactRecord) -> float:
     """How far answers may be from the golden ones; an integer kernel may round one step differently on another CPU."""
     return _TOLERANCE if record.precision in (Precision.FP32, Precision.FP16) else 1 / 64
+
+
+def golden_fault(difference: float, limit: float) -> str:
+    """Why answers are not the golden ones, in words; empty if they are."""
+    return "" if difference <= limit else f"its answers differ by {difference:.1e} from the golden ones, {limit:.1e} are allowed"
+
+
+class Answering(Protocol):
+    """What a :class:`lepton_runtime.session.Session` is here."""
+
+    @property
+    def bundle(self) -> Bundle:
+        """Where it comes from."""
+        ...
+
+    @property
+    def artifact(self) -> ArtifactRecord:
+        """Which of the bundle's models it is."""
+        ...
+
+    @property
+    def encoders(self) -> "tuple[Encoder, ...]":
+        """What makes its inputs of raw values."""
+        ...
+
+    def run(self, inputs: Mapping[str, Array], /) -> dict[str, Array]:
+        """Named answers for named inputs."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,7 +84,7 @@ class Golden:
         rows = len(next(iter(inputs.values())))
         return [{name: values[row : row + batch] for name, values in inputs.items()} for row in range(0, rows, batch)]
 
-    def difference(self, session: Session) -> float:
+    def difference(self, session: Answering) -> float:
         """Largest difference between what a session answers here and what its file answered on export.
 
         As a share of the output's largest golden value, or absolute where that is below 1, as for probabilities.
@@ -77,7 +109,7 @@ class Golden:
             largest = max(largest, float(difference) / unit)
         return largest
 
-    def _check_encoders(self, session: Session) -> None:
+    def _check_encoders(self, session: Answering) -> None:
         from lepton_runtime.encoders import encode  # for texts and tables only
 
         raw = {spec.name: self.arrays[f"raw/{spec.name}"] for spec in _raw_inputs(session.bundle)}

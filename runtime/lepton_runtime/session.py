@@ -3,6 +3,7 @@
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
@@ -10,11 +11,11 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from lepton_runtime.bundle import Bundle
+from lepton_runtime.choice import choose_artifact, other_choices
 from lepton_runtime.cpu import may_saturate, saturation_text
 from lepton_runtime.device_profile import DeviceProfile, load_profile, optimized_path, read_optimized, warn_of_optimized
-from lepton_runtime.engines import ENGINES, ENGINES_OF_FORMAT, Engine, check_engine, engine_of, open_engine
+from lepton_runtime.engines import Engine, engine_of, open_engine
 from lepton_runtime.errors import BundleError, InputError, LeptonError, TargetWarning, UnsupportedError
-from lepton_runtime.formats import Precision
 from lepton_runtime.labels import Prediction, class_output, rank_labels
 from lepton_runtime.manifest import ArtifactRecord
 from lepton_runtime.tensors import Array, TensorSpec
@@ -62,8 +63,8 @@ class Session:
             BundleError: The file is damaged, or the engine cannot load it.
             MissingExtraError: The engine is not installed.
         """
-        if threads < 1:
-            raise InputError(f"threads must be at least 1, found {threads}")
+        if not isinstance(threads, int) or threads < 1:
+            raise InputError(f"threads must be a whole number of at least 1, found {threads!r}")
         if may_saturate(artifact):
             warnings.warn(saturation_text(artifact), TargetWarning, stacklevel=2)
         self.bundle = bundle
@@ -100,6 +101,7 @@ class Session:
         engine: str | None = None,
         threads: int | None = None,
         seed: int | None = None,
+        selfcheck: bool = False,
     ) -> "Session":
         """A session on one artifact of a bundle.
 
@@ -116,18 +118,32 @@ class Session:
             engine: ``onnxruntime``, ``litert`` or ``openvino``.
             threads: How many threads one call may use; 1 by default.
             seed: Of the noise that a model draws which keeps its dropout, to have the same answers again.
+            selfcheck: Run the bundle's golden inputs first, and open the next artifact that gives the golden answers here, with a
+                :class:`SelfcheckWarning`, if the one that would be opened does not: on the engine that was asked for, or any that
+                is installed, of the nearest precision, with ``fp32`` at last.
 
         Raises:
-            BundleError: The bundle is missing, damaged or too new.
+            BundleError: The bundle is missing, damaged or too new; or, with ``selfcheck``, nothing in it is right on this machine.
             InputError: It holds no such artifact, or ``threads`` is below 1.
             MissingExtraError: The engine is not installed.
         """
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         profile = load_profile(bundle) if precision is None and engine is None and threads is None else None
-        if profile is not None:
-            return cls._open_profile(bundle, profile, seed)
-        record = choose_artifact(bundle, precision=precision, engine=engine)
-        return cls(bundle, record, engine=engine, threads=1 if threads is None else threads, seed=seed)
+        record = choose_artifact(bundle, precision=precision, engine=engine) if profile is None else bundle.artifact(profile.file)
+        settings: dict[str, Any] = {"threads": 1 if threads is None else threads, "seed": seed}
+
+        def first() -> Session:
+            return cls._open_profile(bundle, profile, seed) if profile else cls(bundle, record, engine=engine, **settings)
+
+        if not selfcheck:
+            return first()
+        from lepton_runtime.selfcheck import open_right  # golden arrays are for those who ask
+
+        used = profile.engine if profile else engine or engine_of(record)
+        others = other_choices(bundle, record, used, only_engine=engine)
+        openers: list[tuple[str, Callable[[], Session]]] = [(f"{record.file} on {used}", first)]
+        openers += [(f"{other.file} on {name}", partial(cls, bundle, other, engine=name, **settings)) for other, name in others]
+        return open_right(bundle, openers)
 
     @classmethod
     def _open_profile(cls, bundle: Bundle, profile: DeviceProfile, seed: int | None) -> "Session":
@@ -156,7 +172,7 @@ class Session:
             inputs: An array for a model with one input and one output, such as
                 ``(batch, height, width, channels)`` float32; otherwise one array a name.
             out: For a model with one input and one output: the array that the answer is written into. Called again and again
-                with the same two arrays, the engine reads and writes them where they are, which saves a small model a third.
+                with the same two arrays, the engine reads and writes them where they are, which saves a few microseconds.
                 Between calls the values may change, shapes, types and flags must not.
 
         Raises:
@@ -218,6 +234,8 @@ class Session:
         Raises:
             InputError: Something does not fit the model, or there are no samples.
         """
+        if not isinstance(inputs, np.ndarray | Mapping):
+            raise InputError(f"run_batch takes a numpy array, or a mapping from input names to arrays, found {type(inputs).__name__}")
         given = {self._spec.name: inputs} if isinstance(inputs, np.ndarray) else inputs
         counts = {name: len(array) if np.ndim(array) else 0 for name, array in given.items()}
         count = next(iter(counts.values()), 0)
@@ -354,27 +372,3 @@ class Session:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
-
-
-def choose_artifact(bundle: Bundle, *, precision: str | None = None, engine: str | None = None) -> ArtifactRecord:
-    """The artifact that fits, the one closest to the source model first; last those whose answers may be wrong on this CPU.
-
-    Raises:
-        InputError: None fits; the text lists what there is.
-    """
-    wanted = Precision.parse(precision) if precision else None
-    if engine is not None:
-        check_engine(engine)
-    order = list(Precision)
-    able = [record for record in bundle.manifest.artifacts if engine is None or engine in ENGINES_OF_FORMAT[record.format]]
-    fitting = [record for record in able if (record.precision == wanted if wanted else record.passed)]
-    if able and not fitting and not wanted:
-        raise InputError(
-            f"an artifact of {str(bundle.path)!r} must have kept to the accuracy budget, {', '.join(record.file for record in able)} "
-            "broke it; --precision NAME takes one all the same"
-        )
-    if not fitting:
-        found = ", ".join(f"{record.precision} ({' or '.join(ENGINES_OF_FORMAT[record.format])})" for record in bundle.manifest.artifacts)
-        asked = " ".join(filter(None, (precision, engine)))
-        raise InputError(f"{str(bundle.path)!r} holds {found or 'nothing'}, found nothing for {asked or 'default use'}")
-    return min(fitting, key=lambda record: (bool(may_saturate(record)), ENGINES.index(engine_of(record)), order.index(record.precision)))

@@ -88,6 +88,15 @@ def test_a_damaged_profile_is_told_of_and_not_used(bundle: Bundle, text: str) ->
         assert opened(bundle) == ("fp32", 1)
 
 
+def test_a_profile_that_cannot_be_read_is_told_of(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("lepton_runtime.device_profile.read_profiles", refused)
+    with pytest.warns(ProfileWarning, match=r"\.tuned\.json' must be one that can be read, found Permission denied"):
+        assert opened(bundle) == ("fp32", 1)
+
+
 def test_one_that_holds_makes_up_for_one_that_does_not(bundle: Bundle, profile: DeviceProfile) -> None:
     beside, own = profile_paths(bundle)
     beside.write_text(profiles_text([replace(profile, device="another")]))

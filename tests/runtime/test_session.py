@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -102,7 +103,8 @@ def test_a_closed_session_says_so(digit: np.ndarray) -> None:
         ({"precision": "fp16"}, r"holds fp32 \(onnxruntime or openvino\), static-int8 \(onnxruntime or openvino\), found nothing for fp16"),
         ({"engine": "tensorrt"}, "an engine is one of onnxruntime, litert, openvino, found 'tensorrt'"),
         ({"engine": "litert"}, "found nothing for litert"),
-        ({"threads": 0}, "threads must be at least 1, found 0"),
+        ({"threads": 0}, "threads must be a whole number of at least 1, found 0"),
+        ({"threads": "2"}, "threads must be a whole number of at least 1, found '2'"),
     ],
 )
 def test_a_choice_that_cannot_be_made_lists_what_there_is(options, message: str) -> None:
@@ -148,6 +150,22 @@ def test_importing_the_runtime_loads_nothing_heavy() -> None:
     banned = {"tensorflow", "keras", "onnx", "tf2onnx", "click", "rich", "PIL", "ai_edge_litert", "lepton_edge", "lepton_converters"}
     assert "lepton_runtime" in loaded
     assert not loaded & banned
+
+
+@pytest.mark.parametrize("module", ["lepton_runtime", "lepton_converters.onnx_artifact"])
+def test_onnxruntime_tells_nobody_of_its_sessions(tmp_path: Path, module: str) -> None:
+    if module != "lepton_runtime":
+        pytest.importorskip("onnx", reason="a device has no converters")
+    script = f"import {module}, sys, lepton_runtime as runtime; runtime.Session.open(sys.argv[1])"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY" and not name.startswith("XDG_")}
+    command = [sys.executable, "-c", script, str(shipped_bundle())]
+    subprocess.run(command, env={**environment, "HOME": str(tmp_path)}, check=True)
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_run_batch_takes_no_list(session: Session) -> None:
+    with pytest.raises(InputError, match="run_batch takes a numpy array, or a mapping from input names to arrays, found list"):
+        session.run_batch([np.zeros((1, 28, 28, 1), np.float32)])
 
 
 def test_an_answer_is_written_where_the_caller_wants_it(session: Session, digits: Digits) -> None:
