@@ -12,6 +12,7 @@ from lepton_converters.onnx_values import (
     add_constant,
     axes_of,
     constant_of,
+    first_reader,
     input_of,
     ints_of,
     producer_of,
@@ -94,9 +95,8 @@ def convolve_blocks(graph: ir.Graph, node: ir.Node) -> bool:
     zero_point = constant_of(input_of(weight, 2))  # where it is not 0, an integer 0 is no weight of 0
     if (bias is None) != (len(node.inputs) < 3) or node.outputs[0].is_graph_output() or (zero_point is not None and zero_point.any()):
         return False
-    readers = list(node.outputs[0].uses())
-    blocks = _blocks_of(node, values.shape, axes, made)
-    if blocks is None or not readers or not all(reader.node.graph is graph for reader in readers):
+    blocks, following = _blocks_of(node, values.shape, axes, made), first_reader(graph, node.outputs[0])
+    if blocks is None or following is None:
         return False
     name, shape = node.outputs[0].name, [*axes[:2], (axes[2] or 0) // blocks.pixels, blocks.pixels * values.shape[1]]
     numbers = add_constant(graph, f"{name}/block_shape", np.array([0, -1, *shape[2:]], np.int64))
@@ -111,7 +111,7 @@ def convolve_blocks(graph: ir.Graph, node: ir.Node) -> bool:
     node.attributes["pads"] = ir.AttrInt64s("pads", [top, blocks.left, bottom, blocks.right])
     node.attributes["strides"] = ir.AttrInt64s("strides", [ints_of(node, "strides", [1, 1])[0], 1])
     node.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", [values.shape[2], blocks.width])
-    _put_apart(graph, node, made, blocks.made)
+    _put_apart(graph, node, following, made, blocks.made)
     return True
 
 
@@ -160,13 +160,12 @@ def _repeated(graph: ir.Graph, node: ir.Node, stored: ir.Node, values: Array | N
     return put_before(graph, node, "DequantizeLinear", inputs, name=f"{name}/blocks", like=like, attributes=stored.attributes)
 
 
-def _put_apart(graph: ir.Graph, node: ir.Node, made: list[int | None], times: int) -> None:
+def _put_apart(graph: ir.Graph, node: ir.Node, following: ir.Node, made: list[int | None], times: int) -> None:
     """Give those who read a convolution of blocks the picture that they know, under the name that they know."""
     output = node.outputs[0]
     name, like, readers = output.name, shaped(output, made), list(output.uses())
     channels, width = made[1] or 0, made[3] or 0
     output.name, output.shape = f"{name}/blocks", ir.Shape([made[0], times * channels, made[2], width // times])
-    following = next(one for one in graph if output in one.inputs)
     blocks = [made[0], made[2], width // times, times * channels]
     picture = [made[0], made[2], width, channels]
     perm, back = (ir.AttrInt64s("perm", order) for order in (TO_NHWC, TO_NCHW))
@@ -203,10 +202,11 @@ def share_real_numbers(graph: ir.Graph, node: ir.Node) -> bool:
         return False
     value = node.outputs[0]
     readers = list(value.uses())
-    is_here = all(reader.node.graph is graph for reader in readers)
-    if len(readers) < 2 or value.is_graph_output() or not is_here or not all(_computes_in_float(reader.node) for reader in readers):
+    if len(readers) < 2 or value.is_graph_output() or not all(_computes_in_float(reader.node) for reader in readers):
         return False
-    first = next(one for one in graph if value in one.inputs)
+    first = first_reader(graph, value)
+    if first is None:
+        return False
     shared = put_before(graph, first, "Sum", [value], name=f"{value.name}/shared", like=value)
     for reader in readers:
         reader.node.replace_input_with(reader.idx, shared)

@@ -115,6 +115,12 @@ def sees_picture(conv: ir.Node, channels: int) -> bool:
     return is_whole and has_given_pads(conv) and 1 < channels <= PICTURE_CHANNELS
 
 
+def first_reader(graph: ir.Graph, value: ir.Value) -> ir.Node | None:
+    """The first node that reads a value, in the graph's order; ``None`` if nobody does, or a branch of the graph does."""
+    is_here = all(use.node.graph is graph for use in value.uses())
+    return next((node for node in graph if value in node.inputs), None) if is_here else None
+
+
 def replace_node(graph: ir.Graph, node: ir.Node, made: ir.Value) -> None:
     """Let another value take the place of what a node gives, and its name, unless it is a door of the graph.
 
