@@ -236,6 +236,27 @@ def test_threads_that_spin_and_that_sleep_give_the_same_answers(session: Session
         np.testing.assert_allclose(other.run(digit), session.run(digit), rtol=0, atol=1e-6)  # sums of halves
 
 
+def test_threads_that_spin_stop_soon_after_a_call(session: Session, digit: np.ndarray) -> None:
+    from time import process_time, sleep
+
+    with Session(session.bundle, session.artifact, threads=2) as other:
+        other.run(digit)
+        sleep(0.05)
+        used = process_time()
+        sleep(0.5)
+        assert process_time() - used < 0.1  # always spinning takes 0.5 and more
+
+
+@pytest.mark.parametrize(("version", "key"), [("1.25.1", "session.force_spinning_stop"), ("1.26.0", "session.intra_op.spin_duration_us")])
+def test_how_spinning_ends_is_told_in_words_the_installed_version_knows(monkeypatch, version: str, key: str) -> None:
+    import onnxruntime
+
+    from lepton_runtime.engines.onnxruntime import _options
+
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    assert int(_options(2).get_session_config_entry(key)) > 0
+
+
 @pytest.mark.parametrize(("value", "expected"), [(np.nan, np.inf), (np.inf, np.inf), (None, 0.0)])
 def test_a_golden_answer_is_not_met_by_what_is_no_number(digits_bundle, value: float | None, expected: float) -> None:
     from lepton_runtime.golden import Golden

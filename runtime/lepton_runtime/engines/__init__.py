@@ -65,7 +65,7 @@ def open_engine(
         inputs: What it takes, in order.
         outputs: What it gives, in order.
         threads: How many it may use.
-        spins: Whether threads that have nothing to do wait actively until a call ends; faster where their cores are idle.
+        spins: Whether threads that have nothing to do wait actively, to an instant after a call; faster where their cores are idle.
             Only onnxruntime lets one choose.
         is_optimized: Whether the content is what :func:`optimized_model` gave for this engine on this device.
 

@@ -9,6 +9,11 @@ from lepton_runtime.engines import OperatorTime
 from lepton_runtime.errors import BundleError, InputError
 from lepton_runtime.tensors import Array, TensorSpec
 
+# How long a thread without work spins before it sleeps, so that calls back to back wake none. To sleep as each call ends took
+# networks of 13 to 90 µs 7 to 36 % more time; from 50 µs on the duration makes no difference, and a slower device needs some times
+# that. A camera's 30 calls a second took 1.8 % of a core, spinning included (benchmarks/spinning.py: DS-CNN, x86, onnxruntime 1.32).
+_SPIN_US = 200
+
 
 class OnnxruntimeEngine:
     """An ``InferenceSession`` on the CPU; many threads may share it."""
@@ -30,7 +35,7 @@ class OnnxruntimeEngine:
             inputs: What it takes, in order.
             outputs: What it gives, in order.
             threads: How many one call may use.
-            spins: Whether threads wait actively for work while a call goes on.
+            spins: Whether threads wait actively for work while a call goes on, and for an instant after it.
             is_optimized: Whether the content is what :func:`optimized` gave on this device.
 
         Raises:
@@ -87,11 +92,18 @@ def _options(threads: int, *, spins: bool = True, is_optimized: bool = False) ->
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    # Threads that spin between calls cost 184 % of a core. Within a call they pay: MobileNetV2 took 1.95 ms with two, against
+    # Threads that always spin cost 184 % of a core. Within a call spinning pays: MobileNetV2 took 1.95 ms with two, against
     # 2.87 ms with two that sleep and 3.78 ms with one (x86, onnxruntime 1.32).
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spins and threads > 1 else "0")
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if _version() >= (1, 26):
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_US))
+    else:  # they know only: until the call ends
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
+
+
+def _version() -> tuple[int, ...]:
+    return tuple(int(number) for number in onnxruntime.__version__.split(".")[:2])
 
 
 def _load(model: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
