@@ -84,9 +84,6 @@ def _head(results: dict[str, Any]) -> list[str]:
         "Trained networks are exported with `--max-drop 0.5pp`. Ours are exported with `--target` for this CPU. A row whose answers are",
         "wrong, or others in each process, is not shown. The machine is shared: read the ratios.",
         "",
-        "LiteRT's files run behind a lock, and answers go into the caller's array: a part of a microsecond a call, which shows in",
-        "networks of a few.",
-        "",
         "![Ours over the fastest peer](latency.svg)",
         "",
     ]

@@ -69,6 +69,31 @@ def test_out_of_another_batch_is_refused(rows: int) -> None:
         engine_of(None).bind([given(3)], [np.empty((rows, 4), np.float32)])()
 
 
+def test_other_shapes_than_the_models_are_refused(engine: Engine) -> None:
+    with pytest.raises(InputError, match=r"must have the shapes \[\(1, 6\)\], found \[\(3, 6\)\]"):
+        engine.run([given(3)])
+    out = np.empty((1, 4), np.float32)
+    for x in (given(3), given(1).astype(np.float64)):
+        with pytest.raises(InputError, match=r"an array must be float32 \(1, 6\) as the model's, found "):
+            engine.bind([x], [out])
+
+
+def test_an_answer_whose_place_changes_from_call_to_call_is_read_where_it_is() -> None:
+    def repeated(x: tf.Tensor) -> tf.Tensor:
+        return tf.repeat(x, tf.cast(tf.reduce_sum(x) * 0, tf.int32) + 1, axis=0)
+
+    function = tf.function(repeated, input_signature=[tf.TensorSpec((1, 6), tf.float32, name="x")]).get_concrete_function()
+    model = tf.lite.TFLiteConverter.from_concrete_functions([function], function).convert()
+    specs = [TensorSpec("x", (1, 6), "float32"), TensorSpec("y", (1, 6), "float32")]
+    engine = open_engine("litert", model, inputs=specs[:1], outputs=specs[1:], threads=1)
+    assert not engine._has_fixed_buffers
+    out = np.empty((1, 6), np.float32)
+    for seed in range(3):
+        x = given(1, seed)
+        engine.bind([x], [out])()
+        np.testing.assert_array_equal(out, x)
+
+
 def test_threads_may_share_an_engine(engine: Engine) -> None:
     def answers(seed: int) -> bool:
         x, out = given(1, seed), np.empty((1, 4), np.float32)

@@ -48,13 +48,14 @@ class LitertEngine:
                 f"the TFLite file must have {len(inputs)} inputs and {len(outputs)} outputs, "
                 f"found {len(self._inputs)} and {len(self._outputs)}; export the bundle again"
             )
-        self._has_free_answers = is_free or any(None in spec.shape for spec in outputs)
-        made = [tuple(detail["shape"]) for detail in self._interpreter.get_output_details()]
+        has_free_axes = any(None in spec.shape for spec in (*inputs, *outputs))
+        made = [tuple(detail["shape"].tolist()) for detail in self._interpreter.get_output_details()]
         wanted = [spec.shape for spec in outputs]
-        if not self._has_free_answers and made != wanted:
+        if not has_free_axes and made != wanted:
             raise BundleError(f"the TFLite file must give the shapes {wanted}, found {made}; export the bundle again")
+        self._has_fixed_buffers = not has_free_axes and self._find_buffers()
         self._lock = threading.Lock()
-        self._shapes = None if is_free else [tuple(detail["shape"]) for detail in self._interpreter.get_input_details()]
+        self._shapes = None if is_free else [tuple(detail["shape"].tolist()) for detail in self._interpreter.get_input_details()]
         keeps_state = any(word in name for name in self._operators() for word in _STATEFUL)
         # LiteRT's layer of Python asks at each call whether anybody looks into its tensors; nobody does, what is read is copied. The
         # one below it takes the same arguments, and is the only one that works once somebody holds its methods.
@@ -93,30 +94,60 @@ class LitertEngine:
         Raises:
             InputError: By the call: the model fails on these values, or gives other shapes.
         """
-        given, taken = list(zip(self._inputs, arrays, strict=True)), list(zip(self._outputs, outputs, strict=True))
-        shapes, lock, put, invoke, get = [array.shape for array in arrays], self._lock, self._set, self._invoke, self._get
-        has_free_answers = self._has_free_answers
+        if not (self._has_fixed_buffers and all(array.flags.c_contiguous and array.size for array in arrays)):
+            return self._bind_by_run(arrays, outputs)
+        given = list(zip(self._buffers(self._inputs), arrays, strict=True))
+        taken = list(zip(self._buffers(self._outputs), outputs, strict=True))
+        for ours, theirs in (*given, *taken):
+            if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+                raise InputError(f"an array must be {ours.dtype} {ours.shape} as the model's, found {theirs.dtype} {theirs.shape}")
+        # Through memoryviews the copies take 0.15 µs less each than through arrays (640 bytes, x86, numpy 2.4).
+        puts = [(_bytes(ours), _bytes(theirs)) for ours, theirs in given]
+        gets = [(_bytes(theirs), _bytes(ours)) for ours, theirs in taken]
+        lock, invoke = self._lock, self._invoke
 
         def call() -> object:
             with lock:
-                if self._shapes is not shapes:
-                    if self._shapes != shapes:
-                        self._reshape(shapes)
-                    self._shapes = shapes
+                for to, source in puts:
+                    to[:] = source
                 try:
-                    for index, array in given:
-                        put(index, array)
                     invoke()
-                    for index, array in taken:
-                        found = get(index, 0)
-                        if has_free_answers and found.shape != array.shape:  # numpy would repeat it
-                            raise InputError(f"out must have the shape of the answer, {found.shape}, found {array.shape}")
-                        array[...] = found
                 except RuntimeError as error:
                     raise _failed(error) from error
+                for to, source in gets:
+                    to[:] = source
             return outputs
 
         return call
+
+    def _bind_by_run(self, arrays: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], object]:
+        """For answers whose shape or place is known after each call only, and inputs that are not in one piece."""
+
+        def call() -> object:
+            for found, array in zip(self.run(arrays), outputs, strict=True):
+                if found.shape != array.shape:  # numpy would repeat it
+                    raise InputError(f"out must have the shape of the answer, {found.shape}, found {array.shape}")
+                array[...] = found
+            return outputs
+
+        return call
+
+    def _buffers(self, indices: Sequence[int]) -> list[Array]:
+        """The interpreter's own memory of some tensors, which stays where it is while no input takes another shape.
+
+        Raises:
+            ValueError: A tensor gets its memory in a call only.
+        """
+        inner = self._interpreter._interpreter
+        return [inner.tensor(inner, index, 0) for index in indices]
+
+    def _find_buffers(self) -> bool:
+        """Whether all inputs and outputs have memory before the first call: the place of others may change from call to call."""
+        try:
+            self._buffers([*self._inputs, *self._outputs])
+        except ValueError:
+            return False
+        return True
 
     def _reset_and_invoke(self) -> None:
         """Compute; a fused LSTM would go on from the last call's state."""
@@ -126,6 +157,8 @@ class LitertEngine:
 
     def _reshape(self, shapes: list[tuple[int, ...]]) -> None:
         """Let the inputs have other shapes, with the lock held."""
+        if self._has_fixed_buffers:
+            raise InputError(f"the inputs must have the shapes {self._shapes}, found {shapes}")
         self._shapes = None
         inner = self._interpreter._interpreter
         try:
@@ -135,6 +168,10 @@ class LitertEngine:
         except RuntimeError as error:
             raise _failed(error) from error
         self._shapes = shapes
+
+
+def _bytes(array: Array) -> memoryview:
+    return array.data.cast("B")
 
 
 def _failed(error: RuntimeError) -> InputError:
