@@ -16,6 +16,13 @@ from lepton_runtime.bundle import DIGEST_FILE, MANIFEST_FILE, digest_line
 from tests.made_bundles import write_table_bundle, write_text_bundle
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Who takes a Keras model needs what makes it."""
+    for item in items:
+        if {"small_model", "keras"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.converters)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def ctrl_c() -> None:
     """Tests that press Ctrl-C reach the commands that they start, also where a shell started the tests deaf to it, in the background."""

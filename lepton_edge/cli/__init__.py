@@ -20,6 +20,7 @@ from lepton_edge.cli.inspect import inspect
 from lepton_edge.cli.report import report
 from lepton_edge.cli.run import run
 from lepton_edge.cli.selfcheck import selfcheck
+from lepton_edge.cli.serve import serve
 from lepton_edge.cli.tune import tune
 from lepton_runtime.errors import LeptonError, ProfileWarning, SelfcheckWarning, TargetWarning
 
@@ -39,7 +40,7 @@ def cli(debug: bool) -> None:
         os.environ["LEPTON_EDGE_DEBUG"] = "1"
 
 
-for command in (check, export, finetune, inspect, explain, run, benchmark, tune, compare, report, selfcheck, doctor, demo):
+for command in (check, export, finetune, inspect, explain, run, serve, benchmark, tune, compare, report, selfcheck, doctor, demo):
     cli.add_command(command)
 
 

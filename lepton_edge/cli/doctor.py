@@ -110,7 +110,7 @@ def _check_packages() -> list[Check]:
 def _check_bundle(path: Path) -> list[Check]:
     from lepton_runtime.bundle import Bundle
     from lepton_runtime.engines import engine_of, is_installed
-    from lepton_runtime.golden import Golden, golden_limit
+    from lepton_runtime.golden import Golden, golden_fault, golden_limit
     from lepton_runtime.session import Session
 
     area = f"bundle {path}"
@@ -131,9 +131,11 @@ def _check_bundle(path: Path) -> list[Check]:
         except LeptonError as error:
             checks.append(Check(area, "FAIL", f"{record.file}: {error}", 'pip install --upgrade "onnxruntime"'))
             continue
-        state = "ok" if difference <= golden_limit(record) else "FAIL"
-        fix = "" if state == "ok" else "this CPU computes differently: use another precision"
-        checks.append(Check(area, state, f"{record.file} gives its golden answers (largest difference {difference:.1e})", fix))
+        fault = golden_fault(difference, golden_limit(record))
+        if fault:
+            checks.append(Check(area, "FAIL", f"{record.file}: {fault}", "this CPU computes differently: use another precision"))
+        else:
+            checks.append(Check(area, "ok", f"{record.file} gives its golden answers (largest difference {difference:.1e})"))
         checks += _check_target(record, area)
     return [*checks, _check_profile(bundle, path)]
 

@@ -16,6 +16,20 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("input", type=click.Path(path_type=Path), required=False)
 @click.option("--text", metavar="TEXT", help="A text in place of INPUT.")
+@click.option("--camera", type=click.IntRange(0), metavar="N", help="Answer the frames of camera N, from 0, until stopped.")
+@click.option("--video", type=click.Path(path_type=Path), help="Answer all frames of a video file.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Answer all image files of a folder.")
+@click.option("--watch", is_flag=True, help="With --folder: also those that come later, until stopped.")
+@click.option("--count", type=click.IntRange(1), help="Of frames: stop after so many answers.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0, min_open=True),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Of frames: how long the camera, or an answer, may take before it is an error.",
+)
 @click.option("--precision", metavar="NAME", help="Which artifact. [default: as tuned, else the closest to Keras]")
 @click.option("--engine", metavar="NAME", help="onnxruntime, litert or openvino. [default: as tuned, else onnxruntime where it can]")
 @click.option("--threads", type=click.IntRange(1), help="[default: as tuned, else 1]")
@@ -25,13 +39,19 @@ def run(
     bundle: Path,
     input: Path | None,  # noqa: A002
     text: str | None,
+    camera: int | None,
+    video: Path | None,
+    folder: Path | None,
+    watch: bool,
+    count: int | None,
+    timeout_s: float,
     precision: str | None,
     engine: str | None,
     threads: int | None,
     top: int,
     json_path: str | None,
 ) -> None:
-    """Run BUNDLE once on INPUT.
+    """Run BUNDLE once on INPUT, or on frame after frame.
 
     INPUT is an image, which goes through the recorded preprocessing; or a .npy file, or a .npz file with one
     array an input, whose arrays are taken as the model takes them: already preprocessed, with the batch axis, of
@@ -42,6 +62,10 @@ def run(
 
     Several texts or rows at once are answered one by one; --json then has `tops`, one list a sample, and `top` is the
     first sample's.
+
+    Of a camera it is always the newest frame that is answered; older ones are dropped and counted. Frames are answered by one line
+    of JSON each on stdout (NDJSON): `frame`, `name` of a file, `latency_ms`, `dropped` since the last answer, and `top` or `outputs`.
+    An image file that cannot be answered has `error`. SIGTERM and Ctrl-C end it cleanly.
     """
     from lepton_edge.cli.sample import run_on_file, run_on_text
     from lepton_edge.report.terminal import write_json
@@ -50,10 +74,23 @@ def run(
     from lepton_runtime.labels import class_output, rank_labels
     from lepton_runtime.session import Session
 
-    if (input is None) == (text is None):
-        raise click.UsageError("give INPUT or --text, and one of them only")
+    streams = {"--camera": camera, "--video": video, "--folder": folder}
+    given = [name for name, value in {"INPUT": input, "--text": text, **streams}.items() if value is not None]
+    if len(given) != 1:
+        raise click.UsageError(f"give one of INPUT, --text, --camera, --video and --folder, found {' and '.join(given) or 'none'}")
+    if watch and folder is None:
+        raise click.UsageError("--watch is for --folder")
+    if given[0] in streams and json_path:
+        raise click.UsageError(f"{given[0]} prints one line of JSON a frame by itself; leave --json out")
     opened = Bundle.open(bundle)
     opened.check()
+    if given[0] in streams:
+        from lepton_edge.cli.stream import open_source, print_answers
+
+        source = open_source(camera, video, folder, watch=watch)
+        with Session.open(opened, precision=precision, engine=engine, threads=threads) as session:
+            print_answers(session, source, count=count, top=top, timeout_s=timeout_s)
+        return
     with Session.open(opened, precision=precision, engine=engine, threads=threads) as session:
         outputs = run_on_file(input, session) if input is not None else run_on_text(text or "", session)
         real = {spec.name: spec.dequantize(outputs[spec.name]) for spec in session.artifact.outputs}

@@ -5,8 +5,8 @@
 >>> session.predict("cat.jpg")[0]                          # doctest: +SKIP
 Prediction(label='cat', score=0.97)
 
-Read :class:`Session` for a loaded model, :class:`Bundle` for what lies on disk, :class:`Manifest` for what
-a bundle says about itself, and :mod:`lepton_runtime.errors` for what can go wrong.
+Read :class:`Session` for a loaded model, :class:`Stream` for a camera's frames, :class:`Bundle` for what lies on disk,
+:class:`Manifest` for what a bundle says about itself, and :mod:`lepton_runtime.errors` for what can go wrong.
 """
 
 import os
@@ -16,6 +16,7 @@ import os
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from lepton_runtime.bundle import Bundle
+from lepton_runtime.engines.budget import ThreadBudget
 from lepton_runtime.errors import (
     BundleError,
     InputError,
@@ -26,21 +27,28 @@ from lepton_runtime.errors import (
     ProfileWarning,
     RegressionError,
     SelfcheckWarning,
+    StreamError,
     TargetWarning,
     UnstableError,
     UnsupportedError,
 )
 from lepton_runtime.formats import Format, Precision, Target
+from lepton_runtime.frames import Camera, Folder, Frame, Video
 from lepton_runtime.labels import Prediction
 from lepton_runtime.manifest import Manifest
 from lepton_runtime.preprocess import Preprocessing
 from lepton_runtime.session import Session
+from lepton_runtime.stream import Answer, Stream
 from lepton_runtime.tensors import TensorSpec
 
 __all__ = [
+    "Answer",
     "Bundle",
     "BundleError",
+    "Camera",
+    "Folder",
     "Format",
+    "Frame",
     "InputError",
     "LeptonError",
     "Manifest",
@@ -54,9 +62,13 @@ __all__ = [
     "RegressionError",
     "SelfcheckWarning",
     "Session",
+    "Stream",
+    "StreamError",
     "Target",
     "TargetWarning",
     "TensorSpec",
+    "ThreadBudget",
     "UnstableError",
     "UnsupportedError",
+    "Video",
 ]

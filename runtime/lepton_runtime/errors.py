@@ -7,6 +7,7 @@
       - InputError (1)         an array or a file does not fit
       - OutputError (1)        a result cannot be written
       - MissingExtraError (1)  an optional package is not installed
+      - StreamError (1)        a source of frames fails, or frames or answers are late
       - ParityError (3)        outputs, or accuracy, differ more than allowed
       - RegressionError (4)    slower than the baseline allows
       - UnstableError (5)      a measurement cannot be trusted
@@ -37,6 +38,10 @@ class OutputError(LeptonError):
 
 class MissingExtraError(LeptonError):
     """An optional package is needed; the text names the command that installs it."""
+
+
+class StreamError(LeptonError):
+    """A camera or another source of frames fails, or a frame or an answer is later than allowed."""
 
 
 class ParityError(LeptonError):

@@ -1,12 +1,15 @@
 """One loaded model: arrays in, arrays out; or a picture, a text or a row of a table in, named answers out."""
 
+import ctypes
+import os
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
+from weakref import WeakSet
 
 import numpy as np
 
@@ -15,6 +18,7 @@ from lepton_runtime.choice import choose_artifact, other_choices
 from lepton_runtime.cpu import may_saturate, saturation_text
 from lepton_runtime.device_profile import DeviceProfile, load_profile, optimized_path, read_optimized, warn_of_optimized
 from lepton_runtime.engines import Engine, engine_of, open_engine
+from lepton_runtime.engines.budget import BudgetedEngine, ThreadBudget
 from lepton_runtime.errors import BundleError, InputError, LeptonError, TargetWarning, UnsupportedError
 from lepton_runtime.labels import Prediction, class_output, rank_labels
 from lepton_runtime.manifest import ArtifactRecord
@@ -23,9 +27,11 @@ from lepton_runtime.tensors import Array, TensorSpec
 if TYPE_CHECKING:
     from lepton_runtime.encoders import Encoder
 
+_sessions: "WeakSet[Session]" = WeakSet()
+
 
 class Session:
-    """One artifact of a bundle, loaded. Safe to call from many threads.
+    """One artifact of a bundle, loaded. Safe to call from many threads, and in a process that is forked off, which loads it anew.
 
     Attributes:
         bundle: Where it comes from.
@@ -47,6 +53,7 @@ class Session:
         spins: bool = True,
         seed: int | None = None,
         optimized: bytes | None = None,
+        budget: ThreadBudget | None = None,
     ) -> None:
         """Load one artifact; :meth:`open` chooses it for you. A :class:`TargetWarning` says if it may answer wrongly on this CPU.
 
@@ -58,6 +65,7 @@ class Session:
             spins: Whether these wait actively for work while a call goes on; onnxruntime only.
             seed: Of the noise that it draws, for a model that keeps its dropout; by default another each time.
             optimized: The artifact as the engine has rewritten it on this device, to be loaded in its place.
+            budget: Shared with other sessions, whose calls wait for each other.
 
         Raises:
             BundleError: The file is damaged, or the engine cannot load it.
@@ -73,15 +81,9 @@ class Session:
         self.threads = threads
         self.spins = spins
         self.encoders: tuple[Encoder, ...] = bundle.load_encoders()
-        self._engine: Engine | None = open_engine(
-            self.engine,
-            bundle.read(artifact) if optimized is None else optimized,
-            inputs=artifact.inputs,
-            outputs=artifact.outputs,
-            threads=threads,
-            spins=spins,
-            is_optimized=optimized is not None,
-        )
+        self._budget = budget
+        self._engine: Engine | None = self._load(optimized)
+        self._is_closed = False
         self._bound: tuple[Array, Array, Callable[[], object]] | None = None
         self._spec = artifact.inputs[0]
         self._dtype = np.dtype(self._spec.dtype)
@@ -89,8 +91,34 @@ class Session:
         self.inputs = tuple(spec for spec in artifact.inputs if spec.name not in noise)
         self._noise = tuple(spec for spec in artifact.inputs if spec.name in noise)
         self._generator = np.random.default_rng(seed) if noise else None
-        self._generator_lock = threading.Lock()
+        self._generator_lock, self._loading = threading.Lock(), threading.Lock()
         self._is_simple = len(self.inputs) == len(artifact.outputs) == 1
+        _sessions.add(self)
+
+    def _load(self, optimized: bytes | None = None) -> Engine:
+        engine = open_engine(
+            self.engine,
+            self.bundle.read(self.artifact) if optimized is None else optimized,
+            inputs=self.artifact.inputs,
+            outputs=self.artifact.outputs,
+            threads=self.threads,
+            spins=self.spins,
+            is_optimized=optimized is not None,
+        )
+        return engine if self._budget is None else BudgetedEngine(engine, self._budget, self.threads)
+
+    def _loaded_again(self) -> Engine:
+        """The engine, in a process that was forked off: its threads are the parent's.
+
+        Raises:
+            LeptonError: The session is closed.
+        """
+        if self._is_closed:
+            raise LeptonError("the session must be open, it was closed; open a new one")
+        with self._loading:
+            if self._engine is None:
+                self._engine = self._load()
+            return self._engine
 
     @classmethod
     def open(
@@ -102,6 +130,7 @@ class Session:
         threads: int | None = None,
         seed: int | None = None,
         selfcheck: bool = False,
+        budget: ThreadBudget | None = None,
     ) -> "Session":
         """A session on one artifact of a bundle.
 
@@ -121,6 +150,7 @@ class Session:
             selfcheck: Run the bundle's golden inputs first, and open the next artifact that gives the golden answers here, with a
                 :class:`SelfcheckWarning`, if the one that would be opened does not: on the engine that was asked for, or any that
                 is installed, of the nearest precision, with ``fp32`` at last.
+            budget: How many threads this and other sessions may use at a time, together: their calls wait for each other.
 
         Raises:
             BundleError: The bundle is missing, damaged or too new; or, with ``selfcheck``, nothing in it is right on this machine.
@@ -130,10 +160,10 @@ class Session:
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         profile = load_profile(bundle) if precision is None and engine is None and threads is None else None
         record = choose_artifact(bundle, precision=precision, engine=engine) if profile is None else bundle.artifact(profile.file)
-        settings: dict[str, Any] = {"threads": 1 if threads is None else threads, "seed": seed}
+        settings: dict[str, Any] = {"threads": 1 if threads is None else threads, "seed": seed, "budget": budget}
 
         def first() -> Session:
-            return cls._open_profile(bundle, profile, seed) if profile else cls(bundle, record, engine=engine, **settings)
+            return cls._open_profile(bundle, profile, seed, budget) if profile else cls(bundle, record, engine=engine, **settings)
 
         if not selfcheck:
             return first()
@@ -146,10 +176,11 @@ class Session:
         return open_right(bundle, openers)
 
     @classmethod
-    def _open_profile(cls, bundle: Bundle, profile: DeviceProfile, seed: int | None) -> "Session":
+    def _open_profile(cls, bundle: Bundle, profile: DeviceProfile, seed: int | None, budget: ThreadBudget | None) -> "Session":
         """What was found to be the fastest on this device, as the engine has rewritten it where that is kept."""
         record = bundle.artifact(profile.file)
-        settings: dict[str, Any] = {"engine": profile.engine, "threads": profile.threads, "spins": profile.spins, "seed": seed}
+        settings: dict[str, Any] = {"engine": profile.engine, "threads": profile.threads, "spins": profile.spins}
+        settings |= {"seed": seed, "budget": budget}
         optimized = read_optimized(bundle, profile)
         if optimized is not None:
             try:
@@ -179,9 +210,7 @@ class Session:
             InputError: Something does not fit the model.
             LeptonError: The session is closed.
         """
-        engine = self._engine
-        if engine is None:
-            raise LeptonError("the session must be open, it was closed; open a new one")
+        engine = self._engine or self._loaded_again()
         if out is not None:
             bound = self._bound
             if bound is not None and bound[0] is inputs and bound[1] is out:
@@ -193,6 +222,24 @@ class Session:
                 self._spec.check(inputs)
             return engine.run((inputs, *self._draw(self._noise, len(inputs))) if self._noise else (inputs,))[0]
         return self._run_named(engine, inputs)
+
+    @overload
+    async def run_async(self, inputs: Array) -> Array: ...
+    @overload
+    async def run_async(self, inputs: Mapping[str, Array]) -> dict[str, Array]: ...
+    async def run_async(self, inputs: Array | Mapping[str, Array]) -> Array | dict[str, Array]:
+        """What :meth:`run` gives, without holding up an ``asyncio`` loop: it computes in one of the loop's threads.
+
+        A task that is cancelled stops waiting; the call itself goes on to its end.
+
+        Raises:
+            InputError: Something does not fit the model.
+            LeptonError: The session is closed.
+        """
+        import asyncio  # for those who wait
+
+        run = cast(Callable[[Any], Any], self.run)  # one of its overloads
+        return await asyncio.to_thread(run, inputs)
 
     def _run_into(self, engine: Engine, inputs: Array | Mapping[str, Array], out: Array) -> Array:
         """The answer in a caller's array; the engine remembers both arrays for the next call."""
@@ -365,6 +412,7 @@ class Session:
 
     def close(self) -> None:
         """Free the model. Calls that are under way end normally; later ones are refused."""
+        self._is_closed = True
         self._engine = self._bound = None
 
     def __enter__(self) -> "Session":
@@ -372,3 +420,18 @@ class Session:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
+
+
+def _leave_engines_behind() -> None:
+    """In a process that was forked off: an engine's threads and locks are the parent's, to use or to free it may hang."""
+    for session in list(_sessions):
+        for left in (session._engine, session._bound):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(left))  # never freed, not even when the process ends
+        if session._budget is not None:
+            session._budget.reset()
+        session._engine = session._bound = None
+        session._loading, session._generator_lock = threading.Lock(), threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_leave_engines_behind)

@@ -9,6 +9,8 @@ import pytest
 
 from lepton_converters.layer_support import TFLITE, Rule
 
+pytestmark = pytest.mark.converters
+
 LAMBDA = ("Lambda", {"name": "twice", "function": {"class_name": "__lambda__", "config": {"code": "…"}}})
 
 

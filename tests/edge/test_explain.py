@@ -21,6 +21,8 @@ from tests.edge.pages import check_in_browser, check_page
 
 pytest.importorskip("onnx", reason="explaining needs the [convert] extra, which is not installed")
 
+pytestmark = pytest.mark.converters
+
 SAMPLES = 60
 
 

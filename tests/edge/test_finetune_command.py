@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.converters
+
 
 @pytest.fixture(scope="module")
 def table_model(tmp_path_factory) -> Path:

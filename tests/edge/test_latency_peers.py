@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.converters
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _benchmarks_on_the_path():

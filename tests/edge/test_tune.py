@@ -13,7 +13,6 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 import lepton_edge.tune
@@ -370,7 +369,10 @@ def test_what_saves_nothing_is_not_kept(lepton_edge, tmp_path: Path, monkeypatch
     assert not kept_models(tmp_path)
 
 
+@pytest.mark.converters
 def test_what_answers_otherwise_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnx
+
     bundle = Bundle.open(shipped_bundle())
     other = onnx.load_from_string(bundle.read(bundle.artifact("model.static-int8.onnx")))
     scale = next(tensor for tensor in other.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT)

@@ -1,0 +1,96 @@
+"""Answers to frame after frame, one line of JSON each."""
+
+import json
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+import numpy as np
+
+from lepton_runtime.errors import InputError
+from lepton_runtime.frames import Camera, Folder, Video
+from lepton_runtime.labels import class_output, rank_labels
+from lepton_runtime.session import Session
+from lepton_runtime.stream import Answer, Stream
+from lepton_runtime.tensors import Array
+
+_REMEMBERED = 4096  # latencies, for the median: a camera may run for months
+
+
+def open_source(camera: int | None, video: Path | None, folder: Path | None, *, watch: bool) -> Camera | Video | Folder:
+    """What gives the frames.
+
+    Raises:
+        InputError: The video or the folder cannot be read.
+        MissingExtraError: What reads it is not installed.
+        StreamError: The camera cannot be opened.
+    """
+    if camera is not None:
+        return Camera(camera)
+    if video is not None:
+        return Video(video)
+    assert folder is not None
+    return Folder(folder, watch=watch)
+
+
+def print_answers(session: Session, source: Camera | Video | Folder, *, count: int | None, top: int, timeout_s: float) -> None:
+    """Print a line an answer, until the source ends, there are enough, or a signal comes; then what became of the frames, on stderr.
+
+    Raises:
+        InputError: Images of the folder could not be answered, which their lines say; or a frame does not fit the model.
+        StreamError: The camera fails, or a frame or an answer is late.
+    """
+    scores, labels = class_output(session.artifact.outputs), session.bundle.manifest.labels
+
+    def answer(image: Array | Path) -> dict[str, Any]:
+        try:
+            outputs = session.run({session.artifact.inputs[0].name: session.preprocess(image)})
+        except InputError as error:
+            if not isinstance(image, Path):
+                raise
+            return {"error": str(error)}
+        if labels and scores:
+            return {"top": [asdict(one) for one in rank_labels(scores.dequantize(outputs[scores.name])[0], labels, count=top)]}
+        return {"outputs": {spec.name: spec.dequantize(outputs[spec.name]).tolist() for spec in session.artifact.outputs}}
+
+    latencies: deque[float] = deque(maxlen=_REMEMBERED)
+    worst, failed = 0.0, 0
+    with Stream(source, answer, frame_timeout_s=timeout_s, answer_timeout_s=timeout_s) as stream, _ended_by_signals(stream.stop):
+        try:
+            for found in stream:
+                click.echo(json.dumps(_line(found)))
+                latencies.append(found.latency_s)
+                worst, failed = max(worst, found.latency_s), failed + ("error" in found.value)
+                if stream.answered == count:
+                    break
+        finally:
+            times = f", latency median {1e3 * np.median(latencies):.1f} ms, worst {1e3 * worst:.1f} ms" if latencies else ""
+            click.echo(f"{stream.frames} frames, {stream.answered} answered, {stream.dropped} dropped{times}", err=True)
+    if failed:
+        raise InputError(f"every image must fit the model, {failed} of {stream.answered} did not; their lines have an 'error'")
+
+
+def _line(found: Answer[dict[str, Any]]) -> dict[str, Any]:
+    name = {"name": found.frame.name} if found.frame.name else {}
+    return {"frame": found.number, **name, "latency_ms": round(1e3 * found.latency_s, 3), "dropped": found.dropped, **found.value}
+
+
+@contextmanager
+def _ended_by_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM, as systemd sends it, and Ctrl-C are the ordinary way to end."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
