@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Who takes a Keras model needs what makes it."""
     for item in items:
         if {"small_model", "keras"} & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.converters)
+            item.add_marker(pytest.mark.workstation)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -80,6 +80,7 @@ def test_a_folder_instead_of_a_file(lepton_edge) -> None:
     )
 
 
+@pytest.mark.workstation
 def test_a_saved_model_that_is_not_trusted(lepton_edge) -> None:
     Path("model").mkdir()
     Path("model/saved_model.pb").write_bytes(b"")
@@ -101,7 +102,7 @@ def test_the_model_is_looked_at_before_the_output(lepton_edge) -> None:
     lepton_edge("export", "notes.keras").refused(1, because=r"must be a \.keras or \.h5 file, its content is neither")
 
 
-@pytest.mark.converters
+@pytest.mark.workstation
 def test_a_lambda_layer_needs_trust(lepton_edge) -> None:
     from lepton_converters.keras_loading import import_keras
 
@@ -240,7 +241,7 @@ def test_preprocessing_that_does_not_fit_the_model(lepton_edge, small_model: Pat
     lepton_edge("export", small_model, "-o", "b", *options).refused(1, because=because)
 
 
-@pytest.mark.converters
+@pytest.mark.workstation
 def test_whole_numbers_are_not_scaled_in_silence(lepton_edge) -> None:
     from lepton_converters.keras_loading import import_keras
 
@@ -250,7 +251,7 @@ def test_whole_numbers_are_not_scaled_in_silence(lepton_edge) -> None:
     lepton_edge("export", "pixels.keras", "--scale", "1/255").refused(1, because="need an input of real numbers, the model takes uint8")
 
 
-@pytest.mark.converters
+@pytest.mark.workstation
 def test_rows_of_another_length_than_the_means(lepton_edge) -> None:
     from lepton_converters.keras_loading import import_keras
 
@@ -284,7 +285,7 @@ def test_images_beside_class_folders(lepton_edge, small_model: Path, images: Pat
     lepton_edge("export", small_model, "-o", "b", "--calib", "mixed").refused(1, because="holds both, 'stray.png' beside folders")
 
 
-@pytest.mark.converters
+@pytest.mark.workstation
 def test_labels_for_a_model_without_classes(lepton_edge) -> None:
     from lepton_converters.keras_loading import import_keras
 

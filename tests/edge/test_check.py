@@ -9,7 +9,7 @@ import pytest
 
 from lepton_converters.layer_support import TFLITE, Rule
 
-pytestmark = pytest.mark.converters
+pytestmark = pytest.mark.workstation
 
 LAMBDA = ("Lambda", {"name": "twice", "function": {"class_name": "__lambda__", "config": {"code": "…"}}})
 

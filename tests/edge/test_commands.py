@@ -91,7 +91,7 @@ def test_doctor_knows_what_holds_a_raspberry_pi_back() -> None:
     assert "power supply and cooling: not throttled since boot" in {check.text for check in _check_device(trees / "pi5")}
 
 
-@pytest.mark.converters
+@pytest.mark.workstation
 def test_ctrl_c_that_a_library_swallows_ends_the_export_at_the_next_step() -> None:
     from lepton_converters import Step
     from lepton_edge.cli.progress import StepPrinter
@@ -135,7 +135,7 @@ def test_the_demo_without_convert_runs_the_shipped_bundle(lepton_edge, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.converters
+@pytest.mark.workstation
 def test_the_demo_trains_exports_and_measures(lepton_edge, tmp_path: Path) -> None:
     outcome = lepton_edge("demo", "-o", tmp_path / "demo", "--json", tmp_path / "demo.json")
     assert outcome.code == 0, outcome.err

@@ -21,7 +21,7 @@ from tests.edge.pages import check_in_browser, check_page
 
 pytest.importorskip("onnx", reason="explaining needs the [convert] extra, which is not installed")
 
-pytestmark = pytest.mark.converters
+pytestmark = pytest.mark.workstation
 
 SAMPLES = 60
 

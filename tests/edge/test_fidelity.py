@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.converters
+pytestmark = pytest.mark.workstation
 
 
 @pytest.fixture(scope="module", autouse=True)

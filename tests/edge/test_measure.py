@@ -60,7 +60,7 @@ def test_every_process_is_fresh_and_tells_its_cold_start(measured) -> None:
 
 def test_the_operators_are_named(measured) -> None:
     kinds = {operator.kind for operator in measured.results[0].operators}
-    assert "Conv" in kinds
+    assert any("Conv" in kind for kind in kinds)  # ARM has kinds of its own
     assert any("Gemm" in kind or "MatMul" in kind for kind in kinds)
     assert all(operator.mean_ns >= 0 for operator in measured.results[0].operators)
 

@@ -15,6 +15,8 @@ from lepton_runtime.engines import OperatorTime
 from tests.edge.made import CANDIDATE, QUIET, made_report, made_result, noise
 from tests.edge.pages import check_in_browser, check_page
 
+pytestmark = pytest.mark.workstation
+
 OPERATORS = tuple(OperatorTime(f"block_{number}/conv<{number}>", "Conv", 90_000 - 1000 * number) for number in range(20))
 
 

@@ -81,4 +81,4 @@ def test_an_input_is_a_file_or_a_text(lepton_edge, text_bundle: Path) -> None:
     for arguments in ((), ("texts.txt", "--text", "good")):
         outcome = lepton_edge("run", text_bundle, *arguments)
         assert outcome.code == 2
-        assert "give INPUT or --text, and one of them only" in outcome.err
+        assert "give one of INPUT, --text, --camera, --video and --folder, found" in outcome.err

@@ -369,7 +369,7 @@ def test_what_saves_nothing_is_not_kept(lepton_edge, tmp_path: Path, monkeypatch
     assert not kept_models(tmp_path)
 
 
-@pytest.mark.converters
+@pytest.mark.workstation
 def test_what_answers_otherwise_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     import onnx
 

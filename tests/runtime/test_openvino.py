@@ -109,7 +109,7 @@ def test_what_is_read_only_here_may_change_elsewhere(session: Session, digits: D
         np.testing.assert_array_equal(session.run(seen, out=out), session.run(frame))
 
 
-@pytest.mark.converters
+@pytest.mark.workstation
 def test_out_of_another_batch_is_refused() -> None:
     import onnx
 
@@ -125,7 +125,7 @@ def test_out_of_another_batch_is_refused() -> None:
             engine.bind([np.ones((3, 3), np.float32)], [np.empty((rows, 3), np.float32)])()
 
 
-@pytest.mark.converters
+@pytest.mark.workstation
 @pytest.mark.parametrize("alpha", [1 / 6, 0.1668, 0.2])
 @pytest.mark.parametrize("beta", [0.0, 0.5, 0.3])
 @pytest.mark.parametrize("place", ["alone", "swish", "branch", "float16"])
@@ -187,7 +187,7 @@ def check_same(model: bytes, x: np.ndarray, shape: tuple[int | None, ...], made:
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
-@pytest.mark.converters
+@pytest.mark.workstation
 @pytest.mark.parametrize(
     ("kernel", "strides", "pads"),
     [([3, 9], [2, 6], [0, 0, 1, 3]), ([1, 4], [1, 2], [0, 2, 0, 4]), ([2, 12], [1, 12], [0] * 4)],
@@ -204,7 +204,7 @@ def test_rows_of_pixels_are_seen_as_a_picture(kernel: list[int], strides: list[i
     check_same(model, x, tuple(shape), (None, 5, None, None))
 
 
-@pytest.mark.converters
+@pytest.mark.workstation
 @pytest.mark.parametrize(("kernel", "strides"), [([3, 5], [1, 1]), ([3, 10], [1, 5])])
 def test_other_convolutions_of_one_channel_stay(kernel: list[int], strides: list[int]) -> None:
     import onnx
@@ -214,7 +214,7 @@ def test_other_convolutions_of_one_channel_stay(kernel: list[int], strides: list
     assert "Transpose" not in kinds
 
 
-@pytest.mark.converters
+@pytest.mark.workstation
 @pytest.mark.parametrize("is_gate", [True, False])
 def test_a_gate_is_not_repeated_over_its_picture(is_gate: bool) -> None:
     import onnx
@@ -232,7 +232,7 @@ def test_a_gate_is_not_repeated_over_its_picture(is_gate: bool) -> None:
     check_same(model, np.random.default_rng(6).normal(size=(1, 3, 4, 6)).astype(np.float32), (1, 3, 4, 6), tuple(made))
 
 
-@pytest.mark.converters
+@pytest.mark.workstation
 @pytest.mark.parametrize("kind", ["squared", "channels"])
 def test_a_repetition_that_is_no_gate_stays(kind: str) -> None:
     import onnx
