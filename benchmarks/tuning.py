@@ -58,7 +58,7 @@ def main(path: str, repeats: int, *, under_load: bool) -> None:
         mean = {one: math.sqrt(before.get(one, time) * time) for one, time in after.items()}
         ratio, ratio_before, ratio_after = (times.get(best, math.inf) / min(times.values()) for times in (mean, before, after))
         right.append(ratio <= 1 + WITHIN)
-        steady.append((ratio_before <= 1 + WITHIN) == (ratio_after <= 1 + WITHIN))
+        steady.append(best not in before or (ratio_before <= 1 + WITHIN) == (ratio_after <= 1 + WITHIN))
         longest = max(longest, tuning.seconds)
         chosen = f"{best.file} on {best.engine}, {best.threads} thread{'s' if best.threads > 1 else ''}{'' if best.spins else ' asleep'}"
         reached = f"confidence {tuning.confidence:.3f}, {ratio:.3f} of the fastest of {len(near)}"

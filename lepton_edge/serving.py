@@ -10,18 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from lepton_runtime.encoders import TEXT, raw_inputs
-from lepton_runtime.errors import InputError, LeptonError
+from lepton_runtime.errors import InputError, LeptonError, UnsupportedError
 from lepton_runtime.session import Session
 from lepton_runtime.tensors import Array, TensorSpec
 from lepton_runtime.versions import installed_versions
@@ -35,6 +36,8 @@ _DATATYPES = {
 _DTYPES = {datatype: dtype for dtype, datatype in _DATATYPES.items()}
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 _VERSION = "1"
+_MOST_AXES = 32
+_MOST_TEXT_BYTES = 2**26  # as numpy holds texts
 _LOOPBACK = ("127.0.0.1", "localhost")
 
 
@@ -97,7 +100,7 @@ class Model:
         arrays, asked = self._arrays(request, binary), self._asked(request)
         try:
             outputs = self._run(arrays, is_raw=bool(_parameters(request).get("preprocess")))
-        except InputError as error:
+        except (InputError, UnsupportedError) as error:
             raise RefusedError(400, str(error)) from error
         return self._written(request, outputs, asked)
 
@@ -106,6 +109,8 @@ class Model:
         if session.encoders:
             return session.run(session.encode(arrays))
         if is_raw:
+            if len(arrays) != 1:
+                raise RefusedError(400, f"'preprocess' is for models of one picture, this one takes {list(arrays)}")
             (picture,) = arrays.values()
             return session.run({session.inputs[0].name: session.preprocess(picture)})
         return session.run(arrays)
@@ -194,8 +199,9 @@ def _parameters(entry: Mapping[str, Any]) -> Mapping[str, Any]:
 def _read_tensor(name: str, entry: Mapping[str, Any], binary: memoryview) -> tuple[Array, memoryview]:
     """An input, and what is left of the bytes behind the JSON."""
     shape, dtype = entry.get("shape"), _DTYPES.get(str(entry.get("datatype")))
-    if not isinstance(shape, list) or not all(type(axis) is int and axis > 0 for axis in shape):
-        raise RefusedError(400, f"the shape of input {name!r} must be a list of lengths of at least 1, found {shape!r}")
+    if not isinstance(shape, list) or len(shape) > _MOST_AXES or not all(type(axis) is int and 0 < axis < 2**63 for axis in shape):
+        found = json.dumps(shape)[:80]
+        raise RefusedError(400, f"the shape of input {name!r} must be a list of at most {_MOST_AXES} lengths of at least 1, found {found}")
     if dtype is None:
         raise RefusedError(400, f"the datatype of input {name!r} is one of {', '.join(_DTYPES)}, found {entry.get('datatype')!r}")
     count, size = math.prod(shape), _parameters(entry).get("binary_data_size")
@@ -207,6 +213,8 @@ def _read_tensor(name: str, entry: Mapping[str, Any], binary: memoryview) -> tup
                 400, f"binary_data_size of input {name!r} must be within the {len(binary)} bytes that are left, found {size!r}"
             )
         array, binary = _read_binary(name, binary[:size], dtype), binary[size:]
+    if dtype == TEXT and 4 * array.size * max(map(len, array), default=0) > _MOST_TEXT_BYTES:
+        raise RefusedError(400, f"the texts of input {name!r} must fit {_MOST_TEXT_BYTES} bytes, each as long as the longest")
     if array.size != count:
         raise RefusedError(400, f"input {name!r} must hold {count} values, as its shape {shape} says, found {array.size}")
     return array.reshape(shape), binary
@@ -265,6 +273,7 @@ class Service:
         """
         self._models = {name: Model(name, session) for name, session in sessions.items()}
         self._limits = limits
+        self._hosts: Sequence[str] = _LOOPBACK
         self._turns = asyncio.Semaphore(limits.workers)
         self._taken = 0
         self._registry = CollectorRegistry()
@@ -296,10 +305,10 @@ class Service:
             *(Route(f"{place}/infer", self._infer, methods=["POST"]) for place in places),
             Route("/metrics", self._metrics),
         ]
-        allowed = list(_LOOPBACK if hosts is None else hosts)
+        self._hosts = _LOOPBACK if hosts is None else hosts
         return Starlette(
             routes=routes,
-            middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=allowed)],
+            middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(self._hosts))],
             exception_handlers={RefusedError: _refused, 404: _not_found, 405: _not_found},
         )
 
@@ -329,6 +338,9 @@ class Service:
     async def _infer(self, request: Request) -> Response:
         model = self._model(request)
         try:
+            origin = request.headers.get("origin")  # of the page whose script sends it
+            if origin and "*" not in self._hosts and urlsplit(origin).hostname not in self._hosts:
+                raise RefusedError(403, f"a page that asks must be of {' or '.join(self._hosts)}, found {origin[:80]!r}")
             response = await self._answer(model, request)
         except RefusedError as error:
             self._answered.labels(model.name, str(error.status)).inc()
@@ -366,10 +378,10 @@ class Service:
         if request.headers.get("content-encoding", "identity") != "identity":
             raise RefusedError(415, f"a body must not be compressed, found {request.headers['content-encoding']!r}")
         limit, parts, size = self._limits.body_bytes, [], 0
-        announced = request.headers.get("content-length", "")
-        found = f"{announced} bytes" if announced.isdigit() else "more"
+        announced = request.headers.get("content-length", "")  # HTTP's parser has checked that it is a number
+        found = f"{announced} bytes" if announced else "more"
         refusal = RefusedError(413, f"a body must be of at most {limit} bytes, found {found}", Connection="close")
-        if announced.isdigit() and int(announced) > 2 * limit:
+        if announced and int(announced) > 2 * limit:
             raise refusal
         try:
             async with asyncio.timeout(self._limits.timeout_s):
@@ -379,6 +391,8 @@ class Service:
                         parts.append(part)
                     elif size > 2 * limit:  # up to there it is read and forgotten: who is cut off while sending sees no answer
                         break
+        except ClientDisconnect:
+            raise RefusedError(400, "the client went away before its body was there") from None
         except TimeoutError:
             raise RefusedError(408, f"a body must come within {self._limits.timeout_s:g} s", Connection="close") from None
         if size > limit:
@@ -390,7 +404,7 @@ def _header_length(request: Request) -> int | None:
     text = request.headers.get(_HEADER_LENGTH)
     if text is None:
         return None
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
         raise RefusedError(400, f"{_HEADER_LENGTH} must be a number of bytes, found {text!r}")
     return int(text)
 

@@ -13,6 +13,7 @@ from typing import Any
 import click
 import numpy as np
 
+from lepton_edge.report.terminal import without_nan
 from lepton_runtime.errors import InputError
 from lepton_runtime.frames import Camera, Folder, Video
 from lepton_runtime.labels import class_output, rank_labels
@@ -64,7 +65,7 @@ def print_answers(session: Session, source: Camera | Video | Folder, *, count: i
     with Stream(source, answer, frame_timeout_s=timeout_s, answer_timeout_s=timeout_s) as stream, _ended_by_signals(stream.stop):
         try:
             for found in stream:
-                click.echo(json.dumps(_line(found)))
+                click.echo(json.dumps(without_nan(_line(found)), allow_nan=False))
                 latencies.append(found.latency_s)
                 worst, failed = max(worst, found.latency_s), failed + ("error" in found.value)
                 if stream.answered == count:

@@ -46,7 +46,7 @@ def write_json(value: Any, path: str) -> None:
     Raises:
         OutputError: The file cannot be written.
     """
-    text = json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(without_nan(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     text = _NUMBERS.sub(lambda found: "[" + " ".join(found[1].split()) + "]", text)
     if path == "-":
         sys.stdout.write(text)
@@ -54,12 +54,12 @@ def write_json(value: Any, path: str) -> None:
         write_text(text, Path(path), option="--json")
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """The value with ``None`` for NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
+        return {key: without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(entry) for entry in value]
+        return [without_nan(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -124,7 +124,7 @@ class Folder:
     def __iter__(self) -> Iterator[Frame | None]:
         """Frames, and ``None`` after each look at a watched folder."""
         seen: set[Path] = set()
-        before = self._sizes()
+        before: dict[Path, int] = {}
         while True:
             now = self._sizes()
             for path in sorted(now.keys() - seen):

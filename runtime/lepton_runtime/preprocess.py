@@ -18,6 +18,7 @@ Color = Literal["keep", "rgb", "bgr", "gray"]
 Layout = Literal["nhwc", "nchw"]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
+_MOST_PIXELS = 2**24  # 64 MB in Pillow
 _MODE_CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 
 
@@ -281,6 +282,11 @@ def _resized(image: Any, height: int, width: int, *, mode: Resize, interpolation
     ratio = max(ratios) if mode == "crop" else min(ratios)
     inner = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
     inner = (max(inner[0], width), max(inner[1], height)) if mode == "crop" else (min(inner[0], width), min(inner[1], height))
+    if inner[0] * inner[1] > _MOST_PIXELS:
+        raise InputError(
+            f"an image must be of a shape that can be resized to {height}×{width}, found {image.height}×{image.width}, "
+            f"which would be {inner[1]}×{inner[0]} before it is cut"
+        )
     scaled = image.resize(inner, method)
     left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
     if mode == "crop":

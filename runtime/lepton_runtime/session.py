@@ -90,6 +90,7 @@ class Session:
         noise = bundle.manifest.noise_inputs
         self.inputs = tuple(spec for spec in artifact.inputs if spec.name not in noise)
         self._noise = tuple(spec for spec in artifact.inputs if spec.name in noise)
+        self._seed = seed
         self._generator = np.random.default_rng(seed) if noise else None
         self._generator_lock, self._loading = threading.Lock(), threading.Lock()
         self._is_simple = len(self.inputs) == len(artifact.outputs) == 1
@@ -431,6 +432,8 @@ def _leave_engines_behind() -> None:
             session._budget.reset()
         session._engine = session._bound = None
         session._loading, session._generator_lock = threading.Lock(), threading.Lock()
+        if session._generator is not None:  # it has a lock of its own; and without a seed no two processes draw the same
+            session._generator = np.random.default_rng(session._seed)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -86,6 +87,7 @@ class Stream(Generic[Value]):
         self._ended: set[str] = set()  # of the two threads, by what they run
         self._last_frame = time.monotonic()
         self._started: float | None = None  # the answer that is computed
+        self._computed = 0  # of which frame
         self._interval = 0.0
         self._dropped_before = 0
         self._threads = [threading.Thread(target=self._guarded, args=(part,), daemon=True) for part in (self._read, self._work)]
@@ -106,10 +108,10 @@ class Stream(Generic[Value]):
             while self._found is None or self._is_closed:
                 if self._is_closed:
                     raise StopIteration
-                if self._error is not None:
+                if "_work" in self._ended:  # what had been taken before an error is answered
                     self.stop()
-                    raise self._error
-                if "_work" in self._ended:
+                    if self._error is not None:
+                        raise self._error
                     raise StopIteration
                 self._changed.wait(self._patience())
             (value, frame, number), self._found = self._found, None
@@ -132,7 +134,7 @@ class Stream(Generic[Value]):
         if self._started is None:
             raise StreamError(f"the source must give a frame every {timeout:g} s, it gave none after {self.frames}")
         raise StreamError(
-            f"the model must answer within {timeout:g} s, it did not for frame {self.frames}; is another program using the cores?"
+            f"the model must answer within {timeout:g} s, it did not for frame {self._computed}; is another program using the cores?"
         )
 
     def _guarded(self, part: Callable[[], None]) -> None:
@@ -194,7 +196,7 @@ class Stream(Generic[Value]):
                     wait = self._wait_for_fresher(self._waiting[1])
                     if wait <= 0:
                         taken, self._waiting = self._waiting, None
-                        self._started = time.monotonic()
+                        self._started, self._computed = time.monotonic(), taken[0]
                         self._changed.notify_all()
                         return taken
                 self._changed.wait(wait)
@@ -216,9 +218,10 @@ class Stream(Generic[Value]):
     def close(self, *, grace_s: float = 1.0) -> None:
         """Stop, and wait for the source to be closed; a thread that hangs in it, or in the model, is left behind after a while."""
         self.stop()
+        until = time.monotonic() + grace_s
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join(grace_s)
+                thread.join(max(0.0, until - time.monotonic()))
 
     def __enter__(self) -> "Stream[Value]":
         return self
@@ -236,5 +239,6 @@ def _notify(state: str) -> None:
     if address:
         import socket  # for services
 
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+        # As sd_notify(3) advises: that nobody listens is no reason to stop.
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
             connection.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)

@@ -116,8 +116,11 @@ def test_who_comes_first_is_served_first() -> None:
             users.append(threading.Thread(target=use, args=(name, threads, event)))
             users[-1].start()
             event.wait(5)
-            while len(budget._queue) < len(users):
+            for _ in range(10_000):
+                if len(budget._queue) == len(users):
+                    break
                 threading.Event().wait(0.001)
+            assert len(budget._queue) == len(users)
         assert order == []  # one thread is free, and whoever wants two is not overtaken
     for user in users:
         user.join(5)
@@ -184,3 +187,20 @@ def test_a_closed_session_stays_closed_in_a_forked_process() -> None:
     child.start()
     child.join(30)
     assert "it was closed" in queue.get()
+
+
+def _draws(session: Session, queue) -> None:
+    queue.put(session._generator.random())
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_forked_processes_draw_noise_of_their_own() -> None:
+    fork = multiprocessing.get_context("fork")
+    with Session.open(shipped_bundle()) as session:
+        session._generator = np.random.default_rng()  # as of a model that keeps its dropout
+        queue = fork.SimpleQueue()
+        for _ in range(2):
+            child = fork.Process(target=_draws, args=(session, queue))
+            child.start()
+            child.join(30)
+        assert len({queue.get(), queue.get(), session._generator.random()}) == 3

@@ -43,6 +43,13 @@ def test_stretch_is_pillows_resize(photo: Path) -> None:
     np.testing.assert_array_equal(Preprocessing((32, 24), 3, resize="stretch").load(photo), expected)
 
 
+def test_a_shape_that_would_fill_the_memory_before_it_is_cut_is_refused() -> None:
+    steps = Preprocessing((224, 224), 3, resize="crop")
+    with pytest.raises(InputError, match="of a shape that can be resized to 224×224, found 1×20000, which would be 224×4480000 before"):
+        steps.apply(np.zeros((1, 20000, 3), np.uint8))
+    assert steps.apply(np.zeros((500, 20000, 3), np.uint8)).shape == (224, 224, 3)  # a panorama
+
+
 def test_crop_keeps_the_middle_and_pad_keeps_everything() -> None:
     wide = np.zeros((10, 30, 3), np.uint8)
     wide[:, 10:20] = 200

@@ -80,6 +80,9 @@ def test_an_answer_waits_until_it_is_taken_and_only_one_does() -> None:
     computed: list[int] = []
     with Stream(range(100), lambda number: computed.append(number)) as stream:
         next(stream)
+        until = time.monotonic() + 10
+        while len(computed) < 2 and time.monotonic() < until:
+            time.sleep(0.01)
         time.sleep(0.1)
         assert computed == [0, 1]
 
@@ -97,6 +100,16 @@ def test_what_the_source_raises_is_raised_where_answers_are_waited_for() -> None
         list(stream)
     assert next(stream, None) is None
     assert source.is_closed.is_set()
+
+
+def test_what_a_source_gave_before_it_failed_is_answered() -> None:
+    def failing() -> Iterator[int]:
+        yield from range(5)
+        raise StreamError("the disk is gone")
+
+    with Stream(failing(), slow(0.01)) as stream, pytest.raises(StreamError, match="the disk is gone"):
+        list(stream)
+    assert (stream.frames, stream.answered, stream.dropped) == (5, 5, 0)
 
 
 def test_what_the_model_raises_is_raised_where_answers_are_waited_for() -> None:
@@ -121,7 +134,7 @@ def test_a_camera_that_goes_silent_is_an_error() -> None:
 def test_a_model_that_hangs_is_an_error() -> None:
     with (
         Stream(Ticking(0.01), slow(2), answer_timeout_s=0.3) as stream,
-        pytest.raises(StreamError, match=r"must answer within 0.3 s, it did not for frame"),
+        pytest.raises(StreamError, match=r"must answer within 0.3 s, it did not for frame 0;"),
     ):
         next(stream)
 
@@ -155,6 +168,12 @@ def test_each_answer_feeds_the_watchdog(tmp_path: Path, monkeypatch: pytest.Monk
         with Stream(range(2), slow(0)) as stream:
             assert len(list(stream)) == 2
         assert [systemd.recv(100) for _ in range(2)] == [b"READY=1\nWATCHDOG=1"] * 2
+
+
+def test_nobody_who_listens_for_the_watchdog_is_no_reason_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    with Stream(range(2), slow(0)) as stream:
+        assert len(list(stream)) == 2
 
 
 def test_memory_does_not_grow_with_frames() -> None:
