@@ -102,7 +102,7 @@ class Counter:
             command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(wheels), str(ROOT)]
             subprocess.run(command, check=True, capture_output=True)
             (wheel,) = wheels.glob("*.whl")
-            self.userland.install(self.folder, Path(f"{wheel}[litert]"), ROOT / "constraints.txt")
+            self.userland.install(self.folder, ROOT / "constraints.txt", f"{wheel}[litert]")
         self.qemu = self.folder / "counting"
         if not (self.qemu / "made").exists():
             self._set_up_qemu()

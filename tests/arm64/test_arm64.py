@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -65,8 +67,36 @@ def device(tmp_path_factory) -> Path:
         [sys.executable, "-m", "build", "--wheel", "--outdir", str(wheels), str(ROOT)], check=True, capture_output=True, text=True
     )
     userland.set_up(folder)
-    userland.install(folder, next(wheels.glob("*.whl")), ROOT / "constraints.txt")
+    userland.install(folder, ROOT / "constraints.txt", str(next(wheels.glob("*.whl"))))
     return folder
+
+
+@pytest.fixture(scope="module")
+def checkout(device: Path, tmp_path_factory) -> Path:
+    """The tests of a device in a folder of their own, so that they see the wheel's code and not the checkout's."""
+    userland.install(device, ROOT / "constraints.txt", "ai-edge-litert", "onnx", "pillow", "pytest", "pytest-xdist", to="test-packages")
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("tests", "examples", "docs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+# What measures is alike on both boards and takes minutes to emulate.
+TESTED = {
+    "pi4": ("tests/runtime", "tests/edge"),
+    "pi5": ("tests/runtime", *(f"tests/edge/test_{name}.py" for name in ("selfcheck", "stream_command", "text_commands"))),
+}
+SKIPPED = {"its converter makes the files", "OpenVINO has no wheel here", "serving needs the [serve] extra", "needs OpenCV"}
+
+
+@pytest.mark.parametrize("cpu", TESTED)
+def test_the_tests_of_the_runtime_and_of_the_commands_pass(device: Path, checkout: Path, cpu: str) -> None:
+    options = ("--quiet", "-m", "not workstation and not simulation", "-p", "no:cacheprovider", "--numprocesses=1")
+    done = userland.run(device, cpu, "-m", "pytest", *options, *TESTED[cpu], cwd=checkout, timeout=1200)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+    assert set(re.findall(r"^SKIPPED .*?: (.*)$", done.stdout, re.MULTILINE)) <= SKIPPED
+    assert int(re.findall(r"(\d+) passed", done.stdout)[-1]) > 200
 
 
 @pytest.mark.parametrize("cpu", ["pi4", "pi5"])

@@ -8,6 +8,7 @@ which are unpacked and not installed; no chroot, no mount, no binfmt. Needs an a
 QEMU is Debian trixie's: version 7.2 shows the guest an x86 ``/proc/cpuinfo``, on which onnxruntime crashes.
 """
 
+import hashlib
 import os
 import shutil
 import stat
@@ -19,8 +20,13 @@ from pathlib import Path
 CPUS = {"pi4": "cortex-a72", "pi5": "cortex-a76"}
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _PYTHON = "3.11"  # of Debian bookworm, as of Raspberry Pi OS
-_VERSION = "2"
+_VERSION = "3"
 _HASWELL_FLAGS = "sse sse2 ssse3 fma sse4_1 sse4_2 movbe popcnt f16c avx avx2 bmi1 bmi2"
+# The guest's own name, by -0, is this script's: sys.executable is what its children are started with.
+_PYTHON_SCRIPT = """#!/bin/sh
+export PYTHONHOME="{folder}/root/usr" PYTHONPATH="{folder}/site-packages:{folder}/test-packages" PYTHONDONTWRITEBYTECODE=1
+exec "{folder}/qemu/usr/bin/qemu-aarch64" -cpu {cpu} -L "{folder}/root" -0 "$0" "{folder}/root/usr/bin/python{version}" "$@"
+"""
 _WHEEL_TAGS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
 
 
@@ -55,26 +61,42 @@ def set_up(folder: Path) -> None:
     cpuinfo = folder / "haswell/proc/cpuinfo"
     cpuinfo.parent.mkdir(parents=True)
     cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {_HASWELL_FLAGS}\n")
+    qemu = folder / "qemu/usr/bin/qemu-aarch64"
+    qemu.chmod(qemu.stat().st_mode | stat.S_IXUSR)
+    for cpu, model in CPUS.items():
+        python(folder, cpu).parent.mkdir(exist_ok=True)
+        python(folder, cpu).write_text(_PYTHON_SCRIPT.format(folder=folder, cpu=model, version=_PYTHON))
+        python(folder, cpu).chmod(0o755)
     mark.write_text(f"{_VERSION} {folder}")
 
 
-def install(folder: Path, wheel: Path, constraints: Path) -> None:
-    """Put a wheel and what it needs beside the ARM64 Python, by the pip of this machine."""
-    target = folder / "site-packages"
+def python(folder: Path, cpu: str) -> Path:
+    """The ARM64 Python as that board's processor. To itself and its children it looks like an ordinary one."""
+    return folder / f"python/{cpu}"
+
+
+def install(folder: Path, constraints: Path, *requirements: str, to: str = "site-packages") -> None:
+    """Put wheels and what they need beside the ARM64 Python, by the pip of this machine; what is there is kept if it is the same."""
+    target, mark = folder / to, folder / f"{to}.txt"
+    paths = [Path(name.partition("[")[0]) for name in (*requirements, str(constraints))]  # without extras
+    wanted = "\n".join(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ''}" for path in paths)
+    if mark.exists() and mark.read_text() == wanted:
+        return
+    mark.unlink(missing_ok=True)
     shutil.rmtree(target, ignore_errors=True)
     tags = [word for tag in _WHEEL_TAGS for word in ("--platform", tag)]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:"]
-    command += ["--target", str(target), "--implementation", "cp", "--python-version", _PYTHON, *tags, "-c", str(constraints), str(wheel)]
+    command += ["--target", str(target), "--implementation", "cp", "--python-version", _PYTHON, *tags]
+    command += ["-c", str(constraints), *requirements]
     subprocess.run(command, check=True, capture_output=True, text=True)
+    mark.write_text(wanted)
 
 
-def run(folder: Path, cpu: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def run(folder: Path, cpu: str, *arguments: str, cwd: Path | None = None, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
     """Run the ARM64 Python as that board's processor."""
-    qemu, root = folder / "qemu/usr/bin/qemu-aarch64", folder / "root"
-    qemu.chmod(qemu.stat().st_mode | stat.S_IXUSR)
-    command = [str(qemu), "-cpu", CPUS[cpu], "-L", str(root), str(root / f"usr/bin/python{_PYTHON}"), *arguments]
-    environment = {"PATH": "/usr/bin", "PYTHONHOME": str(root / "usr"), "PYTHONPATH": str(folder / "site-packages"), "HOME": str(folder)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    command = [str(python(folder, cpu)), *arguments]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder)}
+    return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False, timeout=timeout)
 
 
 def run_x86(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":

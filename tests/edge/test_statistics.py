@@ -78,6 +78,7 @@ def test_a_trend_is_told_from_noise() -> None:
     assert trend(times, np.full(60, 7.0)) == (0.0, 1.0)
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize(("processes", "blocks"), [(6, 4), (10, 2), (1, 20)])
 def test_the_interval_holds_the_median_nineteen_times_of_twenty(processes: int, blocks: int) -> None:
     generator = np.random.default_rng(2)
