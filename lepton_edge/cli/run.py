@@ -76,10 +76,10 @@ def run(
 
     streams = {"--camera": camera, "--video": video, "--folder": folder}
     given = [name for name, value in {"INPUT": input, "--text": text, **streams}.items() if value is not None]
-    if len(given) != 1:
-        raise click.UsageError(f"give one of INPUT, --text, --camera, --video and --folder, found {' and '.join(given) or 'none'}")
     if watch and folder is None:
         raise click.UsageError("--watch is for --folder")
+    if len(given) != 1:
+        raise click.UsageError(f"give one of INPUT, --text, --camera, --video and --folder, found {' and '.join(given) or 'none'}")
     if given[0] in streams and json_path:
         raise click.UsageError(f"{given[0]} prints one line of JSON a frame by itself; leave --json out")
     opened = Bundle.open(bundle)
@@ -89,7 +89,7 @@ def run(
 
         source = open_source(camera, video, folder, watch=watch)
         with Session.open(opened, precision=precision, engine=engine, threads=threads) as session:
-            print_answers(session, source, count=count, top=top, timeout_s=timeout_s)
+            print_answers(session, source, count=count, top=top, timeout_s=timeout_s, strict=not watch)
         return
     with Session.open(opened, precision=precision, engine=engine, threads=threads) as session:
         outputs = run_on_file(input, session) if input is not None else run_on_text(text or "", session)

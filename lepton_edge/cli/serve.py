@@ -76,6 +76,7 @@ def serve(
         from lepton_edge.serving import Limits, Service
     except ImportError:
         raise MissingExtraError('serving needs an HTTP server: pip install "lepton-edge[serve]"') from None
+    from lepton_edge.cli.stream import ended_by_signals
     from lepton_runtime.bundle import Bundle
     from lepton_runtime.session import Session
 
@@ -105,4 +106,6 @@ def serve(
         )
         place = f"http://{host}:{listening.getsockname()[1]}"
         click.echo(f"serving {', '.join(names)} on {place}; for example: curl {place}/v2/models/{names[0]}", err=True)
-        uvicorn.Server(config).run(sockets=[listening])
+        with ended_by_signals(lambda: None):  # uvicorn's own handlers end it, and raise the signal again for those before them
+            uvicorn.Server(config).run(sockets=[listening])
+        click.echo("stopped: what had been taken was answered", err=True)

@@ -40,8 +40,18 @@ def open_source(camera: int | None, video: Path | None, folder: Path | None, *, 
     return Folder(folder, watch=watch)
 
 
-def print_answers(session: Session, source: Camera | Video | Folder, *, count: int | None, top: int, timeout_s: float) -> None:
+def print_answers(
+    session: Session, source: Camera | Video | Folder, *, count: int | None, top: int, timeout_s: float, strict: bool
+) -> None:
     """Print a line an answer, until the source ends, there are enough, or a signal comes; then what became of the frames, on stderr.
+
+    Args:
+        session: What answers.
+        source: What gives the frames.
+        count: How many answers are enough; ``None`` for all.
+        top: How many classes an answer names.
+        timeout_s: How long a camera's frame, or an answer, may take.
+        strict: Whether an image file that cannot be answered is an error at the end, and not in its line only.
 
     Raises:
         InputError: Images of the folder could not be answered, which their lines say; or a frame does not fit the model.
@@ -62,7 +72,7 @@ def print_answers(session: Session, source: Camera | Video | Folder, *, count: i
 
     latencies: deque[float] = deque(maxlen=_REMEMBERED)
     worst, failed = 0.0, 0
-    with Stream(source, answer, frame_timeout_s=timeout_s, answer_timeout_s=timeout_s) as stream, _ended_by_signals(stream.stop):
+    with Stream(source, answer, frame_timeout_s=timeout_s, answer_timeout_s=timeout_s) as stream, ended_by_signals(stream.stop):
         try:
             for found in stream:
                 click.echo(json.dumps(without_nan(_line(found)), allow_nan=False))
@@ -72,8 +82,9 @@ def print_answers(session: Session, source: Camera | Video | Folder, *, count: i
                     break
         finally:
             times = f", latency median {1e3 * np.median(latencies):.1f} ms, worst {1e3 * worst:.1f} ms" if latencies else ""
-            click.echo(f"{stream.frames} frames, {stream.answered} answered, {stream.dropped} dropped{times}", err=True)
-    if failed:
+            faults = f"{failed} not readable, " if failed else ""
+            click.echo(f"{stream.frames} frames, {stream.answered - failed} answered, {faults}{stream.dropped} dropped{times}", err=True)
+    if failed and strict:
         raise InputError(f"every image must fit the model, {failed} of {stream.answered} did not; their lines have an 'error'")
 
 
@@ -83,7 +94,7 @@ def _line(found: Answer[dict[str, Any]]) -> dict[str, Any]:
 
 
 @contextmanager
-def _ended_by_signals(stop: Callable[[], None]) -> Iterator[None]:
+def ended_by_signals(stop: Callable[[], None]) -> Iterator[None]:
     """SIGTERM, as systemd sends it, and Ctrl-C are the ordinary way to end."""
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -1,5 +1,6 @@
 """Where frames come from: a camera, a video, a folder of images."""
 
+import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from lepton_runtime.preprocess import IMAGE_SUFFIXES
 from lepton_runtime.tensors import Array
 
 _POLL_S = 0.2
+_Stamp = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,18 @@ class Video:
             MissingExtraError: OpenCV is not installed.
             InputError: It is none that OpenCV reads.
         """
+        self._name = str(path)
         self._video = _import_opencv().VideoCapture(str(path))
         if not (Path(path).is_file() and self._video.isOpened()):
             raise InputError(f"a video must be a file that OpenCV reads, found {str(path)!r}")
 
     def __iter__(self) -> Iterator[Frame]:
+        frame = None
         while (image := _read_opencv(self._video)) is not None:
-            yield Frame(image)
+            frame = Frame(image)
+            yield frame
+        if frame is None:
+            raise InputError(f"a video must hold frames that OpenCV reads, found none in {self._name!r}")
 
     def close(self) -> None:
         """Free the file."""
@@ -101,7 +108,10 @@ class Video:
 
 
 class Folder:
-    """The image files of a folder, by name; with ``watch`` also those that come later, each once it no longer grows.
+    """The image files of a folder, by name; with ``watch`` also those that come later, or change.
+
+    A watched file is given once two looks, a fifth of a second apart, have found it alike; one that goes on growing after a longer
+    pause is given again. Who moves finished files in is never early.
 
     Attributes:
         is_live: Frames wait until they are wanted.
@@ -118,34 +128,40 @@ class Folder:
         self._path, self._watch = Path(path), watch
         if not self._path.is_dir():
             raise InputError(f"a folder of images must be given, found {str(path)!r}")
-        if not watch and not self._sizes():
+        if not watch and not self._stamps():
             raise InputError(f"{str(path)!r} must hold images ({', '.join(sorted(IMAGE_SUFFIXES))}), found none")
 
     def __iter__(self) -> Iterator[Frame | None]:
         """Frames, and ``None`` after each look at a watched folder."""
-        seen: set[Path] = set()
-        before: dict[Path, int] = {}
+        given: dict[Path, _Stamp] = {}
+        before: dict[Path, _Stamp] = {}
         while True:
-            now = self._sizes()
-            for path in sorted(now.keys() - seen):
-                if not self._watch or before.get(path) == now[path] != 0:
-                    seen.add(path)
+            now = self._stamps()
+            for path in sorted(path for path, stamp in now.items() if given.get(path) != stamp):
+                if not self._watch or before.get(path) == now[path]:
+                    given[path] = now[path]
                     yield Frame(path, path.name)
             if not self._watch:
                 return
-            seen &= now.keys()  # what comes back under the name of one that has gone is new
+            given = {path: stamp for path, stamp in given.items() if path in now}
             before = now
             time.sleep(_POLL_S)
             yield None
 
-    def _sizes(self) -> dict[Path, int]:
+    def _stamps(self) -> dict[Path, _Stamp]:
+        """What tells a file from what it was: its length, and when it was written last."""
+        try:
+            paths = [path for path in self._path.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+        except FileNotFoundError:
+            raise StreamError(f"the folder {str(self._path)!r} must stay while it is read, it has gone") from None
         found = {}
-        for path in self._path.iterdir():
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                try:
-                    found[path] = path.stat().st_size
-                except FileNotFoundError:  # gone since it was listed
-                    continue
+        for path in paths:
+            try:
+                status = path.stat()
+            except FileNotFoundError:  # gone since it was listed
+                continue
+            if stat.S_ISREG(status.st_mode) and status.st_size:
+                found[path] = status.st_size, status.st_mtime_ns
         return found
 
 

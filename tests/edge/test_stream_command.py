@@ -45,7 +45,9 @@ def test_an_image_that_cannot_be_answered_says_so_and_does_not_hold_up_the_other
     outcome = lepton_edge("run", shipped_bundle(), "--folder", folder)
     assert outcome.code == 1
     assert ["error" in answer for answer in lines_of(outcome.out)] == [False, True, False]
+    assert outcome.err.startswith("3 frames, 2 answered, 1 not readable, 0 dropped")
     assert "error: every image must fit the model, 1 of 3 did not" in outcome.err
+    assert lepton_edge("run", shipped_bundle(), "--folder", folder, "--watch", "--count", 3).code == 0  # its line has said so
 
 
 def test_what_is_no_number_is_null(lepton_edge, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +85,7 @@ def test_a_video_is_answered_frame_by_frame(lepton_edge, digits: Digits, digits_
         (("--folder", "x", "--text", "y"), "give one of INPUT, --text, --camera, --video and --folder, found --text and --folder"),
         ((), "found none"),
         (("--watch", "--text", "y"), "--watch is for --folder"),
+        (("--watch",), "--watch is for --folder"),
         (("--folder", "x", "--json", "-"), "--folder prints one line of JSON a frame by itself; leave --json out"),
         (("--camera", "-1"), "-1 is not in the range"),
         (("--folder", "x", "--timeout", "0"), "0.0 is not in the range"),

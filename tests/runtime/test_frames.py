@@ -1,5 +1,6 @@
 """Frames of folders, videos and cameras."""
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -38,6 +39,14 @@ def test_a_videos_frames_are_rgb(video: Path) -> None:
     assert [image.shape for image in images] == [(32, 48, 3)] * 5
     np.testing.assert_allclose(np.array(images)[:, 16, 24], np.array(colors(5))[:, 16, 24], atol=6)  # JPEG
     assert not source.is_live
+
+
+def test_what_opencv_opens_and_finds_no_frame_in_is_refused(cv2: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "junk.png").write_bytes(b"junk")
+    empty = SimpleNamespace(isOpened=lambda: True, read=lambda: (False, None))
+    monkeypatch.setattr(cv2, "VideoCapture", lambda path: empty)
+    with pytest.raises(InputError, match=r"must hold frames that OpenCV reads, found none in .*junk\.png"):
+        list(Video(tmp_path / "junk.png"))
 
 
 @pytest.mark.parametrize("name", ["missing.avi", "text.avi"])
@@ -113,6 +122,8 @@ def test_an_unknown_backend_is_refused() -> None:
 def test_a_folders_images_come_by_name(tmp_path: Path) -> None:
     for name in ("b.png", "a.JPG", "notes.txt"):
         (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "empty.png").touch()
     assert [frame.name for frame in Folder(tmp_path)] == ["a.JPG", "b.png"]
 
 
@@ -145,7 +156,8 @@ def test_a_watched_folder_gives_each_file_once_it_no_longer_grows(tmp_path: Path
             assert frame is None  # it has grown since the last look
         file.close()
         assert names_until("new.png") == ["new.png"]
-    (tmp_path / "new.png").unlink()
-    assert [next(looks), next(looks)] == [None, None]  # one ends the look that found it, one sees that it has gone
-    (tmp_path / "new.png").write_bytes(b"another")
+    (tmp_path / "new.png").write_bytes(b"it went on after a pause")
     assert names_until("new.png") == ["new.png"]
+    shutil.rmtree(tmp_path)
+    with pytest.raises(StreamError, match="must stay while it is read, it has gone"):
+        list(looks)
