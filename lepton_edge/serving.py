@@ -38,7 +38,7 @@ _HEADER_LENGTH = "Inference-Header-Content-Length"
 _VERSION = "1"
 _MOST_AXES = 32
 _MOST_TEXT_BYTES = 2**26  # as numpy holds texts
-_LOOPBACK = ("127.0.0.1", "localhost")
+LOOPBACK = ("127.0.0.1", "localhost")
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,7 @@ class Service:
         """
         self._models = {name: Model(name, session) for name, session in sessions.items()}
         self._limits = limits
-        self._hosts: Sequence[str] = _LOOPBACK
+        self._hosts: Sequence[str] = LOOPBACK
         self._turns = asyncio.Semaphore(limits.workers)
         self._taken = 0
         self._registry = CollectorRegistry()
@@ -305,7 +305,7 @@ class Service:
             *(Route(f"{place}/infer", self._infer, methods=["POST"]) for place in places),
             Route("/metrics", self._metrics),
         ]
-        self._hosts = _LOOPBACK if hosts is None else hosts
+        self._hosts = LOOPBACK if hosts is None else hosts
         return Starlette(
             routes=routes,
             middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(self._hosts))],

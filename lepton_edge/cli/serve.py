@@ -9,8 +9,6 @@ import click
 from lepton_edge.cli.options import comma_list
 from lepton_runtime.errors import InputError, MissingExtraError
 
-_LOOPBACK = ("127.0.0.1", "localhost")
-
 
 @click.command()
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -73,7 +71,7 @@ def serve(
     try:
         import uvicorn
 
-        from lepton_edge.serving import Limits, Service
+        from lepton_edge.serving import LOOPBACK, Limits, Service
     except ImportError:
         raise MissingExtraError('serving needs an HTTP server: pip install "lepton-edge[serve]"') from None
     from lepton_edge.cli.stream import ended_by_signals
@@ -96,7 +94,7 @@ def serve(
             raise InputError(
                 f"--host and --port must be free to listen on, {host}:{port} is not: {error}; --port 0 takes another"
             ) from error
-        hosts = list(hostnames) or (None if host in _LOOPBACK else ["*"])
+        hosts = list(hostnames) or (None if host in LOOPBACK else ["*"])
         config = uvicorn.Config(
             Service(sessions, limits).app(hosts=hosts),
             log_level="warning",

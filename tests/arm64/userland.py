@@ -78,8 +78,8 @@ def python(folder: Path, cpu: str) -> Path:
 def install(folder: Path, constraints: Path, *requirements: str, to: str = "site-packages") -> None:
     """Put wheels and what they need beside the ARM64 Python, by the pip of this machine; what is there is kept if it is the same."""
     target, mark = folder / to, folder / f"{to}.txt"
-    paths = [Path(name.partition("[")[0]) for name in (*requirements, str(constraints))]  # without extras
-    wanted = "\n".join(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ''}" for path in paths)
+    paths = {Path(name).name: Path(name.partition("[")[0]) for name in (*requirements, str(constraints))}  # files are without extras
+    wanted = "\n".join(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ''}" for name, path in paths.items())
     if mark.exists() and mark.read_text() == wanted:
         return
     mark.unlink(missing_ok=True)
