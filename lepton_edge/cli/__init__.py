@@ -17,14 +17,13 @@ from lepton_edge.cli.explain import explain
 from lepton_edge.cli.export import export
 from lepton_edge.cli.finetune import finetune
 from lepton_edge.cli.inspect import inspect
+from lepton_edge.cli.on_device import INTERRUPTED
 from lepton_edge.cli.report import report
 from lepton_edge.cli.run import run
 from lepton_edge.cli.selfcheck import selfcheck
 from lepton_edge.cli.serve import serve
 from lepton_edge.cli.tune import tune
 from lepton_runtime.errors import LeptonError, ProfileWarning, SelfcheckWarning, TargetWarning
-
-INTERRUPTED = 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from lepton_edge.cli.on_device import INTERRUPTED, DeviceCommand, bundle_of
 from lepton_edge.cli.options import comma_list, json_option, keep_result
+from lepton_edge.cli.progress import ProgressLine
 from lepton_edge.latency.settings import LatencySettings, Scenario, parse_duration
 from lepton_runtime.errors import InputError, LeptonError, UnstableError
 from lepton_runtime.formats import Precision
@@ -59,7 +60,7 @@ def parse_percent(text: str) -> float:
     return share
 
 
-@click.command()
+@click.command(cls=DeviceCommand)
 @click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--precision", "precisions", multiple=True, callback=comma_list(Precision.parse), metavar="NAME", help="[default: every artifact]"
@@ -135,9 +136,8 @@ def benchmark(
         if failure is not None:
             raise failure
         if report.is_partial:
-            where = f", saved in {json_path}" if json_path else ""
-            click.echo(f"interrupted: what was measured is shown{where} and marked partial" if report.results else _NOTHING, err=True)
-            sys.exit(130)
+            click.echo("interrupted: what was measured is kept and marked partial" if report.results else _NOTHING, err=True)
+            sys.exit(INTERRUPTED)
     if strict:
         _refuse_unstable(report)
 
@@ -187,18 +187,17 @@ def choose_candidates(
         MissingExtraError: The engine that was asked for, or every one that is needed, is not installed.
     """
     from lepton_edge.latency.result import candidate_of
-    from lepton_runtime.bundle import MANIFEST_FILE, Bundle
+    from lepton_runtime.bundle import Bundle
     from lepton_runtime.cpu import usable_cores
     from lepton_runtime.engines import ENGINES_OF_FORMAT, check_engine, engine_of, is_installed, missing_extra
 
     if engine is not None:
         check_engine(engine)
-    is_file_of_bundle = not path.is_dir() and ((path.parent / MANIFEST_FILE).exists() or path.parent.is_file())
-    bundle = Bundle.open(path.parent if is_file_of_bundle else path)
+    bundle = Bundle.open(bundle_of(path))
     bundle.check()
     # The table's short name will do, too.
     name = path.name if path.name.startswith("model.") else f"model.{path.name}"
-    records = [bundle.artifact(name)] if is_file_of_bundle else bundle.manifest.artifacts
+    records = bundle.manifest.artifacts if bundle.path == path else [bundle.artifact(name)]
     wanted = [record for record in records if not precisions or record.precision in precisions]
     fitting = [record for record in wanted if engine is None or engine in ENGINES_OF_FORMAT[record.format]]
     if not fitting:
@@ -235,10 +234,8 @@ def measure_report(
     if governor not in (None, "performance"):
         text = f'warning: the clock may change while measuring (governor "{governor}"); steady: sudo cpupower frequency-set -g performance'
         click.echo(text, err=True)
-    with terminable():
-        measurement = measure(candidates, settings, reader=reader, with_operators=with_operators, on_progress=ProgressLine())
-    if sys.stderr.isatty():
-        click.echo("\r\033[K", nl=False, err=True)
+    with ProgressLine() as show:
+        measurement = measure(candidates, settings, reader=reader, with_operators=with_operators, on_progress=show)
     report = Report(
         created=created,
         command=shlex.join(["lepton-edge", *sys.argv[1:]]),
@@ -262,34 +259,3 @@ def _target_notes(candidates: "Sequence[Candidate]") -> Iterator[str]:
         record = Bundle.open(bundle).artifact(file)
         if target := target_of(record):
             yield saturation_text(record) if may_saturate(record) else f"{short_name(file)} is made for {target}"
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM, as a service manager sends it, ends a measurement as Ctrl-C does."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-class ProgressLine:
-    """One line on a terminal that is written over; nothing elsewhere."""
-
-    def __init__(self) -> None:
-        self._is_terminal = sys.stderr.isatty()
-        self._show("starting")
-
-    def __call__(self, done: float, text: str) -> None:
-        """Show the share that is done, 0 to 1, and what is under way."""
-        filled = round(24 * done)
-        self._show(f"{'━' * filled}{'─' * (24 - filled)} {100 * done:3.0f} %  {text}")
-
-    def _show(self, text: str) -> None:
-        if self._is_terminal:
-            click.echo(f"\r\033[K  {text}", nl=False, err=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lepton_edge.cli.on_device import DeviceCommand
 from lepton_edge.cli.options import json_option
 from lepton_runtime.errors import LeptonError, TargetWarning
 
@@ -33,7 +34,7 @@ class Check:
     fix: str = ""
 
 
-@click.command()
+@click.command(cls=DeviceCommand)
 @click.argument("bundle", type=click.Path(path_type=Path), required=False)
 @json_option
 def doctor(bundle: Path | None, json_path: str | None) -> None:

@@ -1,5 +1,6 @@
 """What long work says on the terminal while it is under way."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -47,3 +48,45 @@ class StepPrinter:
             click.echo(("\r\033[K" if self._is_terminal else "") + line, err=True)
         elif self._is_terminal:
             click.echo(f"\r\033[K{line}", nl=False, err=True)
+
+
+FORCED = "LEPTON_EDGE_PROGRESS"
+"""The environment variable that, set to 1, says that stderr reaches a terminal though it is none."""
+
+
+def reaches_terminal() -> bool:
+    """Whether what is written to stderr is seen on a terminal."""
+    return sys.stderr.isatty() or os.environ.get(FORCED) == "1"
+
+
+class ProgressLine:
+    """One line on a terminal that is written over, and gone at the end; nothing elsewhere.
+
+    Meanwhile SIGTERM, as a service manager sends it, ends a measurement as Ctrl-C does.
+    """
+
+    def __enter__(self) -> "ProgressLine":
+        self._handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        self._is_terminal = reaches_terminal()
+        self.say("starting")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        signal.signal(signal.SIGTERM, self._handler)
+        self.clear()
+
+    def __call__(self, done: float, text: str) -> None:
+        """Show the share that is done, 0 to 1, and what is under way."""
+        filled = round(24 * done)
+        self.say(f"{'━' * filled}{'─' * (24 - filled)} {100 * done:3.0f} %  {text}")
+
+    def say(self, text: str) -> None:
+        """Show a text in place of the one before."""
+        self.clear()
+        if self._is_terminal:
+            click.echo(f"  {text}", nl=False, err=True)
+
+    def clear(self) -> None:
+        """Make room for what others write."""
+        if self._is_terminal:
+            click.echo("\r\033[K", nl=False, err=True, color=True)

@@ -1,14 +1,14 @@
 """``lepton-edge selfcheck``."""
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lepton_edge.cli.benchmark import ProgressLine, terminable
+from lepton_edge.cli.on_device import DeviceCommand
 from lepton_edge.cli.options import json_option
+from lepton_edge.cli.progress import ProgressLine
 from lepton_runtime.errors import ParityError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lepton_runtime.bundle import Bundle
 
 
-@click.command()
+@click.command(cls=DeviceCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @json_option
 def selfcheck(bundle: Path, json_path: str | None) -> None:
@@ -36,10 +36,8 @@ def selfcheck(bundle: Path, json_path: str | None) -> None:
     opened.check()
     variants = [(record, engine) for record in opened.manifest.artifacts for engine in ENGINES_OF_FORMAT[record.format]]
     candidates = [candidate_of(opened, record, engine=engine, threads=1) for record, engine in variants if is_installed(engine)]
-    with terminable():
-        found = check_all(candidates, on_progress=ProgressLine())
-    if sys.stderr.isatty():
-        click.echo("\r\033[K", nl=False, err=True)
+    with ProgressLine() as show:
+        found = check_all(candidates, on_progress=show)
     first, taken = _taken(opened, found)
     if json_path:
         from lepton_edge.report.terminal import write_json

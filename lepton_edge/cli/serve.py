@@ -94,6 +94,8 @@ def serve(
             raise InputError(
                 f"--host and --port must be free to listen on, {host}:{port} is not: {error}; --port 0 takes another"
             ) from error
+        # Else an answer on a connection that is kept waits 40 ms for the client's acknowledgement: asyncio leaves this to whoever made it.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         hosts = list(hostnames) or (None if host in LOOPBACK else ["*"])
         config = uvicorn.Config(
             Service(sessions, limits).app(hosts=hosts),

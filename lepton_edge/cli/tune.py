@@ -1,7 +1,6 @@
 """``lepton-edge tune``."""
 
 import hashlib
-import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lepton_edge.cli.benchmark import ProgressLine, count_of, terminable
+from lepton_edge.cli.benchmark import count_of
+from lepton_edge.cli.on_device import DeviceCommand
 from lepton_edge.cli.options import comma_list, json_option, keep_result
+from lepton_edge.cli.progress import ProgressLine
 from lepton_runtime.errors import InputError
 from lepton_runtime.formats import Precision
 
@@ -24,7 +25,16 @@ if TYPE_CHECKING:
     from lepton_runtime.manifest import ArtifactRecord
 
 
-@click.command()
+def _keep_here(bundle: Path, document: dict[str, Any], address: str) -> None:
+    """Keep another machine's profile beside the bundle here, too, so that both can be copied to others of its kind."""
+    from lepton_runtime.bundle import Bundle
+    from lepton_runtime.device_profile import DeviceProfile
+
+    path = save_profile(Bundle.open(bundle), DeviceProfile(**document["kept"]))
+    click.echo(f"Wrote {path}, too: it holds on {address} and on devices of its kind that the bundle is copied to with it.", err=True)
+
+
+@click.command(cls=DeviceCommand, there=["--user"], on_result=_keep_here)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--precision", "precisions", multiple=True, callback=comma_list(Precision.parse), metavar="NAME", help="[default: every artifact]"
@@ -35,6 +45,7 @@ if TYPE_CHECKING:
 )
 @click.option("--max-drop", metavar="0.5pp|1%", help="Leave out what lost more accuracy on export, or has none recorded.")
 @click.option("--under-load", is_flag=True, help="Keep one core busy meanwhile, as an app beside the model would.")
+@click.option("--user", is_flag=True, help="Keep the result in ~/.local/share/lepton-edge, not beside the bundle.")
 @click.option("--force", is_flag=True, help="Replace a result that is there.")
 @json_option
 def tune(
@@ -44,6 +55,7 @@ def tune(
     threads: tuple[int, ...],
     max_drop: str | None,
     under_load: bool,
+    user: bool,
     force: bool,
     json_path: str | None,
 ) -> None:
@@ -64,15 +76,14 @@ def tune(
     files = len({candidate.file for candidate in candidates})
     variants = f"{len(candidates)} variant{'s' if len(candidates) > 1 else ''}"
     click.echo(f"{variants} of {files} artifact{'s' if files > 1 else ''}", err=True)
-    with terminable():
-        tuning = find_fastest(candidates, under_load=under_load, on_progress=ProgressLine())
-    if sys.stderr.isatty():
-        click.echo("\r\033[K", nl=False, err=True)
-    path = _save(opened, tuning.best, _keep_model(opened, tuning.best))
+    with ProgressLine() as show:
+        tuning = find_fastest(candidates, under_load=under_load, on_progress=show)
+    profile = _profile(opened, tuning.best, _keep_model(opened, tuning.best))
+    path = save_profile(opened, profile, for_user=user)
     if json_path:
         from lepton_edge.report.terminal import write_json
 
-        write_json(_to_dict(tuning, path), json_path)
+        write_json(_to_dict(tuning, profile, path), json_path)
     if json_path != "-":
         _print(tuning)
     if tuning.load:
@@ -186,14 +197,12 @@ def _keep_model(bundle: "Bundle", best: "Tried") -> str:
     return hashlib.sha256(found[0]).hexdigest()
 
 
-def _save(bundle: "Bundle", best: "Tried", optimized: str) -> Path:
-    """Keep the result beside the bundle, or in the user's own folder; those of other devices stay."""
-    from lepton_edge.report.file import write_text
-    from lepton_runtime.device_profile import DeviceProfile, OtherSchemaError, device_name, profile_paths, profiles_text
-    from lepton_runtime.errors import OutputError
+def _profile(bundle: "Bundle", best: "Tried", optimized: str) -> "DeviceProfile":
+    """What is to be opened on this machine from now on."""
+    from lepton_runtime.device_profile import DeviceProfile, device_name
 
     candidate = best.candidate
-    profile = DeviceProfile(
+    return DeviceProfile(
         bundle=bundle.digest,
         device=device_name(),
         engine_version=package_versions([candidate])[candidate.engine],
@@ -205,8 +214,25 @@ def _save(bundle: "Bundle", best: "Tried", optimized: str) -> Path:
         created=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         optimized=optimized,
     )
+
+
+def save_profile(bundle: "Bundle", profile: "DeviceProfile", *, for_user: bool = False) -> Path:
+    """Keep a profile beside the bundle, or in the user's own folder; those of other devices stay.
+
+    Args:
+        bundle: What it is of.
+        profile: It.
+        for_user: Only in the user's own folder.
+
+    Raises:
+        OutputError: Neither can be written.
+    """
+    from lepton_edge.report.file import write_text
+    from lepton_runtime.device_profile import OtherSchemaError, profile_paths, profiles_text
+    from lepton_runtime.errors import OutputError
+
     fault: Exception | None = None
-    for path in profile_paths(bundle):
+    for path in profile_paths(bundle)[1 if for_user else 0 :]:
         try:
             others = _kept_profiles(path)
             kept = [other for other in others if other.bundle == bundle.digest and other.device != profile.device]
@@ -216,7 +242,8 @@ def _save(bundle: "Bundle", best: "Tried", optimized: str) -> Path:
             fault = error
             continue
         return path
-    raise OutputError(f"the device profile must have a place that can be written, beside the bundle or in the user's folder: {fault}")
+    places = "in the user's folder" if for_user else "beside the bundle or in the user's folder"
+    raise OutputError(f"the device profile must have a place that can be written, {places}: {fault or 'this user has none'}")
 
 
 def _kept_profiles(path: Path) -> "list[DeviceProfile]":
@@ -238,13 +265,14 @@ def _kept_profiles(path: Path) -> "list[DeviceProfile]":
         return []
 
 
-def _to_dict(tuning: "Tuning", path: Path) -> dict[str, Any]:
+def _to_dict(tuning: "Tuning", profile: "DeviceProfile", path: Path) -> dict[str, Any]:
     return {
         "best": _variant(tuning.best),
         "confidence": tuning.confidence,
         "seconds": tuning.seconds,
         "load": tuning.load,
         "profile": str(path),
+        "kept": asdict(profile),
         "tried": [_variant(tried) for tried in tuning.tried],
     }
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import sys
 import textwrap
@@ -69,7 +70,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, note: 
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 120)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0))
     for position, header in enumerate(headers):
         is_words = position == 0 or not header or any(row[position] and row[position][0].isalpha() for row in rows)

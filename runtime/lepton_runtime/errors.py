@@ -8,6 +8,7 @@
       - OutputError (1)        a result cannot be written
       - MissingExtraError (1)  an optional package is not installed
       - StreamError (1)        a source of frames fails, or frames or answers are late
+      - RemoteError (1)        another machine cannot be reached, or cannot do what it is asked for
       - ParityError (3)        outputs, or accuracy, differ more than allowed
       - RegressionError (4)    slower than the baseline allows
       - UnstableError (5)      a measurement cannot be trusted
@@ -42,6 +43,10 @@ class MissingExtraError(LeptonError):
 
 class StreamError(LeptonError):
     """A camera or another source of frames fails, or a frame or an answer is later than allowed."""
+
+
+class RemoteError(LeptonError):
+    """Another machine cannot be reached, or cannot do what it is asked for."""
 
 
 class ParityError(LeptonError):

@@ -1,9 +1,11 @@
 """The wheel, as a device installs it, in an emulated ARM64 userland. Latency there means nothing and is not looked at."""
 
+import hashlib
 import importlib.util
 import json
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lepton_edge.remote.wheel import build_wheel
+from lepton_edge.report.document import load_report
 from lepton_runtime import Bundle
 from lepton_runtime.cpu import read_cpu
+from tests.edge.sshd import SSHD, start
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = """
@@ -170,6 +175,56 @@ def test_an_8_bit_file_for_vnni_is_right_on_arm(found, bright, cpu: str) -> None
     if not read_cpu().saturates:
         assert found[cpu]["answers"][path] == found["here"]["answers"][path]
     assert found[cpu]["warned"][path] == []
+
+
+@pytest.mark.parametrize("cpu", ["pi4", "pi5"])
+def test_a_golden_output_that_was_altered_is_found(device: Path, digits_bundle: Path, forge_golden, cpu: str) -> None:
+    right = userland.run(device, cpu, "-m", "lepton_edge", "selfcheck", str(digits_bundle))
+    forge_golden(digits_bundle, "model.fp32.onnx")
+    wrong = userland.run(device, cpu, "-m", "lepton_edge", "selfcheck", str(digits_bundle))
+    assert (right.returncode, wrong.returncode) == (0, 3), right.stderr + wrong.stderr
+    assert "takes model.static-int8.onnx on onnxruntime" in wrong.stderr
+
+
+def test_every_library_loads_with_the_pages_of_a_pi_5(device: Path, checkout: Path) -> None:
+    """Source: elf(5). A segment is mapped in whole pages, 16 KiB with the kernel that a Pi 5 starts by default."""
+    libraries = [path for folder in ("site-packages", "test-packages") for path in (device / folder).rglob("*.so*")]
+    assert len(libraries) > 20
+    assert {path.name: pages for path in libraries if (pages := smallest_page(path)) < 2**14} == {}
+
+
+def smallest_page(path: Path) -> int:
+    """The smallest page with which a 64-bit little-endian ELF file's segments can be mapped."""
+    data = path.read_bytes()
+    (start,), (size, count) = struct.unpack_from("<Q", data, 0x20), struct.unpack_from("<HH", data, 0x36)
+    headers = [struct.unpack_from("<I44xQ", data, start + number * size) for number in range(count)]
+    return min(align for kind, align in headers if kind == 1)
+
+
+@pytest.mark.skipif(SSHD is None, reason="needs sshd: apt-get install openssh-server")
+def test_a_benchmark_runs_over_ssh_on_an_emulated_pi(device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = userland.python(device, "pi4")
+    version = userland.run(device, "pi4", "-c", "import sys; print(sys.version, end='')").stdout
+    _, wheel = build_wheel()
+    there, process = start(tmp_path)
+    # An emulated Python makes no environment of its own: it finds one that is made.
+    (there.cache / "venv/bin").mkdir(parents=True)
+    (there.cache / "venv/bin/python").write_text(f'#!/bin/sh\nexec {board} "$@"\n')
+    (there.cache / "venv/bin/python").chmod(0o755)
+    (there.cache / "venv.txt").write_text(f"{hashlib.sha256(wheel).hexdigest()} litert {version}")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python3").symlink_to(there.cache / "venv/bin/python")
+    monkeypatch.setenv("LEPTON_EDGE_SSH", there.ssh(path=tmp_path / "bin"))
+    bundle, result = device / "site-packages/lepton_edge/data/digits.bundle", tmp_path / "result.json"
+    options = ["--precision", "fp32", "--processes", "1", "--runs", "5", "--seconds", "0", "--json", str(result)]
+    command = [sys.executable, "-m", "lepton_edge", "benchmark", str(bundle), *options, "--device", "ssh://device"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    finally:
+        process.terminate()
+        process.wait()
+    assert done.returncode == 0, done.stderr
+    assert load_report(result).device.machine == "aarch64"
 
 
 def test_the_command_line_starts_and_reads_the_bundle(device: Path) -> None:

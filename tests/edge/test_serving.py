@@ -386,3 +386,17 @@ def test_two_bundles_of_one_name_are_refused(lepton_edge, digits_bundle: Path) -
 def test_the_extra_that_is_missing_is_named(lepton_edge, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     lepton_edge("serve", shipped_bundle()).refused(1, because=r'pip install "lepton-edge\[serve\]"')
+
+
+def test_answers_do_not_wait_for_an_acknowledgement(lepton_edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    import uvicorn
+
+    delays: list[int] = []
+
+    def run(server: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        with socket.create_connection(sockets[0].getsockname()), sockets[0].accept()[0] as accepted:
+            delays.append(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    assert lepton_edge("serve", shipped_bundle(), "--port", 0).code == 0
+    assert delays == [1]
