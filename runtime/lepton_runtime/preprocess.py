@@ -277,7 +277,7 @@ def _resized(image: Any, height: int, width: int, *, mode: Resize, interpolation
     image_module = _import_pillow()
     method = image_module.Resampling[interpolation.upper()]
     if mode == "stretch":
-        return image.resize((width, height), method)
+        return _resize_in_order(image, width, height, method)
     ratios = (width / image.width, height / image.height)
     ratio = max(ratios) if mode == "crop" else min(ratios)
     inner = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
@@ -287,13 +287,26 @@ def _resized(image: Any, height: int, width: int, *, mode: Resize, interpolation
             f"an image must be of a shape that can be resized to {height}×{width}, found {image.height}×{image.width}, "
             f"which would be {inner[1]}×{inner[0]} before it is cut"
         )
-    scaled = image.resize(inner, method)
+    scaled = _resize_in_order(image, *inner, method)
     left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
     if mode == "crop":
         return scaled.crop((-left, -top, width - left, height - top))
     canvas = image_module.new(image.mode, (width, height))
     canvas.paste(scaled, (left, top))
     return canvas
+
+
+def _resize_in_order(image: Any, width: int, height: int, method: Any) -> Any:
+    """The image resized across, then down: from version 13 on, Pillow does flat targets the other way round, which rounds otherwise.
+
+    Source: python-pillow/Pillow, pull request 9549.
+    """
+    if width * image.height > max(_MOST_PIXELS, image.width * image.height):
+        raise InputError(f"an image must be of a shape that can be resized to {height}×{width}, found {image.height}×{image.width}")
+    mode = image.mode
+    if mode == "RGBA" and method != method.NEAREST:  # as Pillow does, and once: colors count as much as they are seen
+        image = image.convert("RGBa")
+    return image.resize((width, image.height), method).resize((width, height), method).convert(mode)
 
 
 def _import_pillow() -> ModuleType:

@@ -43,11 +43,45 @@ def test_stretch_is_pillows_resize(photo: Path) -> None:
     np.testing.assert_array_equal(Preprocessing((32, 24), 3, resize="stretch").load(photo), expected)
 
 
+def resized_exactly(pixels: np.ndarray, length: int) -> np.ndarray:
+    """Bilinear along the last axis, in Pillow's integers: coefficients of 22 bits, sums rounded to 8. Source: its Resample.c."""
+    scale = pixels.shape[-1] / length
+    reach = max(scale, 1.0)
+    columns = []
+    for position in range(length):
+        center = (position + 0.5) * scale
+        first, last = max(int(center - reach + 0.5), 0), min(int(center + reach + 0.5), pixels.shape[-1])
+        weights = np.array([max(0.0, 1.0 - abs((place - center + 0.5) * (1.0 / reach))) for place in range(first, last)])
+        whole = (weights / np.add.accumulate(weights)[-1] * 2**22 + 0.5).astype(np.int64)
+        columns.append((pixels[..., first:last].astype(np.int64) @ whole + 2**21) >> 22)
+    return np.stack(columns, axis=-1).clip(0, 255)
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [((480, 640), (224, 224)), ((115, 75), (13, 70)), ((20, 30), (96, 96)), ((106, 49), (9, 63))]
+)
+def test_a_resize_goes_across_and_then_down_whatever_version_pillow_has(source, target) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*source, 1), np.uint8)
+    across = resized_exactly(image[:, :, 0], target[1])
+    expected = resized_exactly(across.T, target[0]).T
+    np.testing.assert_array_equal(Preprocessing(target, 1, resize="stretch").apply(image)[:, :, 0], expected)
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+def test_transparent_pixels_count_as_much_as_they_are_seen(interpolation) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 4), np.uint8)
+    found = Preprocessing((40, 30), 4, resize="stretch", interpolation=interpolation).apply(image)
+    expected = Image.fromarray(image).resize((30, 40), Image.Resampling[interpolation.upper()])
+    np.testing.assert_array_equal(found, np.asarray(expected, np.float32))
+
+
 def test_a_shape_that_would_fill_the_memory_before_it_is_cut_is_refused() -> None:
     steps = Preprocessing((224, 224), 3, resize="crop")
     with pytest.raises(InputError, match="of a shape that can be resized to 224×224, found 1×20000, which would be 224×4480000 before"):
         steps.apply(np.zeros((1, 20000, 3), np.uint8))
     assert steps.apply(np.zeros((500, 20000, 3), np.uint8)).shape == (224, 224, 3)  # a panorama
+    with pytest.raises(InputError, match="of a shape that can be resized to 10×2000, found 20000×1$"):
+        Preprocessing((10, 2000), 3, resize="stretch").apply(np.zeros((20000, 1, 3), np.uint8))
 
 
 def test_crop_keeps_the_middle_and_pad_keeps_everything() -> None:
