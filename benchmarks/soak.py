@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
@@ -47,7 +47,7 @@ def memory_bytes(process: int | str = "self") -> int:
         return 4096 * int(file.read().split()[1])
 
 
-def slope(memory: list[tuple[float, int]]) -> float:
+def slope(memory: Sequence[tuple[float, int]] | np.ndarray) -> float:
     """Bytes a unit of the first number, over the second half."""
     half = np.array(memory[len(memory) // 2 :], np.float64)
     return float(np.polyfit(half[:, 0], half[:, 1], 1)[0])
@@ -70,7 +70,9 @@ class Camera:
 
 def soak_stream(minutes: float) -> None:
     """Print what became of the frames."""
-    latencies, memory = [], []
+    # Filled beforehand: what this program notes down is not to grow with what it watches.
+    latencies, memory = np.full(int(FPS * 60 * minutes) + 1, np.nan), np.full((int(60 * minutes / SAMPLE_S) + 2, 2), np.nan)
+    sampled, samples = 0.0, 0
     with Session.open(shipped_bundle()) as session:
 
         def answer(image: np.ndarray) -> np.ndarray:
@@ -80,13 +82,13 @@ def soak_stream(minutes: float) -> None:
             return scores
 
         with Stream(Camera(60 * minutes), answer) as stream:
-            sampled = 0.0
-            for found in stream:
-                latencies.append(found.latency_s)
+            for number, found in enumerate(stream):
+                latencies[number] = found.latency_s
                 if time.monotonic() - sampled > SAMPLE_S:
                     sampled = time.monotonic()
-                    memory.append((sampled / 60, memory_bytes()))
-    frame_times = np.array(latencies) * FPS
+                    memory[samples] = sampled / 60, memory_bytes()
+                    samples += 1
+    frame_times, memory = latencies[: stream.answered] * FPS, memory[:samples]
     late = int((frame_times > 2).sum())
     print(f"{stream.frames} frames in {minutes:g} minutes, {stream.answered} answered, {stream.dropped} dropped")
     print(

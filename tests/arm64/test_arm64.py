@@ -64,15 +64,20 @@ pytestmark = pytest.mark.skipif(bool(userland.why_not()), reason=f"the ARM64 use
 
 
 @pytest.fixture(scope="module")
-def device(tmp_path_factory) -> Path:
-    """An ARM64 userland with the wheel in it."""
-    folder = ROOT / ".cache" / "arm64"
+def wheel(tmp_path_factory) -> str:
     wheels = tmp_path_factory.mktemp("wheel")
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--outdir", str(wheels), str(ROOT)], check=True, capture_output=True, text=True
     )
+    return str(next(wheels.glob("*.whl")))
+
+
+@pytest.fixture(scope="module")
+def device(wheel: str) -> Path:
+    """An ARM64 userland with the wheel in it."""
+    folder = ROOT / ".cache" / "arm64"
     userland.set_up(folder)
-    userland.install(folder, ROOT / "constraints.txt", str(next(wheels.glob("*.whl"))))
+    userland.install(folder, ROOT / "constraints.txt", wheel)
     return folder
 
 
@@ -111,6 +116,18 @@ def test_the_shipped_bundle_gives_its_golden_answers(device: Path, cpu: str) -> 
     # Integer sums are the same everywhere; float sums differ in the order they are taken in.
     assert found["differences"]["model.fp32.onnx"] <= 1e-5
     assert found["differences"]["model.static-int8.onnx"] == 0
+
+
+def test_the_wheel_works_with_the_python_of_the_next_raspberry_pi_os(wheel: str) -> None:
+    folder = ROOT / ".cache" / "arm64-trixie"
+    userland.set_up(folder, "trixie")
+    userland.install(folder, ROOT / "constraints.txt", f"{wheel}[litert]")
+    bundle = folder / "site-packages/lepton_edge/data/digits.bundle"
+    done = userland.run(folder, "pi5", "-W", "error", "-m", "lepton_edge", "selfcheck", str(bundle))
+    assert done.returncode == 0, done.stderr
+    assert "model.fp32.onnx on onnxruntime here, which answers as it did on export" in done.stderr
+    told = userland.run(folder, "pi5", "-m", "lepton_edge", "doctor", "--json", "-")
+    assert "Python 3.13" in told.stdout
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from pathlib import Path
 
 CPUS = {"pi4": "cortex-a72", "pi5": "cortex-a76"}
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-_PYTHON = "3.11"  # of Debian bookworm, as of Raspberry Pi OS
-_VERSION = "3"
+PYTHONS = {"bookworm": "3.11", "trixie": "3.13"}  # of Debian's releases, as of Raspberry Pi OS
+_VERSION = "4"
 _HASWELL_FLAGS = "sse sse2 ssse3 fma sse4_1 sse4_2 movbe popcnt f16c avx avx2 bmi1 bmi2"
 # The guest's own name, by -0, is this script's: sys.executable is what its children are started with.
 _PYTHON_SCRIPT = """#!/bin/sh
@@ -40,10 +40,10 @@ def why_not() -> str:
     return "" if _KEYRING.exists() else f"needs {_KEYRING}"
 
 
-def set_up(folder: Path) -> None:
-    """Make the userland, or keep the one that is there."""
-    mark = folder / "made"
-    if mark.exists() and mark.read_text() == f"{_VERSION} {folder}":
+def set_up(folder: Path, release: str = "bookworm") -> None:
+    """Make the userland of that Debian, or keep the one that is there."""
+    mark, version = folder / "made", PYTHONS[release]
+    if mark.exists() and mark.read_text() == f"{_VERSION} {version} {folder}":
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -55,7 +55,7 @@ def set_up(folder: Path) -> None:
         for name in ("bin", "sbin", "lib", "lib64"):
             (root / "usr" / name).mkdir(parents=True)
             (root / name).symlink_to(f"usr/{name}")
-        for package in _fetch(Path(work) / "root", mirror, "arm64", "bookworm", [f"python{_PYTHON}", "libstdc++6"]):
+        for package in _fetch(Path(work) / "root", mirror, "arm64", release, [f"python{version}", "libstdc++6"]):
             _unpack(package, root, "--exclude=./usr/share/doc/*", "--exclude=./usr/share/locale/*")
     # QEMU shows an x86 guest the host's, unless there is one under the guest's root.
     cpuinfo = folder / "haswell/proc/cpuinfo"
@@ -65,9 +65,9 @@ def set_up(folder: Path) -> None:
     qemu.chmod(qemu.stat().st_mode | stat.S_IXUSR)
     for cpu, model in CPUS.items():
         python(folder, cpu).parent.mkdir(exist_ok=True)
-        python(folder, cpu).write_text(_PYTHON_SCRIPT.format(folder=folder, cpu=model, version=_PYTHON))
+        python(folder, cpu).write_text(_PYTHON_SCRIPT.format(folder=folder, cpu=model, version=version))
         python(folder, cpu).chmod(0o755)
-    mark.write_text(f"{_VERSION} {folder}")
+    mark.write_text(f"{_VERSION} {version} {folder}")
 
 
 def python(folder: Path, cpu: str) -> Path:
@@ -86,7 +86,7 @@ def install(folder: Path, constraints: Path, *requirements: str, to: str = "site
     shutil.rmtree(target, ignore_errors=True)
     tags = [word for tag in _WHEEL_TAGS for word in ("--platform", tag)]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:"]
-    command += ["--target", str(target), "--implementation", "cp", "--python-version", _PYTHON, *tags]
+    command += ["--target", str(target), "--implementation", "cp", "--python-version", (folder / "made").read_text().split()[1], *tags]
     command += ["-c", str(constraints), *requirements]
     subprocess.run(command, check=True, capture_output=True, text=True)
     mark.write_text(wanted)
