@@ -66,14 +66,15 @@ class DeviceCommand(click.Command):
         keep_result(json_path, force=ctx.params.get("force", True))
         given = [path for name in ("bundles", "bundle") for path in _listed(ctx.params.get(name))]
         places = _places(given)
-        command = [self.name or "", *self._options(ctx.meta[_RAW]), *self._there, *(_place(path, places) for path in given)]
         wants_result = json_path is not None or self._on_result is not None
+        options = [*self._options(ctx.meta[_RAW]), *self._there, *(("--json", _RESULT) if wants_result else ())]
+        engines = [*_listed(ctx.params.get("engine")), *_listed(ctx.params.get("engines"))]
         with ProgressLine() as line:
             outcome = run_there(
                 address,
-                [*command, "--json", _RESULT] if wants_result else command,
+                [self.name or "", *options, "--", *(_place(path, places) for path in given)],
                 {place: path for path, place in places.items()},
-                extras="litert,openvino" if "openvino" in str(ctx.meta[_RAW]) else "litert",
+                extras="litert,openvino" if "openvino" in engines else "litert",
                 environment=_terminal(),
                 result=_RESULT if wants_result else "",
                 on_state=lambda text: line.say(text) if text else line.clear(),
@@ -83,11 +84,13 @@ class DeviceCommand(click.Command):
             document = json.loads(outcome.result)
             if "command" in document:
                 document["command"] = shlex.join(["lepton-edge", *sys.argv[1:]])
-            if self._on_result:
-                self._on_result(given[0], document, address)
             if json_path:
                 write_json(document, json_path)
-        return INTERRUPTED if outcome.is_interrupted else outcome.code
+            if self._on_result:
+                self._on_result(given[0], document, address)
+        if outcome.code < 0:  # ended by the signal that was to interrupt it, before it could say so
+            raise KeyboardInterrupt
+        return outcome.code
 
     def _options(self, raw: dict[str, Any]) -> Iterator[str]:
         """The options that were given, but for those that are for this machine."""

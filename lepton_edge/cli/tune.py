@@ -1,7 +1,7 @@
 """``lepton-edge tune``."""
 
 import hashlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from lepton_edge.cli.benchmark import count_of
 from lepton_edge.cli.on_device import DeviceCommand
 from lepton_edge.cli.options import comma_list, json_option, keep_result
 from lepton_edge.cli.progress import ProgressLine
-from lepton_runtime.errors import InputError
+from lepton_runtime.errors import InputError, RemoteError
 from lepton_runtime.formats import Precision
 
 if TYPE_CHECKING:
@@ -28,9 +28,14 @@ if TYPE_CHECKING:
 def _keep_here(bundle: Path, document: dict[str, Any], address: str) -> None:
     """Keep another machine's profile beside the bundle here, too, so that both can be copied to others of its kind."""
     from lepton_runtime.bundle import Bundle
-    from lepton_runtime.device_profile import DeviceProfile
+    from lepton_runtime.device_profile import UNREADABLE, DeviceProfile, parse_profiles, profiles_text
 
-    path = save_profile(Bundle.open(bundle), DeviceProfile(**document["kept"]))
+    opened = Bundle.open(bundle)
+    try:
+        (profile,) = parse_profiles(profiles_text([DeviceProfile(**document["kept"])]))
+    except UNREADABLE as error:
+        raise RemoteError(f"{address} must answer with a device profile, found a fault at {error}") from error
+    path = save_profile(opened, replace(profile, bundle=opened.digest))
     click.echo(f"Wrote {path}, too: it holds on {address} and on devices of its kind that the bundle is copied to with it.", err=True)
 
 

@@ -29,7 +29,10 @@ _SPARE_BYTES = 20 * 2**20
 _CHUNK_BYTES = 2**16
 _END_SECONDS = 10.0  # a command that was told to end is killed after that
 _TAIL = 2000
+_ENDINGS = (signal.SIGALRM, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1)  # the last is the user's Ctrl-C
 _writing = threading.Lock()
+MARK = "lepton-edge.json"
+"""In the environment, once it is whole: what was installed."""
 
 
 class _GoneError(BaseException):
@@ -53,16 +56,22 @@ class Commands:
 
     def __init__(self) -> None:
         self._running: subprocess.Popen[bytes] | None = None
-        self._may_finish = False
-        for number in (signal.SIGALRM, signal.SIGHUP, signal.SIGTERM):
-            signal.signal(number, _go)
+        self._may_finish = self._is_starting = self._is_pending = False
+        for number in _ENDINGS[:-1]:
+            signal.signal(number, self._go)
         signal.signal(signal.SIGUSR1, self._stop)
 
-    def _stop(self, number: int, frame: object) -> None:
-        """The user's Ctrl-C: a measurement then tells what it has, everything else ends."""
-        if self._running is None or not self._may_finish:
+    def _go(self, number: int, frame: object) -> None:
+        if not self._is_starting:
             raise _GoneError
-        self._running.terminate()
+        self._is_pending = True  # or a process would be there that nobody knows of
+
+    def _stop(self, number: int, frame: object) -> None:
+        """The user's Ctrl-C: a measurement then tells what it has, or has told it; everything else ends."""
+        if self._is_starting or not self._may_finish:
+            self._go(number, frame)
+        elif self._running is not None:
+            self._running.terminate()
 
     def run(
         self, command: list[str], *, shown: bool, cwd: Path | None = None, environment: dict[str, str] | None = None
@@ -75,7 +84,7 @@ class Commands:
             cwd: Where.
             environment: In addition to this process's own.
         """
-        self._may_finish = shown
+        self._may_finish, self._is_starting = shown, True
         self._running = process = subprocess.Popen(
             command,
             cwd=cwd,
@@ -89,6 +98,9 @@ class Commands:
         readers = [threading.Thread(target=_pass_on, args=(process.stdout, "out", tails, shown), daemon=True)]
         readers.append(threading.Thread(target=_pass_on, args=(process.stderr, "err", tails, shown), daemon=True))
         try:
+            self._is_starting = False
+            if self._is_pending:
+                raise _GoneError
             for reader in readers:
                 reader.start()
             code = process.wait()
@@ -102,11 +114,9 @@ class Commands:
         return code, tails["err"] or tails["out"]
 
 
-def _go(number: int, frame: object) -> NoReturn:
-    raise _GoneError
-
-
 def _end(process: "subprocess.Popen[bytes]") -> None:
+    for number in _ENDINGS:
+        signal.signal(number, signal.SIG_IGN)  # another one changes nothing, and would leave it running
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(_END_SECONDS)
@@ -135,10 +145,17 @@ def _listen(requests: Any, silence_seconds: int) -> None:
     signal.pthread_kill(main, signal.SIGHUP)
 
 
+def _beat(seconds: float) -> None:
+    """Give a sign of life now and then."""
+    with suppress(OSError):
+        while True:
+            say()
+            time.sleep(seconds)
+
+
 def _receive(requests: Any, files: list[dict[str, Any]], blobs: Path, silence_seconds: int) -> None:
     """Ask for the files that are not here, and keep them by their digests."""
-    kept = {path.name: path.stat().st_size for path in blobs.iterdir()}
-    missing = {entry["sha256"]: entry for entry in files if kept.get(entry["sha256"]) != entry["size"]}
+    missing = {entry["sha256"]: entry for entry in files if not _is_kept(blobs / entry["sha256"])}
     wanted = sum(entry["size"] for entry in missing.values())
     _need_space(blobs, wanted)
     say(need=list(missing))
@@ -153,12 +170,24 @@ def _receive(requests: Any, files: list[dict[str, Any]], blobs: Path, silence_se
                 digest.update(data)
                 part.write(data)
                 left -= len(data)
+            signal.alarm(0)  # a card may take minutes, and nobody listens here meanwhile
             part.flush()
             os.fsync(part.fileno())
+            signal.alarm(silence_seconds)
             if digest.hexdigest() != sha256:
                 raise _RefusedError(f"{entry['path']} must arrive as it was sent, it did not; try again")
-            (blobs / sha256).unlink(missing_ok=True)  # one of another size: the power failed as it was written
-            os.link(part.name, blobs / sha256)
+            whole = Path(f"{part.name}-whole")
+            os.link(part.name, whole)
+            whole.replace(blobs / sha256)  # another run may be writing or reading it
+
+
+def _is_kept(path: Path) -> bool:
+    """Whether a file is here and whole; it is then as good as new."""
+    try:
+        os.utime(path)
+        return hashlib.sha256(path.read_bytes()).hexdigest() == path.name
+    except FileNotFoundError:
+        return False
 
 
 def _need_space(folder: Path, wanted: int) -> None:
@@ -166,23 +195,28 @@ def _need_space(folder: Path, wanted: int) -> None:
     if free < wanted + _SPARE_BYTES:
         raise _RefusedError(
             f"{str(folder)!r} must have {(wanted + _SPARE_BYTES) / 1e6:.0f} MB of free space, found {free / 1e6:.0f} MB; "
-            "delete what is not needed there, or set XDG_CACHE_HOME to another disk"
+            "delete what is not needed there"
         )
 
 
 @contextmanager
 def _environment(commands: Commands, cache: Path, wheel: Path, extras: str, wheel_sha256: str) -> Iterator[Path]:
     """A Python with this wheel installed, which nobody changes meanwhile."""
-    folder, mark = cache / "venv", cache / "venv.txt"
-    python, wanted = folder / "bin/python", f"{wheel_sha256} {extras} {sys.version}"
+    folder = cache / "venv"
+    mark, python, wanted = folder / MARK, folder / "bin/python", [sys.version, wheel_sha256, *extras.split(",")]
     with open(cache / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        if not mark.exists() or mark.read_text() != wanted:
+        while True:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            found = _marked(mark)
+            if found[:2] == wanted[:2] and set(wanted) <= set(found):
+                break
             say(state="waiting for other runs there to end")
             fcntl.flock(lock, fcntl.LOCK_EX)
-            is_there = mark.exists() and mark.read_text().endswith(sys.version)
+            if _marked(mark) != found:  # another run has made it meanwhile
+                continue
             mark.unlink(missing_ok=True)
-            if not is_there:
+            if found[:1] != wanted[:1]:
+                found = []
                 shutil.rmtree(folder, ignore_errors=True)
                 _need_space(cache, _ENVIRONMENT_BYTES)
                 say(state="making a virtual environment")
@@ -190,15 +224,24 @@ def _environment(commands: Commands, cache: Path, wheel: Path, extras: str, whee
                 if code:
                     raise _RefusedError(_venv_fault(said))
             say(state="installing lepton-edge and what it needs")
+            together = sorted({*wanted[2:], *found[2:]})
             pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            for arguments in ([f"{wheel}[{extras}]"], ["--no-deps", "--force-reinstall", str(wheel)]):
+            for arguments in ([f"{wheel}[{','.join(together)}]"], ["--no-deps", "--force-reinstall", str(wheel)]):
                 code, said = commands.run([*pip, *arguments], shown=False)
                 if code:
                     errors = [line for line in said.splitlines() if line.startswith("ERROR")] or said.splitlines() or ["no message"]
                     raise _RefusedError(f"pip must install lepton-edge there, it ended with {code}: {errors[0].removeprefix('ERROR: ')}")
-            mark.write_text(wanted)
-            fcntl.flock(lock, fcntl.LOCK_SH)
+            mark.write_text(json.dumps([*wanted[:2], *together]))
         yield python
+
+
+def _marked(mark: Path) -> list[str]:
+    """What is installed: the version of Python, the wheel's digest, the extras."""
+    try:
+        found: list[str] = json.loads(mark.read_text())
+    except (FileNotFoundError, ValueError):
+        return []
+    return found
 
 
 def _venv_fault(said: str) -> str:
@@ -211,8 +254,9 @@ def _forget(cache: Path) -> None:
     """Delete files that no run has used for a long time, and what a run left that was killed."""
     oldest = time.time() - _KEPT_DAYS * 86400
     for path in [*(cache / "blobs").iterdir(), *(cache / "runs").iterdir()]:
-        if path.lstat().st_mtime < oldest:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with suppress(FileNotFoundError):  # another run does the same
+            if path.lstat().st_mtime < oldest:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def serve(commands: Commands, request: dict[str, Any], requests: Any) -> None:
@@ -223,12 +267,12 @@ def serve(commands: Commands, request: dict[str, Any], requests: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     _receive(requests, request["files"], blobs, silence_seconds)
     threading.Thread(target=_listen, args=(requests, silence_seconds), daemon=True).start()
+    threading.Thread(target=_beat, args=(silence_seconds / 3,), daemon=True).start()
     run = Path(tempfile.mkdtemp(dir=runs))
     try:
         for entry in request["files"]:
             place = run / entry["path"]
             place.parent.mkdir(parents=True, exist_ok=True)
-            os.utime(blobs / entry["sha256"])
             os.link(blobs / entry["sha256"], place)
         wheel = request["files"][0]
         with _environment(commands, cache, run / wheel["path"], request["extras"], wheel["sha256"]) as python:
@@ -239,7 +283,7 @@ def serve(commands: Commands, request: dict[str, Any], requests: Any) -> None:
         say(exit=code, result=result.read_text(encoding="utf-8") if request["result"] and result.exists() else None)
         _forget(cache)
     finally:
-        for number in (signal.SIGALRM, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1):
+        for number in _ENDINGS:
             signal.signal(number, signal.SIG_IGN)
         shutil.rmtree(run)
 

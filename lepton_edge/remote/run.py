@@ -30,7 +30,8 @@ from lepton_runtime.errors import InputError, RemoteError
 
 SSH = "LEPTON_EDGE_SSH"
 """The environment variable that holds the command to use in place of ``ssh``."""
-_OPTIONS = ("-T", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
+# A connection of its own: one that is shared with other windows ends with Ctrl-C in any of them, and checks nothing by itself.
+_OPTIONS = ("-T", "-o", "ControlPath=none", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
 _SILENCE_SECONDS = 30  # without a sign of life from here, the command is ended there
 _MARK = "lepton-edge agent "
 _CLOSE_SECONDS = 15.0
@@ -126,15 +127,18 @@ def run_there(
     }
     on_state(f"connecting to {address}")
     with _connected(check_address(address)) as connection:
-        connection.greet()
-        connection.send(request)
-        by_digest = dict(zip((entry["sha256"] for entry in files), contents.items(), strict=True))
-        for number, sha256 in enumerate(needed := connection.read("need")):
-            name, data = by_digest[sha256]
-            on_state(f"sending {name}, {number + 1} of {len(needed)}")
-            connection.write(data)
-        connection.keep_alive()
-        return connection.follow(on_state, on_output)
+        try:
+            connection.greet()
+            connection.send(request)
+            by_digest = dict(zip((entry["sha256"] for entry in files), contents.items(), strict=True))
+            for number, sha256 in enumerate(needed := connection.read("need")):
+                name, data = by_digest[sha256]
+                on_state(f"sending {name}, {number + 1} of {len(needed)}")
+                connection.write(data)
+            connection.keep_alive()
+            return connection.follow(on_state, on_output)
+        except (ValueError, KeyError, TypeError) as error:
+            raise RemoteError(f"{address} must answer as lepton-edge does, something else does: {error!r}") from error
 
 
 def _bundle_files(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -153,7 +157,7 @@ def _bundle_files(path: Path) -> Iterator[tuple[str, bytes]]:
         yield "", path.read_bytes()
     profiles = profile_paths(bundle)[0]
     if profiles.is_file():
-        yield profiles.name.removeprefix(path.name), profiles.read_bytes()
+        yield ".tuned.json", profiles.read_bytes()
 
 
 @contextmanager
@@ -252,7 +256,10 @@ class _Connection:
         return self._read()[key]
 
     def _read(self) -> dict[str, Any]:
-        line = self._lines.get()
+        try:
+            line = self._lines.get(timeout=_SILENCE_SECONDS)
+        except queue.Empty:
+            raise RemoteError(f"{self._address} must give signs of life, found none in {_SILENCE_SECONDS} s; what ran there ends") from None
         if not line.endswith(b"\n"):
             raise RemoteError(f"the connection to {self._address} must last, it was lost: {self._reason()}; what ran there is ended")
         values: dict[str, Any] = json.loads(line)
@@ -314,13 +321,18 @@ class _Connection:
         """End the agent, and what it runs, by leaving it alone."""
         self._closed.set()
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):
-            self._process.stdin.close()
+        previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            self._process.wait(_CLOSE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
+            try:
+                self._process.wait(_CLOSE_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
         for reader, stream in zip(self._readers, (self._process.stdout, self._process.stderr), strict=True):
             assert stream is not None
             reader.join()

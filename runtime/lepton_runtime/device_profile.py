@@ -99,7 +99,9 @@ def load_profile(bundle: Bundle) -> DeviceProfile | None:
             continue
         device = device_name()
         mine = [profile for profile in profiles if (profile.bundle, profile.device) == (bundle.digest, device)]
-        fault = _fault(bundle, mine[0]) if mine else f"is for {_others(bundle, profiles)}"
+        if not mine and any(profile.bundle == bundle.digest for profile in profiles):
+            continue  # it is for the devices that the bundle is to be copied to
+        fault = _fault(bundle, mine[0]) if mine else "is for a bundle of another content"
         if not fault:
             held.append(mine[0])
         doubt = doubt or (f"{str(path)!r} {fault}" if fault else "")
@@ -163,6 +165,11 @@ def read_profiles(path: Path) -> list[DeviceProfile]:
         text = stream.read(_LIMIT_BYTES + 1)
     if len(text) > _LIMIT_BYTES:
         raise ValueError(f"its size, more than {_LIMIT_BYTES} bytes")
+    return parse_profiles(text)
+
+
+def parse_profiles(text: str | bytes) -> list[DeviceProfile]:
+    """The profiles in a file's text; raises as :func:`read_profiles`."""
     document = json.loads(text)
     if document["schema_version"] != SCHEMA_VERSION:
         raise OtherSchemaError(f"schema {document['schema_version']!r}, this version of lepton-edge reads schema {SCHEMA_VERSION}")
@@ -195,9 +202,3 @@ def _fault(bundle: Bundle, profile: DeviceProfile) -> str:
     if found == profile.engine_version:
         return ""
     return f"was measured with {package} {profile.engine_version}, found {found or 'none'}"
-
-
-def _others(bundle: Bundle, profiles: Iterable[DeviceProfile]) -> str:
-    """What the profiles of a file are for, where none is for this bundle on this device."""
-    devices = sorted({profile.device for profile in profiles if profile.bundle == bundle.digest})
-    return " and ".join(devices) + f", this is {device_name()}" if devices else "a bundle of another content"

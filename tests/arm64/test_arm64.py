@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lepton_edge.remote.agent import MARK
 from lepton_edge.remote.wheel import build_wheel
 from lepton_edge.report.document import load_report
 from lepton_runtime import Bundle
@@ -228,7 +229,7 @@ def test_a_benchmark_runs_over_ssh_on_an_emulated_pi(device: Path, tmp_path: Pat
     (there.cache / "venv/bin").mkdir(parents=True)
     (there.cache / "venv/bin/python").write_text(f'#!/bin/sh\nexec {board} "$@"\n')
     (there.cache / "venv/bin/python").chmod(0o755)
-    (there.cache / "venv.txt").write_text(f"{hashlib.sha256(wheel).hexdigest()} litert {version}")
+    (there.cache / "venv" / MARK).write_text(json.dumps([version, hashlib.sha256(wheel).hexdigest(), "litert"]))
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/python3").symlink_to(there.cache / "venv/bin/python")
     monkeypatch.setenv("LEPTON_EDGE_SSH", there.ssh(path=tmp_path / "bin"))

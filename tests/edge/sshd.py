@@ -31,7 +31,16 @@ class Device:
     def cache(self) -> Path:
         return self.folder / "home/cache/lepton-edge/remote"
 
-    def ssh(self, *, key: str = "user", known: str = "known", port: int = 0, path: Path | None = None, options: str = "") -> str:
+    def ssh(
+        self,
+        *,
+        key: str = "user",
+        known: str = "known",
+        port: int = 0,
+        path: Path | None = None,
+        shared: Path | None = None,
+        options: str = "",
+    ) -> str:
         """The command that reaches it.
 
         Args:
@@ -39,6 +48,7 @@ class Device:
             known: The file of hosts that are known.
             port: Of something in between.
             path: The only folder in which commands are found there.
+            shared: The socket of a connection that all of a user's windows share.
             options: More of ssh's.
         """
         settings = {
@@ -52,8 +62,10 @@ class Device:
         }
         if path is not None:
             settings |= {"SetEnv": f"DEVICE_PATH={path}", "IdentityFile": self.folder / "placed"}
+        configuration = self.folder / "client"
+        configuration.write_text(f"ControlMaster auto\nControlPath {shared}\nControlPersist 5\n" if shared else "")
         return (
-            shlex.join(["ssh", "-F", "none", *(word for item in settings.items() for word in ("-o", "=".join(map(str, item))))])
+            shlex.join(["ssh", "-F", str(configuration), *(word for item in settings.items() for word in ("-o", "=".join(map(str, item))))])
             + f" {options}"
         )
 
@@ -62,17 +74,20 @@ class Device:
         found = []
         for entry in Path("/proc").glob("[0-9]*/cmdline"):
             try:
-                if str(self.cache / "venv/bin/python") in entry.read_text(errors="replace"):
+                if f"{self.cache}/venv/bin/python\0-P\0-m\0lepton_edge\0" in entry.read_text(errors="replace"):
                     found.append(int(entry.parent.name))
             except OSError:
                 continue
         return found
 
     def wait(self, *, runs: bool, seconds: float = 60.0) -> None:
-        """Until a command runs there, or none does."""
+        """Until a command runs there, or none does and none has left anything."""
         end = time.monotonic() + seconds
         while bool(self.running()) != runs:
             assert time.monotonic() < end, f"{self.running()} after {seconds} s"
+            time.sleep(0.05)
+        while not runs and list((self.cache / "runs").iterdir()):
+            assert time.monotonic() < end, f"{list((self.cache / 'runs').iterdir())} after {seconds} s"
             time.sleep(0.05)
 
 

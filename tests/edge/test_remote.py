@@ -1,5 +1,6 @@
 """``--device``: commands on another machine, which is this one behind a real ``sshd``."""
 
+import hashlib
 import json
 import os
 import re
@@ -74,8 +75,8 @@ def test_only_what_is_not_there_is_sent(reached: Device, bundle: Path) -> None:
         states.clear()
         assert run_there(ADDRESS, ["inspect", "digits.bundle"], {"digits.bundle": bundle}, on_state=states.append).code == 0
     assert states == [f"connecting to {ADDRESS}", ""]
-    kept = sorted((reached.cache / "blobs").iterdir())[0]
-    kept.write_bytes(b"")  # as a power cut leaves it
+    kept = reached.cache / "blobs" / hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
+    kept.write_bytes(kept.read_bytes()[::-1])  # as a failing card leaves it
     states.clear()
     assert run_there(ADDRESS, ["doctor", "digits.bundle"], {"digits.bundle": bundle}, on_state=states.append).code == 0
     assert sum(state.startswith("sending ") for state in states) == 1
@@ -90,6 +91,25 @@ def test_tuning_there_is_kept_there_and_here(lepton_edge, reached: Device, bundl
     assert f"Wrote {beside}, too" in outcome.err
     checked = lepton_edge("doctor", bundle, "--device", ADDRESS)
     assert "is opened" in checked.out
+
+
+def test_two_of_one_name_and_an_archive_and_options_of_several_values(lepton_edge, reached: Device, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    shutil.copytree(bundle, tmp_path / "old/digits.bundle")
+    archive = shutil.make_archive(str(tmp_path / "-zipped"), "zip", bundle)
+    options = (*SHORT[:2], *SHORT[4:], "--threads", "1", "--threads", 2, "--engine", "onnxruntime", "--strict")
+    outcome = lepton_edge("benchmark", bundle, tmp_path / "old/digits.bundle", archive, *options, "--json", "-", "--device", ADDRESS)
+    results = json.loads(outcome.out)["results"]
+    names = ["digits.bundle", "2/digits.bundle", "-zipped.zip"]
+    assert [(entry["bundle"], entry["threads"]) for entry in results] == [(name, threads) for name in names for threads in (1, 2)]
+    assert outcome.code in (0, 5)
+
+
+def test_an_answer_of_something_else_is_an_error(lepton_edge, reached: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = 'lepton-edge agent {\\"python\\": \\"3.11.2\\", \\"fits\\": true}'
+    path = program(tmp_path / "bin", "python3", f'echo "{said}"; echo "[1]"; exec /bin/sleep 1')
+    monkeypatch.setenv("LEPTON_EDGE_SSH", reached.ssh(path=path))
+    lepton_edge("doctor", "--device", ADDRESS).refused(1, because="must answer as lepton-edge does, something else does: TypeError")
 
 
 def test_what_fails_there_fails_here_alike(lepton_edge, reached: Device, bundle: Path, tmp_path: Path) -> None:
@@ -192,22 +212,25 @@ def test_a_pulled_network_ends_both_sides(lepton_edge, reached: Device, bundle: 
     )
     reached.wait(runs=False)
     cable.close()
-    assert list((reached.cache / "runs").iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_nothing_runs_there_once_it_is_ended_here(reached: Device, bundle: Path, tmp_path: Path, number: int) -> None:
+def test_nothing_runs_there_once_it_is_ended_here(
+    reached: Device, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setenv("LEPTON_EDGE_SSH", reached.ssh(shared=reached.folder / "shared"))
     result = tmp_path / "result.json"
     command = [sys.executable, "-m", "lepton_edge", "benchmark", str(bundle / "model.fp32.onnx"), "--duration", "60s"]
     command += ["--json", str(result), "--device", ADDRESS]
     environment = {**os.environ, "LEPTON_EDGE_PROGRESS": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    # Ctrl-C of a terminal is for all of its processes, ssh's too.
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
     assert process.stderr is not None
     seen = ""
     while not re.search(r"[1-9] %", seen):  # it has measured something
         seen += (read := process.stderr.read(1))
         assert read, seen
-    process.send_signal(number)
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     _, err = process.communicate(timeout=60)
     reached.wait(runs=False)
     if number == signal.SIGKILL:

@@ -80,7 +80,7 @@ def test_a_shape_that_would_fill_the_memory_before_it_is_cut_is_refused() -> Non
     with pytest.raises(InputError, match="of a shape that can be resized to 224×224, found 1×20000, which would be 224×4480000 before"):
         steps.apply(np.zeros((1, 20000, 3), np.uint8))
     assert steps.apply(np.zeros((500, 20000, 3), np.uint8)).shape == (224, 224, 3)  # a panorama
-    with pytest.raises(InputError, match="of a shape that can be resized to 10×2000, found 20000×1$"):
+    with pytest.raises(InputError, match=r"of a shape that can be resized to 10×2000, found 20000×1$"):
         Preprocessing((10, 2000), 3, resize="stretch").apply(np.zeros((20000, 1, 3), np.uint8))
 
 
