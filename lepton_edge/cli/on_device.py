@@ -1,6 +1,5 @@
 """``--device``: the same command on another machine."""
 
-import json
 import os
 import shlex
 import shutil
@@ -80,8 +79,7 @@ class DeviceCommand(click.Command):
                 on_state=lambda text: line.say(text) if text else line.clear(),
                 on_output=lambda name, text: _show(name, text) if name == "err" or json_path != "-" else None,
             )
-        if outcome.result is not None:
-            document = json.loads(outcome.result)
+        if (document := outcome.result) is not None:
             if "command" in document:
                 document["command"] = shlex.join(["lepton-edge", *sys.argv[1:]])
             if json_path:

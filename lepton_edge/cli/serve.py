@@ -80,7 +80,7 @@ def serve(
 
     names = [path.name.removesuffix(".zip").removesuffix(".bundle") for path in bundles]
     if len(set(names)) < len(names):
-        raise InputError(f"each bundle must have a name of its own, found {', '.join(names)}")
+        raise InputError(f"each bundle must have a name of its own, found {', '.join(names)}; rename one of two, it is called by that")
     limits = Limits(body_bytes=int(max_body_mb * 1e6), queue=queue, timeout_s=timeout_s, workers=workers)
     with ExitStack() as stack:
         sessions = {}

@@ -58,13 +58,11 @@ class Outcome:
 
     Attributes:
         code: Its exit code.
-        result: What it wrote into the file that was asked for, if it did.
-        is_interrupted: Whether the user ended it.
+        result: The JSON document that it wrote into the file that was asked for, if it did.
     """
 
     code: int
-    result: str | None
-    is_interrupted: bool
+    result: dict[str, Any] | None
 
 
 def check_address(text: str) -> str:
@@ -103,7 +101,7 @@ def run_there(
         bundles: By the path that each has in that folder.
         extras: Of lepton-edge, installed there: names with commas between them.
         environment: Variables that the command gets.
-        result: The file in that folder to bring back.
+        result: The JSON file in that folder to bring back.
         on_state: Told what is going on before the command begins; with an empty text once it does.
         on_output: Told what the command prints: ``"out"`` or ``"err"``, and a piece of text.
 
@@ -287,7 +285,7 @@ class _Connection:
                 elif "exit" in values:
                     if values["exit"] < 0 and not is_interrupted:
                         raise RemoteError(f"{self._address}: the command must run to its end, signal {-values['exit']} ended it")
-                    return Outcome(values["exit"], values["result"], is_interrupted)
+                    return Outcome(values["exit"], json.loads(values["result"] or "null"))
                 else:
                     for name, text in values.items():
                         on_output(name, text)

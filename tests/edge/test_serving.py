@@ -389,14 +389,16 @@ def test_the_extra_that_is_missing_is_named(lepton_edge, monkeypatch: pytest.Mon
 
 
 def test_answers_do_not_wait_for_an_acknowledgement(lepton_edge, monkeypatch: pytest.MonkeyPatch) -> None:
-    import uvicorn
-
     delays: list[int] = []
 
-    def run(server: uvicorn.Server, sockets: list[socket.socket]) -> None:
-        with socket.create_connection(sockets[0].getsockname()), sockets[0].accept()[0] as accepted:
-            delays.append(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+    class Server:
+        def __init__(self, config: object) -> None: ...
 
-    monkeypatch.setattr(uvicorn.Server, "run", run)
+        def run(self, sockets: list[socket.socket]) -> None:
+            with socket.create_connection(sockets[0].getsockname()), sockets[0].accept()[0] as accepted:
+                delays.append(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr("uvicorn.Config", lambda app, **settings: None)  # it sets up logging for the whole process
+    monkeypatch.setattr("uvicorn.Server", Server)
     assert lepton_edge("serve", shipped_bundle(), "--port", 0).code == 0
     assert delays == [1]
