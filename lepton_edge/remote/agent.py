@@ -265,9 +265,9 @@ def serve(commands: Commands, request: dict[str, Any], requests: Any) -> None:
     blobs, runs, silence_seconds = cache / "blobs", cache / "runs", request["silence_seconds"]
     for folder in (blobs, runs):
         folder.mkdir(parents=True, exist_ok=True)
+    threading.Thread(target=_beat, args=(silence_seconds / 3,), daemon=True).start()
     _receive(requests, request["files"], blobs, silence_seconds)
     threading.Thread(target=_listen, args=(requests, silence_seconds), daemon=True).start()
-    threading.Thread(target=_beat, args=(silence_seconds / 3,), daemon=True).start()
     run = Path(tempfile.mkdtemp(dir=runs))
     try:
         for entry in request["files"]:

@@ -254,13 +254,17 @@ class _Connection:
         return self._read()[key]
 
     def _read(self) -> dict[str, Any]:
-        try:
-            line = self._lines.get(timeout=_SILENCE_SECONDS)
-        except queue.Empty:
-            raise RemoteError(f"{self._address} must give signs of life, found none in {_SILENCE_SECONDS} s; what ran there ends") from None
-        if not line.endswith(b"\n"):
-            raise RemoteError(f"the connection to {self._address} must last, it was lost: {self._reason()}; what ran there is ended")
-        values: dict[str, Any] = json.loads(line)
+        values: dict[str, Any] = {}
+        while not values:  # a sign of life
+            try:
+                line = self._lines.get(timeout=_SILENCE_SECONDS)
+            except queue.Empty:
+                raise RemoteError(
+                    f"{self._address} must give signs of life, found none in {_SILENCE_SECONDS} s; what ran there ends"
+                ) from None
+            if not line.endswith(b"\n"):
+                raise RemoteError(f"the connection to {self._address} must last, it was lost: {self._reason()}; what ran there is ended")
+            values = json.loads(line)
         if "refused" in values:
             raise RemoteError(f"{self._address}: {values['refused']}")
         return values

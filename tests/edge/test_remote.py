@@ -179,6 +179,21 @@ def test_a_full_disk_is_named_before_and_while_files_are_sent(
     assert list((reached.cache / "blobs").iterdir()) == []
 
 
+def test_a_card_may_take_longer_than_the_silence_that_is_allowed(
+    reached: Device, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lepton_edge.remote.run._SILENCE_SECONDS", 3)
+    size = (bundle / "golden.npz").stat().st_size  # of the last file that is sent
+    fake = f"import os, time\nkept = os.fsync\nos.fsync = lambda file: (kept(file), os.fstat(file).st_size == {size} and time.sleep(7))\n"
+    (tmp_path / "sitecustomize.py").write_text(fake)
+    path = program(tmp_path / "bin", "python3", f'PYTHONPATH={tmp_path} exec {sys.executable} "$@"')
+    monkeypatch.setenv("LEPTON_EDGE_SSH", reached.ssh(path=path))
+    shutil.rmtree(reached.cache / "blobs", ignore_errors=True)
+    states: list[str] = []
+    assert run_there(ADDRESS, ["--version"], {"digits.bundle": bundle}, on_state=states.append).code == 0
+    assert any(state.startswith("sending digits.bundle/golden.npz") for state in states)
+
+
 def test_pip_that_fails_there_says_why(lepton_edge, reached: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = program(
         tmp_path / "bin", "python3", f'PIP_NO_INDEX=1 PIP_FIND_LINKS= XDG_CACHE_HOME={tmp_path}/cache exec {sys.executable} "$@"'
