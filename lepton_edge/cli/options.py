@@ -28,6 +28,11 @@ json_option = click.option(
     help="Also write the result as one JSON document; '-' writes it to stdout instead of the table.",
 )
 
+precision_option = click.option("--precision", metavar="NAME", help="Which artifact. [default: as tuned, else the closest to Keras]")
+engine_option = click.option(
+    "--engine", metavar="NAME", help="onnxruntime, litert or openvino. [default: as tuned, else onnxruntime where it can]"
+)
+
 
 def keep_result(json_path: str | None, *, force: bool) -> None:
     """Refuse to replace a measured result, unless it is asked for.

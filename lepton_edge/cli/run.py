@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lepton_edge.cli.options import json_option
+from lepton_edge.cli.options import engine_option, json_option, precision_option
 
 if TYPE_CHECKING:
     from lepton_runtime.labels import Prediction
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="Of frames: how long the camera, or an answer, may take before it is an error.",
 )
-@click.option("--precision", metavar="NAME", help="Which artifact. [default: as tuned, else the closest to Keras]")
-@click.option("--engine", metavar="NAME", help="onnxruntime, litert or openvino. [default: as tuned, else onnxruntime where it can]")
+@precision_option
+@engine_option
 @click.option("--threads", type=click.IntRange(1), help="[default: as tuned, else 1]")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many answers are shown.")
 @json_option

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from lepton_edge.cli.options import comma_list
+from lepton_edge.cli.options import comma_list, engine_option, precision_option
 from lepton_runtime.errors import InputError, MissingExtraError
 
 
@@ -24,8 +24,8 @@ from lepton_runtime.errors import InputError, MissingExtraError
     metavar="NAME",
     help="Names under which it may be asked. [default: this machine's own with 127.0.0.1, any with others]",
 )
-@click.option("--precision", metavar="NAME", help="Which artifact. [default: as tuned, else the closest to Keras]")
-@click.option("--engine", metavar="NAME", help="onnxruntime, litert or openvino. [default: as tuned, else onnxruntime where it can]")
+@precision_option
+@engine_option
 @click.option("--threads", type=click.IntRange(1), help="Of one inference. [default: as tuned, else 1]")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="How many requests are computed at a time.")
 @click.option("--queue", type=click.IntRange(0), default=32, show_default=True, help="How many more may wait; others get 429.")

@@ -114,9 +114,14 @@ class Commands:
         return code, tails["err"] or tails["out"]
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def _ignore_endings() -> None:
+    """It ends already: another signal changes nothing, and would leave behind what runs or lies here."""
     for number in _ENDINGS:
-        signal.signal(number, signal.SIG_IGN)  # another one changes nothing, and would leave it running
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    _ignore_endings()
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(_END_SECONDS)
@@ -283,8 +288,7 @@ def serve(commands: Commands, request: dict[str, Any], requests: Any) -> None:
         say(exit=code, result=result.read_text(encoding="utf-8") if request["result"] and result.exists() else None)
         _forget(cache)
     finally:
-        for number in _ENDINGS:
-            signal.signal(number, signal.SIG_IGN)
+        _ignore_endings()
         shutil.rmtree(run)
 
 

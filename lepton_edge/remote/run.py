@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from lepton_edge.remote import agent
 from lepton_edge.remote.wheel import DISTRIBUTION, build_wheel
-from lepton_runtime.bundle import Bundle
+from lepton_runtime.bundle import DIGEST_FILE, MANIFEST_FILE, Bundle
 from lepton_runtime.errors import InputError, RemoteError
 
 SSH = "LEPTON_EDGE_SSH"
@@ -110,6 +110,7 @@ def run_there(
         BundleError: One of the bundles is damaged.
         KeyboardInterrupt: The user ended it before there was a result.
     """
+    address = check_address(address)
     name, wheel = build_wheel()
     contents = {f"wheel/{name}": wheel}
     for place, path in bundles.items():
@@ -124,7 +125,7 @@ def run_there(
         "result": result,
     }
     on_state(f"connecting to {address}")
-    with _connected(check_address(address)) as connection:
+    with _connected(address) as connection:
         try:
             connection.greet()
             connection.send(request)
@@ -141,7 +142,6 @@ def run_there(
 
 def _bundle_files(path: Path) -> Iterator[tuple[str, bytes]]:
     """The files of a checked bundle, and the device profiles beside it."""
-    from lepton_runtime.bundle import DIGEST_FILE, MANIFEST_FILE
     from lepton_runtime.device_profile import profile_paths
 
     bundle = Bundle.open(path)
