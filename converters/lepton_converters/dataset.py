@@ -15,6 +15,7 @@ import numpy as np
 from lepton_converters.npz_stream import npz_headers, npz_rows
 from lepton_runtime.encoders import TEXT, read_raw
 from lepton_runtime.errors import InputError
+from lepton_runtime.frame_input import FrameInput
 from lepton_runtime.preprocess import IMAGE_SUFFIXES, Preprocessing
 from lepton_runtime.table import LABEL_COLUMNS
 from lepton_runtime.tensors import Array, TensorSpec, cast_exactly, fits_shape
@@ -67,7 +68,7 @@ def open_dataset(
     path: str,
     *,
     inputs: Sequence[TensorSpec],
-    preprocessing: Preprocessing | None,
+    preprocessing: Preprocessing | FrameInput | None,
     labels: Sequence[str] | None = None,
     option: str = "--calib",
 ) -> Dataset:
@@ -168,7 +169,9 @@ def _text(value: Any, spec: TensorSpec, name: str) -> Array:
     return first
 
 
-def _image_folder(folder: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing | None, labels: Sequence[str] | None) -> Dataset:
+def _image_folder(
+    folder: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing | FrameInput | None, labels: Sequence[str] | None
+) -> Dataset:
     spec = _only(inputs, str(folder))
     if preprocessing is None or preprocessing.size is None:
         raise InputError(f"a folder of images is for a model with an image input, this one takes {spec}; give a .npz, .npy or .csv file")
@@ -212,7 +215,7 @@ def _arrays(
     count: int,
     labels: Array | None,
     inputs: Sequence[TensorSpec],
-    preprocessing: Preprocessing | None,
+    preprocessing: Preprocessing | FrameInput | None,
 ) -> Dataset:
     """A data set of arrays, each with one row a sample."""
     if count == 0:
@@ -230,7 +233,7 @@ def _arrays(
     return Dataset(path, count, None, labels is not None, read)
 
 
-def _preprocessed(values: Mapping[str, Any], preprocessing: Preprocessing | None, name: str) -> Mapping[str, Array]:
+def _preprocessed(values: Mapping[str, Any], preprocessing: Preprocessing | FrameInput | None, name: str) -> Mapping[str, Array]:
     if preprocessing is None:
         return {name: np.asarray(value) for name, value in values.items()}
     try:
@@ -250,7 +253,7 @@ def _load_npy(path: Path) -> Array:
     return rows
 
 
-def _npz(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing | None) -> Dataset:
+def _npz(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing | FrameInput | None) -> Dataset:
     headers = npz_headers(path)
     names = {spec.name: "x" if len(inputs) == 1 and "x" in headers else spec.name for spec in inputs}
     missing = [name for name in names.values() if name not in headers]
@@ -267,7 +270,7 @@ def _npz(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing 
     return _arrays(str(path), columns, lengths.pop()[0], labels, inputs, preprocessing)
 
 
-def _csv(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing | None) -> Dataset:
+def _csv(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing | FrameInput | None) -> Dataset:
     spec = _only(inputs, str(path))
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
@@ -323,7 +326,7 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _function(path: str, module: str, name: str, inputs: Sequence[TensorSpec], preprocessing: Preprocessing | None) -> Dataset:
+def _function(path: str, module: str, name: str, inputs: Sequence[TensorSpec], preprocessing: Preprocessing | FrameInput | None) -> Dataset:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
 

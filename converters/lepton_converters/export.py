@@ -2,9 +2,9 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lepton_converters.artifact import Artifact
 from lepton_converters.budget import Budget
@@ -14,6 +14,7 @@ from lepton_converters.check import CheckReport, check_built, check_model
 from lepton_converters.conversion import LeftOut, Step, check_named, convert
 from lepton_converters.dataset import check_exists
 from lepton_converters.export_data import ExportData, plan_preprocessing
+from lepton_converters.frame_export import fold_frames, plan_frame
 from lepton_converters.keras_loading import CustomObjects, import_keras
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.label_doubt import label_doubts
@@ -21,6 +22,7 @@ from lepton_converters.recipe import IntegerIo, Recipe, Repeated, plan_recipe, r
 from lepton_runtime.cpu import may_saturate, target_of
 from lepton_runtime.errors import InputError, ParityError, UnsupportedError
 from lepton_runtime.formats import Format, Precision, Target
+from lepton_runtime.frame_input import PixelFormat
 from lepton_runtime.manifest import ArtifactRecord, Evaluation, Manifest, Quantization
 from lepton_runtime.versions import installed_versions
 
@@ -60,6 +62,9 @@ def export(
     formats: Sequence[str] | None = None,
     precisions: Sequence[str] | None = None,
     io: IntegerIo = "float",
+    input_: Literal["float", "uint8"] = "float",
+    pixels: PixelFormat | None = None,
+    frame_size: tuple[int, int] | None = None,
     batch: int | None = 1,
     size: Sequence[int] | None = None,
     signature: str | None = None,
@@ -89,6 +94,9 @@ def export(
         formats: Names of :class:`lepton_runtime.Format`; all by default.
         precisions: Names of :class:`lepton_runtime.Precision`; by default all that can be made.
         io: ``int8`` or ``uint8`` for integers at the doors of ``static-int8`` artifacts.
+        input_: ``uint8`` for artifacts that hold the preprocessing and take the frames of a camera, see :class:`lepton_runtime.FrameInput`.
+        pixels: The layout of such a frame: ``rgb``, ``bgr``, ``gray``, ``nv12`` or ``yuyv``; by default ``rgb``, or what the model takes.
+        frame_size: Height and width of such a frame; by default those of the model's picture.
         batch: The length of the batch axis; ``None`` leaves it free.
         size: Lengths for the free axes of the inputs, such as height and width; without it they stay free.
         signature: Which of a SavedModel's signatures; by default the only one, or ``serving_default``.
@@ -124,6 +132,10 @@ def export(
         MissingExtraError: TensorFlow is not installed.
     """
     path = Path(output)
+    if input_ == "uint8" and io != "float":
+        raise InputError(f"--input uint8 is for frames as they are, --io {io} for numbers that stand for others; leave one of both out")
+    if input_ != "uint8" and (pixels or frame_size):
+        raise InputError("--pixels and --frame-size are for --input uint8, found them without it")
     calib, evaluate = _location("calib", calib), _location("evaluate", evaluate)
     recipe = plan_recipe(formats=formats, precisions=precisions, io=io, has_calibration=calib is not None, measures_blocks=measure_blocks)
     if max_drop is not None and evaluate is None:
@@ -153,6 +165,7 @@ def export(
     on_step(Step("read", source.file or "model", f"{source.name}, {source.parameters:,} parameters", 1))
 
     steps = plan_preprocessing(source, preprocessing or {})
+    frame = plan_frame(source, steps, pixels=pixels, size=frame_size) if input_ == "uint8" else None
     data = ExportData.open(
         source,
         steps,
@@ -183,9 +196,16 @@ def export(
             + "; nothing was written"
         )
 
-    names = {record.file for record in kept}
-    dropped = {artifact.file for artifact in artifacts} - names
-    arrays = pack_arrays({name: array for name, array in verification.golden.items() if name.rpartition("/")[0] not in dropped})
+    files = {record.file for record in kept}
+    dropped = {artifact.file for artifact in artifacts} - files
+    artifacts = [artifact for artifact in artifacts if artifact.file in files]
+    golden = {name: array for name, array in verification.golden.items() if name.rpartition("/")[0] not in dropped}
+    if frame:
+        on_step(Step("verify", "frames"))
+        artifacts, golden = fold_frames(source, artifacts, frame, data=calib or evaluate, seed=seed)
+        kept = [_of_file(record, artifact) for record, artifact in zip(kept, artifacts, strict=True)]
+        on_step(Step("verify", "frames", f"{frame.pixels}, answered to the bit as Python preprocesses them", 1))
+    arrays = pack_arrays(golden)
     encoders, vocabularies = pack_encoders(source.encoders)
     settings = {
         "batch": batch,
@@ -197,9 +217,9 @@ def export(
     }
     manifest = Manifest(
         source={"file": source.file, "sha256": source.sha256},
-        inputs=source.inputs,
+        inputs=kept[0].inputs if frame else source.inputs,
         outputs=source.outputs,
-        preprocessing=steps,
+        preprocessing=frame or steps,
         labels=data.labels,
         artifacts=tuple(kept),
         golden=file_record(GOLDEN_FILE, arrays),
@@ -220,9 +240,9 @@ def export(
         noise_inputs=source.noise,
         encoders=encoders,
     )
-    files = {artifact.file: artifact.model for artifact in artifacts if artifact.file in names}
+    models = {artifact.file: artifact.model for artifact in artifacts}
     on_step(Step("write", str(path)))
-    write_bundle(path, manifest, {**files, GOLDEN_FILE: arrays, **vocabularies}, force=force)
+    write_bundle(path, manifest, {**models, GOLDEN_FILE: arrays, **vocabularies}, force=force)
     size_bytes = sum(record.size_bytes for record in manifest.files)
     on_step(Step("write", str(path), f"{len(manifest.files) + 2} files, {size_bytes / 1000:,.0f} kB", 1))
     if any(record.passed for record in records):
@@ -230,6 +250,11 @@ def export(
     return ExportResult(
         path, manifest, tuple(records), tuple(left_out), tuple(sorted(failed)), tuple(quantizer.cache.notes) if quantizer else ()
     )
+
+
+def _of_file(record: ArtifactRecord, artifact: Artifact) -> ArtifactRecord:
+    """What is known of an artifact, said of the file that it became."""
+    return replace(record, **asdict(file_record(artifact.file, artifact.model)), inputs=artifact.inputs, requires=artifact.requires)
 
 
 def _target_doubts(records: Sequence[ArtifactRecord]) -> list[str]:
@@ -351,12 +376,9 @@ def _verify(
     records = []
     for artifact, report in zip(artifacts, verification.reports, strict=True):
         verdict = judge(artifact.precision, report, budget=budget, source_accuracy=verification.accuracy)
-        entry = file_record(artifact.file, artifact.model)
         records.append(
             ArtifactRecord(
-                file=entry.file,
-                size_bytes=entry.size_bytes,
-                sha256=entry.sha256,
+                **asdict(file_record(artifact.file, artifact.model)),
                 format=artifact.format,
                 precision=artifact.precision,
                 inputs=artifact.inputs,

@@ -18,10 +18,10 @@ def make_artifact(model: bytes, precision: Precision, source: KerasSource, route
         UnsupportedError: It lacks an input or output of the model, or does not say which runtime it needs.
     """
     inputs, outputs = _doors(model, source)
-    return Artifact(Format.TFLITE, precision, model, inputs, outputs, {"tensorflow-lite": _oldest_runtime(model)}, route)
+    return Artifact(Format.TFLITE, precision, model, inputs, outputs, {"tensorflow-lite": oldest_runtime(model)}, route)
 
 
-def _oldest_runtime(model: bytes) -> str:
+def oldest_runtime(model: bytes) -> str:
     """The first TensorFlow Lite release that runs the file, as the converter noted in it.
 
     Source: the metadata entry "min_runtime_version" of the TFLite schema.

@@ -12,6 +12,7 @@ from lepton_edge.cli.options import (
     PREPROCESSING_EPILOG,
     comma_list,
     custom_objects_option,
+    frame_size_option,
     json_option,
     preprocessing_options,
     size_option,
@@ -82,6 +83,20 @@ def _batch(context: click.Context, parameter: click.Parameter, value: str) -> in
 @click.option(
     "--io", type=click.Choice(["float", "int8", "uint8"]), default="float", show_default=True, help="Numbers at the doors of static-int8."
 )
+@click.option(
+    "--input",
+    "input_",
+    type=click.Choice(["float", "uint8"]),
+    default="float",
+    show_default=True,
+    help="What the files take: preprocessed numbers; or a camera's frames, with the preprocessing inside of them.",
+)
+@click.option(
+    "--pixels",
+    type=click.Choice(["rgb", "bgr", "gray", "nv12", "yuyv"]),
+    help="With --input uint8: the layout of a frame. [default: rgb, or gray for a model of gray pictures]",
+)
+@frame_size_option
 @preprocessing_options
 @click.option("--license", "license_", help="Recorded in the bundle.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything chosen at random.")

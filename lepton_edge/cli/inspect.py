@@ -8,6 +8,7 @@ import click
 from lepton_edge.cli.options import json_option
 from lepton_runtime.bundle import Bundle
 from lepton_runtime.cpu import target_of
+from lepton_runtime.frame_input import FrameInput
 from lepton_runtime.manifest import ArtifactRecord, Manifest
 from lepton_runtime.preprocess import Preprocessing
 
@@ -33,11 +34,8 @@ def inspect(bundle: Path, json_path: str | None) -> None:
         click.echo(f"{name:<14} {'; '.join(map(str, specs))}")
     for encoder in opened.load_encoders():
         click.echo(f"{'encoder':<14} {encoder}")
-    steps = manifest.preprocessing
-    if steps:
-        usual = Preprocessing().to_dict()
-        changed = {name: value for name, value in steps.to_dict().items() if value != usual[name] and name not in ("size", "channels")}
-        click.echo(f"preprocessing  {', '.join(f'{name} {value}' for name, value in changed.items()) or 'none'}")
+    for line in _preprocessing_lines(manifest):
+        click.echo(line)
     if manifest.labels:
         click.echo(f"labels         {len(manifest.labels)}: {', '.join(manifest.labels[:8])}{'…' if len(manifest.labels) > 8 else ''}")
     if manifest.evaluation:
@@ -46,6 +44,17 @@ def inspect(bundle: Path, json_path: str | None) -> None:
     for record in manifest.artifacts:
         for text in _remarks(record, manifest):
             click.echo(f"{short_name(record.file):<18} {text}")
+
+
+def _preprocessing_lines(manifest: Manifest) -> Iterator[str]:
+    steps = manifest.preprocessing
+    if isinstance(steps, FrameInput):
+        yield f"frame          {steps}; the preprocessing is inside of the files"
+        steps = steps.folded
+    if steps:
+        usual = Preprocessing().to_dict()
+        changed = {name: value for name, value in steps.to_dict().items() if value != usual[name] and name not in ("size", "channels")}
+        yield f"preprocessing  {', '.join(f'{name} {value}' for name, value in changed.items()) or 'none'}"
 
 
 def _remarks(record: ArtifactRecord, manifest: Manifest) -> Iterator[str]:

@@ -123,6 +123,21 @@ def _size(context: click.Context, parameter: click.Parameter, value: str | None)
     return [int(length) for length in lengths] or None
 
 
+def _frame_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    lengths = _size(context, parameter, value)
+    if lengths is not None and len(lengths) != 2:
+        raise click.BadParameter(f"a height and a width such as 480x640, found {value!r}")
+    return (lengths[0], lengths[1]) if lengths else None
+
+
+frame_size_option = click.option(
+    "--frame-size",
+    callback=_frame_size,
+    metavar="HxW",
+    help="With --input uint8: height and width of a frame. [default: those of the model's picture]",
+)
+
+
 def size_option(otherwise: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """An option for the lengths of free axes, with what becomes of them without it."""
     return click.option("--size", callback=_size, metavar="HxW", help=f"Lengths for the free axes of inputs; {otherwise}.")

@@ -71,6 +71,7 @@ def run(
     from lepton_edge.report.terminal import write_json
     from lepton_runtime.bundle import Bundle
     from lepton_runtime.cpu import target_of
+    from lepton_runtime.frame_input import FrameInput
     from lepton_runtime.labels import class_output, rank_labels
     from lepton_runtime.session import Session
 
@@ -87,7 +88,8 @@ def run(
     if given[0] in streams:
         from lepton_edge.cli.stream import open_source, print_answers
 
-        source = open_source(camera, video, folder, watch=watch)
+        steps = opened.manifest.preprocessing
+        source = open_source(camera, video, folder, watch=watch, size=steps.size if isinstance(steps, FrameInput) else None)
         with Session.open(opened, precision=precision, engine=engine, threads=threads) as session:
             print_answers(session, source, count=count, top=top, timeout_s=timeout_s, strict=not watch)
         return

@@ -15,6 +15,7 @@ import numpy as np
 
 from lepton_edge.report.terminal import without_nan
 from lepton_runtime.errors import InputError
+from lepton_runtime.frame_input import FrameInput
 from lepton_runtime.frames import Camera, Folder, Video
 from lepton_runtime.labels import class_output, rank_labels
 from lepton_runtime.session import Session
@@ -24,8 +25,17 @@ from lepton_runtime.tensors import Array
 _REMEMBERED = 4096  # latencies, for the median: a camera may run for months
 
 
-def open_source(camera: int | None, video: Path | None, folder: Path | None, *, watch: bool) -> Camera | Video | Folder:
+def open_source(
+    camera: int | None, video: Path | None, folder: Path | None, *, watch: bool, size: tuple[int, int] | None = None
+) -> Camera | Video | Folder:
     """What gives the frames.
+
+    Args:
+        camera: Its number.
+        video: Its file.
+        folder: Where pictures are.
+        watch: Whether to wait for more of them.
+        size: Height and width that a camera is asked for.
 
     Raises:
         InputError: The video or the folder cannot be read.
@@ -33,7 +43,7 @@ def open_source(camera: int | None, video: Path | None, folder: Path | None, *, 
         StreamError: The camera cannot be opened.
     """
     if camera is not None:
-        return Camera(camera)
+        return Camera(camera, size=size)
     if video is not None:
         return Video(video)
     assert folder is not None
@@ -58,9 +68,12 @@ def print_answers(
         StreamError: The camera fails, or a frame or an answer is late.
     """
     scores, labels = class_output(session.artifact.outputs), session.bundle.manifest.labels
+    steps = session.bundle.manifest.preprocessing
 
     def answer(image: Array | Path) -> dict[str, Any]:
         try:
+            if isinstance(steps, FrameInput) and not isinstance(image, Path):
+                image = steps.apply(image)  # a picture, whatever the camera's own frames are
             outputs = session.run({session.artifact.inputs[0].name: session.preprocess(image)})
         except InputError as error:
             if not isinstance(image, Path):

@@ -23,6 +23,7 @@ from lepton_edge.report.explanation import (
 from lepton_edge.report.explanation_chart import histogram_svg, noise_chart
 from lepton_edge.report.page import render_page
 from lepton_edge.report.picture import picture_uri, sample_text
+from lepton_runtime.frame_input import FrameInput
 from lepton_runtime.preprocess import Preprocessing
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from lepton_runtime.manifest import Quantization
 
 
-def render_explanation(explanation: "Explanation", *, bundle: Path, preprocessing: Preprocessing | None) -> str:
+def render_explanation(explanation: "Explanation", *, bundle: Path, preprocessing: Preprocessing | FrameInput | None) -> str:
     """The page of one explanation.
 
     Args:
@@ -42,7 +43,8 @@ def render_explanation(explanation: "Explanation", *, bundle: Path, preprocessin
     Raises:
         MissingExtraError: matplotlib, Jinja or Pillow is not installed.
     """
-    is_picture = preprocessing is not None and preprocessing.size is not None and preprocessing.channels in (1, 3, 4)
+    shown = preprocessing.picture if isinstance(preprocessing, FrameInput) else preprocessing
+    is_picture = shown is not None and shown.size is not None and shown.channels in (1, 3, 4)
     return render_page(
         "explanation.html.jinja",
         {
@@ -110,7 +112,7 @@ def _made(record: "Quantization | None") -> str:
     return f"for {record.target} CPUs, {record.ranges} ranges, {record.rounding} weights{equalized}"
 
 
-def _changed(changed: "ChangedSample", explanation: "Explanation", steps: Preprocessing | None) -> dict[str, str]:
+def _changed(changed: "ChangedSample", explanation: "Explanation", steps: Preprocessing | FrameInput | None) -> dict[str, str]:
     labels = explanation.labels
     first = next(iter(changed.inputs.values()))
     return {

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from lepton_runtime.errors import MissingExtraError
+from lepton_runtime.frame_input import FrameInput
 from lepton_runtime.preprocess import Preprocessing
 from lepton_runtime.tensors import Array
 
@@ -14,13 +15,13 @@ _SHOWN_VALUES = 6
 _SHOWN_LETTERS = 80
 
 
-def picture_uri(values: Array, steps: Preprocessing) -> str:
+def picture_uri(values: Array, steps: Preprocessing | FrameInput) -> str:
     """A PNG, as a ``data:`` address, of what the preprocessing made of an image.
 
     Args:
         values: The model's input without the batch axis.
-        steps: What is taken back: standard deviation, mean and scale, and the order of axes and colors. Raw values that are
-            nowhere above 1 are shares of 255.
+        steps: What is taken back: standard deviation, mean and scale, and the order of axes and colors; of a frame, what it shows. Raw
+            values that are nowhere above 1 are shares of 255.
 
     Raises:
         MissingExtraError: Pillow is not installed.
@@ -29,6 +30,8 @@ def picture_uri(values: Array, steps: Preprocessing) -> str:
         from PIL import Image
     except ImportError:
         raise MissingExtraError('pictures need Pillow: pip install "lepton-edge[image]"') from None
+    if isinstance(steps, FrameInput):
+        values, steps = steps.picture_of(values), steps.picture
     pixels = np.moveaxis(values, 0, -1) if steps.layout == "nchw" else values
     std, mean = (np.array(found, np.float32) for found in (steps.std, steps.mean))
     raw = (pixels * std + mean) / np.float32(steps.scale)

@@ -33,6 +33,7 @@ from lepton_runtime.errors import (
     UnsupportedError,
 )
 from lepton_runtime.formats import Format, Precision, Target
+from lepton_runtime.frame_input import FrameInput
 from lepton_runtime.frames import Camera, Folder, Frame, Video
 from lepton_runtime.labels import Prediction
 from lepton_runtime.manifest import Manifest
@@ -49,6 +50,7 @@ __all__ = [
     "Folder",
     "Format",
     "Frame",
+    "FrameInput",
     "InputError",
     "LeptonError",
     "Manifest",

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from lepton_runtime.errors import BundleError, LeptonError
 from lepton_runtime.formats import Format, Precision, Target
+from lepton_runtime.frame_input import FrameInput
 from lepton_runtime.preprocess import Preprocessing
 from lepton_runtime.tensors import TensorSpec
 
@@ -196,7 +197,7 @@ class Manifest:
 
     Attributes:
         source: File name and digest of the source model; ``None`` values for a model given in memory.
-        inputs: The source model's inputs, in its order.
+        inputs: The source model's inputs, in its order; the frame, where the models take it as a camera gives it.
         outputs: The source model's outputs, in its order.
         preprocessing: From a raw sample to the input; ``None`` for a model with several inputs, or with encoders.
         labels: One name a class, or ``None``.
@@ -215,7 +216,7 @@ class Manifest:
     source: Mapping[str, str | None]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    preprocessing: Preprocessing | None
+    preprocessing: Preprocessing | FrameInput | None
     labels: tuple[str, ...] | None
     artifacts: tuple[ArtifactRecord, ...]
     golden: FileRecord
@@ -270,7 +271,7 @@ class Manifest:
                 "source": dict(values["source"]),
                 "inputs": _specs(values["inputs"]),
                 "outputs": _specs(values["outputs"]),
-                "preprocessing": _optional(Preprocessing.from_dict, values["preprocessing"]),
+                "preprocessing": _optional(_preprocessing, values["preprocessing"]),
                 "labels": _optional(tuple, values["labels"]),
                 "artifacts": tuple(map(_artifact, values["artifacts"])),
                 "golden": _record(FileRecord, values["golden"]),
@@ -301,6 +302,10 @@ def _record(kind: type[_Record], values: Mapping[str, Any]) -> _Record:
     if unknown is not None:
         raise _UnknownKeyError(unknown)
     return kind(**values)
+
+
+def _preprocessing(values: dict[str, Any]) -> Preprocessing | FrameInput:
+    return FrameInput.from_dict(values) if "pixels" in values else Preprocessing.from_dict(values)
 
 
 def _specs(values: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:

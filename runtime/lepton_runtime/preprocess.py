@@ -75,7 +75,7 @@ class Preprocessing:
         wanted = {"keep": self.channels, "gray": 1}.get(self.color, 3)
         if self.size is not None and self.channels != wanted:
             raise InputError(f"preprocessing 'color' {self.color!r} gives {wanted} channels, the model takes {self.channels}")
-        if np.dtype(self.dtype).kind != "f" and not self._is_unscaled:
+        if np.dtype(self.dtype).kind != "f" and not self.is_unscaled:
             raise InputError(
                 f"preprocessing 'scale', 'mean' and 'std' need an input of real numbers, the model takes {self.dtype}; leave them out"
             )
@@ -83,10 +83,11 @@ class Preprocessing:
     @property
     def is_identity(self) -> bool:
         """Whether samples pass unchanged, but for their number type."""
-        return self.resize == "none" and self.color == "keep" and self._is_unscaled
+        return self.resize == "none" and self.color == "keep" and self.is_unscaled
 
     @property
-    def _is_unscaled(self) -> bool:
+    def is_unscaled(self) -> bool:
+        """Whether values stay as they are, but for their number type."""
         return self.scale == 1 and set(self.mean) == {0} and set(self.std) == {1}
 
     @classmethod
@@ -231,7 +232,7 @@ class Preprocessing:
         return np.asarray(np.moveaxis(values, -1, 0) if self.layout == "nchw" and self.size is not None else values, order="C")
 
     def _normalized(self, values: Array) -> Array:
-        if self._is_unscaled:
+        if self.is_unscaled:
             return cast_exactly(values, self.dtype)
         length = values.shape[-1] if values.ndim else 1
         if any(len(numbers) not in (1, length) for numbers in (self.mean, self.std)):
@@ -272,27 +273,59 @@ def parse_scale(text: str) -> float:
         raise InputError(f"a scale is a number or a fraction such as 1/255, found {text!r}") from None
 
 
+@dataclass(frozen=True)
+class ResizedPlace:
+    """How large a picture becomes, and where the window is that is kept of it, in pixels.
+
+    Attributes:
+        height: Of the whole picture, resized.
+        width: Likewise.
+        top: Where the window begins; negative where it stands over.
+        left: Likewise.
+    """
+
+    height: int
+    width: int
+    top: int = 0
+    left: int = 0
+
+
+def resized_place(found: tuple[int, int], wanted: tuple[int, int], *, mode: Resize) -> ResizedPlace:
+    """How a picture is resized.
+
+    Args:
+        found: Its height and width.
+        wanted: Those of the window.
+        mode: ``stretch``, ``crop`` or ``pad``.
+
+    >>> resized_place((480, 640), (224, 224), mode="crop")
+    ResizedPlace(height=224, width=299, top=0, left=38)
+    """
+    if mode == "stretch":
+        return ResizedPlace(*wanted)
+    limit = max if mode == "crop" else min
+    ratio = limit(length / old for length, old in zip(wanted, found, strict=True))
+    height, width = (limit(max(1, round(old * ratio)), length) for old, length in zip(found, wanted, strict=True))
+    offsets = [-((length - inner) // 2) for inner, length in zip((height, width), wanted, strict=True)]
+    return ResizedPlace(height, width, *offsets)
+
+
 def _resized(image: Any, height: int, width: int, *, mode: Resize, interpolation: Interpolation) -> Any:
     """A PIL image of exactly that size."""
     image_module = _import_pillow()
-    method = image_module.Resampling[interpolation.upper()]
-    if mode == "stretch":
-        return _resize_in_order(image, width, height, method)
-    ratios = (width / image.width, height / image.height)
-    ratio = max(ratios) if mode == "crop" else min(ratios)
-    inner = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
-    inner = (max(inner[0], width), max(inner[1], height)) if mode == "crop" else (min(inner[0], width), min(inner[1], height))
-    if inner[0] * inner[1] > _MOST_PIXELS:
+    place = resized_place((image.height, image.width), (height, width), mode=mode)
+    if mode != "stretch" and place.width * place.height > _MOST_PIXELS:
         raise InputError(
             f"an image must be of a shape that can be resized to {height}×{width}, found {image.height}×{image.width}, "
-            f"which would be {inner[1]}×{inner[0]} before it is cut"
+            f"which would be {place.height}×{place.width} before it is cut"
         )
-    scaled = _resize_in_order(image, *inner, method)
-    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+    scaled = _resize_in_order(image, place.width, place.height, image_module.Resampling[interpolation.upper()])
+    if mode == "stretch":
+        return scaled
     if mode == "crop":
-        return scaled.crop((-left, -top, width - left, height - top))
+        return scaled.crop((place.left, place.top, place.left + width, place.top + height))
     canvas = image_module.new(image.mode, (width, height))
-    canvas.paste(scaled, (left, top))
+    canvas.paste(scaled, (-place.left, -place.top))
     return canvas
 
 

@@ -20,6 +20,7 @@ from lepton_runtime.device_profile import DeviceProfile, load_profile, optimized
 from lepton_runtime.engines import Engine, engine_of, open_engine
 from lepton_runtime.engines.budget import BudgetedEngine, ThreadBudget
 from lepton_runtime.errors import BundleError, InputError, LeptonError, TargetWarning, UnsupportedError
+from lepton_runtime.frame_input import FrameInput
 from lepton_runtime.labels import Prediction, class_output, rank_labels
 from lepton_runtime.manifest import ArtifactRecord
 from lepton_runtime.tensors import Array, TensorSpec
@@ -332,6 +333,10 @@ class Session:
     def preprocess(self, image: str | Path | Array) -> Array:
         """The model's input for one picture or raw sample, batch axis included.
 
+        Args:
+            image: An image file; or an array as :meth:`lepton_runtime.Preprocessing.apply` takes it. Of a bundle whose models take
+                frames as a camera gives them, the frame, which needs nothing.
+
         Raises:
             InputError: It does not fit, or holds NaN or infinity.
             UnsupportedError: The bundle records no preprocessing, or its batch is not 1.
@@ -343,7 +348,10 @@ class Session:
                 f"preprocessing one sample needs a model with one input and a batch of 1, found inputs "
                 f"{', '.join(map(str, self.artifact.inputs))}; prepare the arrays yourself and call run"
             )
-        sample = steps.load(image) if isinstance(image, str | Path) else steps.apply(np.asarray(image))
+        if isinstance(image, str | Path):
+            sample = steps.load(image)
+        else:
+            sample = steps.check(image) if isinstance(steps, FrameInput) else steps.apply(np.asarray(image))
         batch = sample[None]
         self.bundle.manifest.inputs[0].check(batch, finite=True)
         return self._spec.quantize(batch)

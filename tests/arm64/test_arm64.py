@@ -53,6 +53,20 @@ print(json.dumps({"answers": answers, "warned": warned}))
 """
 
 
+FRAMES = """
+import json, sys
+from lepton_runtime import Bundle, Session
+from lepton_runtime.golden import Golden
+differences = {}
+for path in sys.argv[1:]:
+    bundle = Bundle.open(path)
+    for record in bundle.manifest.artifacts:
+        with Session(bundle, record) as session:
+            differences[f"{path} {record.file}"] = Golden.open(bundle).difference(session)
+print(json.dumps(differences))
+"""
+
+
 def load_userland() -> ModuleType:
     spec = importlib.util.spec_from_file_location("userland", Path(__file__).with_name("userland.py"))
     module = importlib.util.module_from_spec(spec)
@@ -193,6 +207,32 @@ def test_an_8_bit_file_for_vnni_is_right_on_arm(found, bright, cpu: str) -> None
     if not read_cpu().saturates:
         assert found[cpu]["answers"][path] == found["here"]["answers"][path]
     assert found[cpu]["warned"][path] == []
+
+
+@pytest.fixture(scope="module")
+def frame_bundles(tmp_path_factory) -> list[str]:
+    """Files that answer a camera's frame with the pixels that they make of it."""
+    from lepton_converters import export
+    from lepton_converters.keras_loading import import_keras
+
+    keras = import_keras()
+    model = keras.Sequential([keras.Input((24, 20, 3), name="image"), keras.layers.Flatten()])
+    folder = tmp_path_factory.mktemp("frames")
+    options = {"precisions": ["fp32"], "input_": "uint8", "frame_size": (120, 160)}
+    steps = {"resize": "crop", "color": "rgb", "scale": "1/255", "mean": 0.45, "std": 0.22}
+    return [
+        str(export(model, folder / f"{pixels}.bundle", pixels=pixels, preprocessing=steps, **options).path)
+        for pixels in ("rgb", "bgr", "gray", "nv12", "yuyv")
+    ]
+
+
+@pytest.mark.parametrize("cpu", ["pi4", "pi5"])
+def test_frames_become_the_same_pixels_to_the_bit(device: Path, frame_bundles: list[str], cpu: str) -> None:
+    done = userland.run(device, cpu, "-c", FRAMES, *frame_bundles)
+    assert done.returncode == 0, done.stderr
+    differences = json.loads(done.stdout)
+    assert len(differences) == 2 * len(frame_bundles)
+    assert set(differences.values()) == {0.0}
 
 
 @pytest.mark.parametrize("cpu", ["pi4", "pi5"])

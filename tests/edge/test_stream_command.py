@@ -124,3 +124,38 @@ def test_a_reader_that_goes_away_ends_it(folder: Path) -> None:
             time.sleep(0.3)
         assert process.wait(60) == 1
         assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.workstation
+def test_a_bundle_that_takes_frames_answers_pictures_and_videos(lepton_edge, tmp_path: Path) -> None:
+    from lepton_converters.keras_loading import import_keras
+
+    cv2, keras = pytest.importorskip("cv2", reason="needs OpenCV"), import_keras()
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D()])
+    model.save(tmp_path / "mean.keras")
+    frames = ("--input", "uint8", "--pixels", "nv12", "--frame-size", "24x32")
+    options = ("--resize", "crop", "--color", "rgb", "--precision", "fp32", *frames)
+    assert lepton_edge("export", tmp_path / "mean.keras", "-o", tmp_path / "mean.bundle", *options).code == 0
+    told = lepton_edge("inspect", tmp_path / "mean.bundle").out
+    assert "frame          nv12 of 24×32 pixels, (36, 32) uint8; the preprocessing is inside of the files" in told
+    assert "preprocessing  resize crop, color rgb" in told
+
+    writer = cv2.VideoWriter(str(tmp_path / "video.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 30, (64, 48))
+    writer.write(np.full((48, 64, 3), (200, 100, 50), np.uint8))  # BGR
+    writer.release()
+    outcome = lepton_edge("run", tmp_path / "mean.bundle", "--video", tmp_path / "video.avi")
+    assert outcome.code == 0, outcome.err
+    image_module.fromarray(np.full((48, 64, 3), (50, 100, 200), np.uint8)).save(tmp_path / "picture.png")
+    alone = lepton_edge("run", tmp_path / "mean.bundle", tmp_path / "picture.png", "--json", "-")
+    for found in (lines_of(outcome.out)[0]["outputs"], json.loads(alone.out)["outputs"]):
+        (answer,) = next(iter(found.values()))
+        assert np.abs(np.array(answer) - (50, 100, 200)).max() <= 4  # JPEG and YUV round
+
+
+def test_a_camera_is_asked_for_the_frames_that_the_models_take(lepton_edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lepton_edge.cli import stream
+
+    asked: list[object] = []
+    monkeypatch.setattr(stream, "Camera", lambda number, size: asked.append((number, size)))
+    stream.open_source(2, None, None, watch=False, size=(480, 640))
+    assert asked == [(2, (480, 640))]

@@ -1,0 +1,119 @@
+"""A few plain steps on tensors, to be written before or behind a finished network in either file format."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Literal
+
+import numpy as np
+
+from lepton_runtime.tensors import Array
+
+Elementwise = Literal["add", "subtract", "multiply", "divide", "maximum", "minimum"]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A value of a program.
+
+    Attributes:
+        name: Its name in the file.
+        shape: All axes are fixed.
+        dtype: A numpy name.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One step.
+
+    Attributes:
+        kind: What it does, the name of the method of :class:`Program` that made it, or of an :data:`Elementwise`.
+        inputs: Values, and constants.
+        outputs: What it gives.
+        axis: For kinds that work along one axis.
+        order: For kinds that need several whole numbers.
+    """
+
+    kind: str
+    inputs: tuple[Tensor | Array, ...]
+    outputs: tuple[Tensor, ...]
+    axis: int = 0
+    order: tuple[int, ...] = ()
+
+
+@dataclass
+class Program:
+    """Steps in the order in which they run; each method adds one and returns what it gives.
+
+    Attributes:
+        name: Stands before the names of all values.
+        operations: What was added.
+    """
+
+    name: str
+    operations: list[Operation] = field(default_factory=list)
+
+    def transpose(self, values: Tensor, order: Sequence[int]) -> Tensor:
+        """The same values, axes in another order."""
+        return self._add("transpose", (values,), [values.shape[axis] for axis in order], order=order)
+
+    def reshape(self, values: Tensor, shape: Sequence[int]) -> Tensor:
+        """The same values in order, axes of other lengths; one may be -1, what is left over."""
+        shape = tuple(prod(values.shape) // -prod(shape) if length == -1 else length for length in shape)
+        return values if shape == values.shape else self._add("reshape", (values,), shape, order=shape)
+
+    def take(self, values: Tensor, indices: Sequence[int], *, axis: int) -> Tensor:
+        """The entries of an axis that the indices name, in their order."""
+        shape = (*values.shape[:axis], len(indices), *values.shape[axis + 1 :])
+        return self._add("take", (values, np.array(indices, np.int32)), shape, axis=axis)
+
+    def slice(self, values: Tensor, start: int, length: int, *, axis: int) -> Tensor:
+        """A stretch of an axis."""
+        shape = (*values.shape[:axis], length, *values.shape[axis + 1 :])
+        return self._add("slice", (values,), shape, axis=axis, order=(start, length))
+
+    def concatenate(self, parts: Sequence[Tensor], *, axis: int) -> Tensor:
+        """Values one behind the other along an axis."""
+        first = parts[0]
+        shape = (*first.shape[:axis], sum(part.shape[axis] for part in parts), *first.shape[axis + 1 :])
+        return self._add("concatenate", tuple(parts), shape, axis=axis)
+
+    def cast(self, values: Tensor, dtype: str) -> Tensor:
+        """The same values as another number type."""
+        return values if dtype == values.dtype else self._add("cast", (values,), values.shape, dtype=dtype)
+
+    def elementwise(self, kind: Elementwise, left: Tensor, right: Tensor | Array) -> Tensor:
+        """One value for each pair, in float32; the shorter shape is repeated as numpy does."""
+        return self._add(kind, (left, right), np.broadcast_shapes(left.shape, right.shape))
+
+    def floor(self, values: Tensor) -> Tensor:
+        """The largest whole numbers that are not above."""
+        return self._add("floor", (values,), values.shape)
+
+    def dense(self, values: Tensor, weights: Array) -> Tensor:
+        """The product with a constant matrix ``(inputs, outputs)`` along the last axis."""
+        return self._add("dense", (values, np.asarray(weights, np.float32)), (*values.shape[:-1], weights.shape[1]))
+
+    def products(self, weights: Array, values: Tensor) -> Tensor:
+        """Constant matrices ``(blocks, rows, inner)`` times as many matrices ``(blocks, inner, columns)``."""
+        return self._add("products", (np.asarray(weights, np.float32), values), (*weights.shape[:2], values.shape[2]))
+
+    def _add(
+        self,
+        kind: str,
+        inputs: tuple[Tensor | Array, ...],
+        shape: Sequence[int],
+        *,
+        dtype: str = "",
+        axis: int = 0,
+        order: Sequence[int] = (),
+    ) -> Tensor:
+        known = next(value for value in inputs if isinstance(value, Tensor))
+        output = Tensor(f"{self.name}/{len(self.operations)}_{kind}", tuple(shape), dtype or known.dtype)
+        self.operations.append(Operation(kind, inputs, (output,), axis, tuple(order)))
+        return output

@@ -1,0 +1,142 @@
+"""Programs as operators of a TFLite file."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lepton_converters.tensor_program import Operation, Program, Tensor
+from lepton_converters.tflite_content import packed, read_content
+from lepton_runtime.tensors import Array
+
+# The operator, its options, and the version of the operator that takes what programs give it.
+_OPERATORS: dict[str, tuple[str, str, int]] = {
+    "transpose": ("TRANSPOSE", "TransposeOptions", 1),
+    "reshape": ("RESHAPE", "ReshapeOptions", 1),
+    "take": ("GATHER", "GatherOptions", 1),
+    "slice": ("SLICE", "SliceOptions", 1),
+    "concatenate": ("CONCATENATION", "ConcatenationOptions", 1),
+    "cast": ("CAST", "CastOptions", 1),
+    "add": ("ADD", "AddOptions", 1),
+    "subtract": ("SUB", "SubOptions", 1),
+    "multiply": ("MUL", "MulOptions", 1),
+    "divide": ("DIV", "DivOptions", 1),
+    "maximum": ("MAXIMUM", "MaximumMinimumOptions", 1),
+    "minimum": ("MINIMUM", "MaximumMinimumOptions", 1),
+    "floor": ("FLOOR", "", 1),
+    "dense": ("FULLY_CONNECTED", "FullyConnectedOptions", 6),
+    "products": ("BATCH_MATMUL", "BatchMatMulOptions", 1),
+}
+# Source: tensorflow/compiler/mlir/lite/tools/versioning/runtime_version.cc: of BATCH_MATMUL, the youngest of these operators.
+_OLDEST_RUNTIME = "2.3.0"
+_TYPES = {"float32": "FLOAT32", "uint8": "UINT8", "int32": "INT32", "int64": "INT64", "int8": "INT8"}
+
+
+def put_before(model: bytes, program: Program, given: Tensor, result: Tensor) -> bytes:
+    """The file with the program in front of its only input.
+
+    Args:
+        model: Whose input is replaced.
+        program: What runs first.
+        given: What the program takes: the new input.
+        result: What it gives to the model.
+    """
+    content = read_content(model)
+    graph = content.subgraphs[0]
+    old = graph.inputs[0]
+    graph.tensors[old].name = result.name.encode()
+    written = _Written(content, {result.name: old})
+    new = written.tensor(given)
+    graph.operators = [written.operator(operation) for operation in program.operations] + graph.operators
+    graph.inputs = [new]
+    for signature in content.signatureDefs or []:
+        for entry in signature.inputs:
+            entry.name, entry.tensorIndex = given.name.encode(), new
+    _require(content, _OLDEST_RUNTIME)
+    return packed(content)
+
+
+def _require(content: Any, oldest: str) -> None:
+    """Raise the runtime that a file says it needs, where it needs less so far."""
+    for entry in content.metadata:
+        if entry.name == b"min_runtime_version":
+            buffer = content.buffers[entry.buffer]
+            known = bytes(buffer.data).rstrip(b"\0").decode()
+            version = max(known, oldest, key=lambda text: [int(part) for part in text.split(".")])
+            buffer.data = np.frombuffer(version.encode().ljust(16, b"\0"), np.uint8)
+
+
+class _Written:
+    """Writes operations as operators, and their values into the first graph of a file."""
+
+    def __init__(self, content: Any, places: dict[str, int]) -> None:
+        from tensorflow.lite.python import schema_py_generated
+
+        self._schema: Any = schema_py_generated
+        self._content = content
+        self._places = places
+        self._constants = 0
+
+    def operator(self, operation: Operation) -> Any:
+        name, options, version = _OPERATORS[operation.kind]
+        inputs = [self.tensor(value) if isinstance(value, Tensor) else self._constant(value) for value in operation.inputs]
+        made = self._schema.OperatorT()
+        made.opcodeIndex = self._code(name, version)
+        if options:
+            made.builtinOptions = getattr(self._schema, f"{options}T")()
+            made.builtinOptionsType = getattr(self._schema.BuiltinOptions, options)
+        match operation.kind:
+            case "transpose":
+                inputs.append(self._constant(np.array(operation.order, np.int32)))
+            case "reshape":
+                inputs.append(self._constant(np.array(operation.order, np.int32)))
+                made.builtinOptions.newShape = list(operation.order)
+            case "take" | "concatenate":
+                made.builtinOptions.axis = operation.axis
+            case "slice":
+                start, length = operation.order
+                shape = operation.outputs[0].shape
+                begin = [start if axis == operation.axis else 0 for axis in range(len(shape))]
+                size = [length if axis == operation.axis else -1 for axis in range(len(shape))]
+                inputs += [self._constant(np.array(numbers, np.int32)) for numbers in (begin, size)]
+            case "cast":
+                made.builtinOptions.inDataType, made.builtinOptions.outDataType = (
+                    getattr(self._schema.TensorType, _TYPES[str(value.dtype)]) for value in (operation.inputs[0], operation.outputs[0])
+                )
+            case "dense":
+                inputs[1:] = [self._constant(np.ascontiguousarray(np.asarray(operation.inputs[1]).T))]
+                made.builtinOptions.keepNumDims = True
+        made.inputs = inputs
+        made.outputs = [self.tensor(value) for value in operation.outputs]
+        return made
+
+    def tensor(self, value: Tensor) -> int:
+        if value.name not in self._places:
+            self._places[value.name] = self._new(value.name, value.shape, value.dtype, 0)
+        return self._places[value.name]
+
+    def _constant(self, values: Array) -> int:
+        values = np.asarray(values)
+        buffer = self._schema.BufferT()
+        buffer.data = np.frombuffer(values.tobytes(), np.uint8)
+        self._content.buffers.append(buffer)
+        self._constants += 1
+        return self._new(f"constant/{self._constants}", values.shape, np.dtype(values.dtype).name, len(self._content.buffers) - 1)
+
+    def _new(self, name: str, shape: Sequence[int], dtype: str, buffer: int) -> int:
+        made = self._schema.TensorT()
+        made.name, made.shape, made.buffer = name.encode(), list(shape), buffer
+        made.type = getattr(self._schema.TensorType, _TYPES[dtype])
+        tensors = self._content.subgraphs[0].tensors
+        tensors.append(made)
+        return len(tensors) - 1
+
+    def _code(self, name: str, version: int) -> int:
+        builtin = getattr(self._schema.BuiltinOperator, name)
+        for index, code in enumerate(self._content.operatorCodes):
+            if code.builtinCode == builtin and code.version == version:
+                return index
+        made = self._schema.OperatorCodeT()
+        made.builtinCode, made.deprecatedBuiltinCode, made.version = builtin, min(builtin, 127), version
+        self._content.operatorCodes.append(made)
+        return len(self._content.operatorCodes) - 1
