@@ -140,9 +140,11 @@ def explain(
 
     Raises:
         BundleError: The bundle, or one of its files, is damaged.
-        InputError: It lacks one of the artifacts, or the data does not fit.
+        InputError: It lacks one of the artifacts, or gives answers instead of scores; or the data does not fit.
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    if bundle.manifest.answers and bundle.manifest.answers.top_k is not None:
+        raise InputError("an explanation compares all scores, this bundle gives the best only; export it without --top-k and --boxes")
     in_float, in_8_bits = _artifacts(bundle, format_)
     dataset = _open(bundle, data)
     # From the other end than an export with the same seed calibrates on.

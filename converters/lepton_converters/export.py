@@ -13,17 +13,19 @@ from lepton_converters.calibration import Calibration
 from lepton_converters.check import CheckReport, check_built, check_model
 from lepton_converters.conversion import LeftOut, Step, check_named, convert
 from lepton_converters.dataset import check_exists
+from lepton_converters.door import DoorOptions
 from lepton_converters.export_data import ExportData, plan_preprocessing
-from lepton_converters.frame_export import fold_frames, plan_frame
 from lepton_converters.keras_loading import CustomObjects, import_keras
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.label_doubt import label_doubts
 from lepton_converters.recipe import IntegerIo, Recipe, Repeated, plan_recipe, read_repeated
+from lepton_runtime.answers import Answers
 from lepton_runtime.cpu import may_saturate, target_of
 from lepton_runtime.errors import InputError, ParityError, UnsupportedError
 from lepton_runtime.formats import Format, Precision, Target
 from lepton_runtime.frame_input import PixelFormat
 from lepton_runtime.manifest import ArtifactRecord, Evaluation, Manifest, Quantization
+from lepton_runtime.tensors import Array
 from lepton_runtime.versions import installed_versions
 
 if TYPE_CHECKING:
@@ -65,6 +67,9 @@ def export(
     input_: Literal["float", "uint8"] = "float",
     pixels: PixelFormat | None = None,
     frame_size: tuple[int, int] | None = None,
+    answers: Answers | None = None,
+    anchors: str | Path | None = None,
+    variances: Sequence[float] | None = None,
     batch: int | None = 1,
     size: Sequence[int] | None = None,
     signature: str | None = None,
@@ -97,6 +102,9 @@ def export(
         input_: ``uint8`` for artifacts that hold the preprocessing and take the frames of a camera, see :class:`lepton_runtime.FrameInput`.
         pixels: The layout of such a frame: ``rgb``, ``bgr``, ``gray``, ``nv12`` or ``yuyv``; by default ``rgb``, or what the model takes.
         frame_size: Height and width of such a frame; by default those of the model's picture.
+        answers: What the artifacts are to do behind the network.
+        anchors: A ``.npy`` file, ``(boxes, 4)``: centers, widths and heights that the boxes of a detector are offsets from.
+        variances: What these offsets are multiplied by, four numbers.
         batch: The length of the batch axis; ``None`` leaves it free.
         size: Lengths for the free axes of the inputs, such as height and width; without it they stay free.
         signature: Which of a SavedModel's signatures; by default the only one, or ``serving_default``.
@@ -132,10 +140,8 @@ def export(
         MissingExtraError: TensorFlow is not installed.
     """
     path = Path(output)
-    if input_ == "uint8" and io != "float":
-        raise InputError(f"--input uint8 is for frames as they are, --io {io} for numbers that stand for others; leave one of both out")
-    if input_ != "uint8" and (pixels or frame_size):
-        raise InputError("--pixels and --frame-size are for --input uint8, found them without it")
+    options = DoorOptions(input_, pixels, frame_size, answers, anchors, variances)
+    options.check(io)
     calib, evaluate = _location("calib", calib), _location("evaluate", evaluate)
     recipe = plan_recipe(formats=formats, precisions=precisions, io=io, has_calibration=calib is not None, measures_blocks=measure_blocks)
     if max_drop is not None and evaluate is None:
@@ -165,7 +171,7 @@ def export(
     on_step(Step("read", source.file or "model", f"{source.name}, {source.parameters:,} parameters", 1))
 
     steps = plan_preprocessing(source, preprocessing or {})
-    frame = plan_frame(source, steps, pixels=pixels, size=frame_size) if input_ == "uint8" else None
+    doors = options.plan(source, steps, labels)
     data = ExportData.open(
         source,
         steps,
@@ -173,7 +179,7 @@ def export(
         calib_samples=calib_samples,
         evaluate=evaluate,
         seed=seed,
-        labels=labels,
+        labels=None if doors.detects else labels,
         searches=max_drop is not None
         and any(precision == Precision.STATIC_INT8 and format_ not in repeated.records for format_, precision in recipe.targets),
     )
@@ -199,12 +205,9 @@ def export(
     files = {record.file for record in kept}
     dropped = {artifact.file for artifact in artifacts} - files
     artifacts = [artifact for artifact in artifacts if artifact.file in files]
-    golden = {name: array for name, array in verification.golden.items() if name.rpartition("/")[0] not in dropped}
-    if frame:
-        on_step(Step("verify", "frames"))
-        artifacts, golden = fold_frames(source, artifacts, frame, data=calib or evaluate, seed=seed)
-        kept = [_of_file(record, artifact) for record, artifact in zip(kept, artifacts, strict=True)]
-        on_step(Step("verify", "frames", f"{frame.pixels}, answered to the bit as Python preprocesses them", 1))
+    golden: Mapping[str, Array] = {name: array for name, array in verification.golden.items() if name.rpartition("/")[0] not in dropped}
+    artifacts, golden = doors.fold(source, artifacts, golden, data=calib or evaluate, seed=seed, on_step=on_step)
+    kept = [_of_file(record, artifact) for record, artifact in zip(kept, artifacts, strict=True)]
     arrays = pack_arrays(golden)
     encoders, vocabularies = pack_encoders(source.encoders)
     settings = {
@@ -217,10 +220,10 @@ def export(
     }
     manifest = Manifest(
         source={"file": source.file, "sha256": source.sha256},
-        inputs=kept[0].inputs if frame else source.inputs,
-        outputs=source.outputs,
-        preprocessing=frame or steps,
-        labels=data.labels,
+        inputs=kept[0].inputs if doors.frame else source.inputs,
+        outputs=kept[0].outputs if answers else source.outputs,
+        preprocessing=doors.frame or steps,
+        labels=tuple(labels) if doors.detects and labels else data.labels,
         artifacts=tuple(kept),
         golden=file_record(GOLDEN_FILE, arrays),
         evaluation=evaluation,
@@ -238,6 +241,7 @@ def export(
             *_search_doubts(kept),
         ),
         noise_inputs=source.noise,
+        answers=answers,
         encoders=encoders,
     )
     models = {artifact.file: artifact.model for artifact in artifacts}
@@ -254,7 +258,15 @@ def export(
 
 def _of_file(record: ArtifactRecord, artifact: Artifact) -> ArtifactRecord:
     """What is known of an artifact, said of the file that it became."""
-    return replace(record, **asdict(file_record(artifact.file, artifact.model)), inputs=artifact.inputs, requires=artifact.requires)
+    entry = file_record(artifact.file, artifact.model)
+    return replace(
+        record,
+        size_bytes=entry.size_bytes,
+        sha256=entry.sha256,
+        inputs=artifact.inputs,
+        outputs=artifact.outputs,
+        requires=artifact.requires,
+    )
 
 
 def _target_doubts(records: Sequence[ArtifactRecord]) -> list[str]:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lepton_converters.resize_weights import WEIGHT_BITS, resize_weights
-from lepton_converters.tensor_program import Elementwise, Program, Tensor
+from lepton_converters.tensor_program import Elementwise, Program, Tensor, number
 from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.frame_input import YUV_BITS, YUV_TO_RGB, FrameInput
 from lepton_runtime.preprocess import Preprocessing, resized_place
@@ -53,7 +53,7 @@ def _picture(program: Program, frame: Tensor, source: FrameInput) -> Tensor:
     (height, width), batch = source.size, frame.shape[0]
     high, low = (_from_nv12 if source.pixels == "nv12" else _from_yuyv)(program, frame, batch * height, width)
     colors = _rounded(program, high, low, bits=YUV_BITS)
-    colors = program.elementwise("maximum", program.elementwise("minimum", colors, _number(255)), _number(0))
+    colors = program.elementwise("maximum", program.elementwise("minimum", colors, number(255)), number(0))
     return program.reshape(colors, (batch, height, width, 3))
 
 
@@ -63,8 +63,8 @@ def _from_nv12(program: Program, frame: Tensor, rows: int, width: int) -> list[T
         program.cast(program.slice(frame, start, length, axis=1), "float32")
         for start, length in ((0, frame.shape[1] // 3 * 2), (frame.shape[1] // 3 * 2, frame.shape[1] // 3))
     )
-    luma = program.elementwise("maximum", program.elementwise("subtract", luma, _number(16)), _number(0))
-    chroma = program.elementwise("subtract", chroma, _number(128))
+    luma = program.elementwise("maximum", program.elementwise("subtract", luma, number(16)), number(0))
+    chroma = program.elementwise("subtract", chroma, number(128))
     luma, chroma = program.reshape(luma, (rows, width // 2, 2)), program.reshape(chroma, (rows // 2, width // 2, 2))
     parts = []
     for of_luma, of_chroma in zip(_yuv_weights("yy"), _yuv_weights("uv"), strict=True):
@@ -99,10 +99,6 @@ def _yuv_weights(order: str) -> tuple[Array, Array]:
         else:
             weights[place, :] = YUV_TO_RGB["yuv".index(part)]
     return _split(weights.reshape(len(order), 6), YUV_BITS, largest=2 * 239)
-
-
-def _number(value: float) -> Array:
-    return np.array(value, np.float32)
 
 
 def _resized(program: Program, picture: Tensor, steps: Preprocessing) -> Tensor:
@@ -179,9 +175,9 @@ def _split(weights: Array, bits: int, *, largest: int, axis: int = 0) -> tuple[A
 def _rounded(program: Program, high: Tensor, low: Tensor | None = None, *, bits: int = 0) -> Tensor:
     """Sums to the nearest whole number, halves up, of what :func:`_split` made two."""
     if low is not None:
-        carried = program.elementwise("multiply", program.floor(low), _number(2.0 ** (_LOW_BITS[bits] - bits)))
+        carried = program.elementwise("multiply", program.floor(low), number(2.0 ** (_LOW_BITS[bits] - bits)))
         high = program.elementwise("add", carried, high)
-    return program.floor(program.elementwise("add", high, _number(0.5)))
+    return program.floor(program.elementwise("add", high, number(0.5)))
 
 
 def _finished(program: Program, picture: Tensor, steps: Preprocessing) -> Tensor:

@@ -1,6 +1,6 @@
 """Programs as nodes of an ONNX graph."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,13 @@ import onnx
 from lepton_converters.tensor_program import Operation, Program, Tensor
 from lepton_runtime.tensors import Array
 
-_SAME = {
+_KINDS = {
+    "transpose": "Transpose",
+    "reshape": "Reshape",
+    "take": "Gather",
+    "slice": "Slice",
+    "concatenate": "Concat",
+    "cast": "Cast",
     "add": "Add",
     "subtract": "Sub",
     "multiply": "Mul",
@@ -17,6 +23,10 @@ _SAME = {
     "maximum": "Max",
     "minimum": "Min",
     "floor": "Floor",
+    "exponential": "Exp",
+    "sigmoid": "Sigmoid",
+    "softmax": "Softmax",
+    "greater": "Greater",
     "dense": "MatMul",
     "products": "MatMul",
 }
@@ -43,6 +53,53 @@ def put_before(model: onnx.ModelProto, program: Program, given: Tensor, result: 
     return changed
 
 
+def put_behind(model: onnx.ModelProto, program: Program, taken: Sequence[Tensor], given: Mapping[str, Tensor]) -> onnx.ModelProto:
+    """The model with the program behind its outputs.
+
+    Args:
+        model: Whose outputs are replaced.
+        program: What runs last.
+        taken: The outputs as the program takes them, in their order.
+        given: What it gives, by the names of the new outputs.
+    """
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    graph = changed.graph
+    _rename(graph, {output.name: value.name for output, value in zip(graph.output, taken, strict=True)})
+    written = _Written(graph, {value.name: name for name, value in given.items()})
+    graph.node.extend([node for operation in program.operations for node in written.nodes(operation)])
+    del graph.output[:]
+    graph.output.extend(onnx.helper.make_tensor_value_info(name, _type(value.dtype), value.shape) for name, value in given.items())
+    return changed
+
+
+def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Other names for values, and for nodes that are called after them; also where graphs inside read them."""
+    for tensor in graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    for node in graph.node:
+        node.name = names.get(node.name, node.name)
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _rename(attribute.g, names)
+
+
+def _settings(operation: Operation) -> dict[str, Any]:
+    """What an operator takes as attributes."""
+    match operation.kind:
+        case "transpose":
+            return {"perm": operation.order}
+        case "take" | "concatenate":
+            return {"axis": operation.axis}
+        case "softmax":
+            return {"axis": -1}
+        case "cast":
+            return {"to": _type(operation.outputs[0].dtype)}
+    return {}
+
+
 def _type(dtype: str) -> int:
     return int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
@@ -55,33 +112,59 @@ class _Written:
         self._names = names
 
     def nodes(self, operation: Operation) -> list[onnx.NodeProto]:
-        output = operation.outputs[0]
-        names = [self._name(value, f"{output.name}/{number}") for number, value in enumerate(operation.inputs)]
+        names = [self._name(value, f"{operation.outputs[0].name}/{number}") for number, value in enumerate(operation.inputs)]
+        if operation.kind == "top_k":
+            return self._top_k(operation, names[0])
+        if operation.kind == "suppress":
+            return self._suppress(operation, names)
+        name = self._names.get(operation.outputs[0].name, operation.outputs[0].name)
+        inputs = [*names, *self._whole_numbers(operation)]
+        return [onnx.helper.make_node(_KINDS[operation.kind], inputs, [name], name=name, **_settings(operation))]
 
-        def node(kind: str, *inputs: str, **settings: Any) -> list[onnx.NodeProto]:
-            outputs = [self._names.get(value.name, value.name) for value in operation.outputs]
-            return [onnx.helper.make_node(kind, inputs, outputs, name=outputs[0], **settings)]
+    def _whole_numbers(self, operation: Operation) -> list[str]:
+        """What an operator takes as further inputs."""
+        if operation.kind == "reshape":
+            parts = {"shape": operation.order}
+        elif operation.kind == "slice":
+            start, length = operation.order
+            parts = {"start": (start,), "end": (start + length,), "axis": (operation.axis,)}
+        else:
+            parts = {}
+        return [self._name(np.array(values, np.int64), f"{operation.outputs[0].name}/{part}") for part, values in parts.items()]
 
-        def whole(values: Sequence[int], part: str) -> str:
-            return self._name(np.array(values, np.int64), f"{output.name}/{part}")
+    def _top_k(self, operation: Operation, values: str) -> list[onnx.NodeProto]:
+        best, places = (self._names.get(value.name, value.name) for value in operation.outputs)
+        count = self._name(np.array(operation.order, np.int64), f"{best}/count")
+        make = onnx.helper.make_node
+        return [
+            make("TopK", [values, count], [best, f"{places}/long"], name=best, axis=-1),
+            make("Cast", [f"{places}/long"], [places], name=places, to=onnx.TensorProto.INT32),
+        ]
 
-        match operation.kind:
-            case "transpose":
-                return node("Transpose", *names, perm=operation.order)
-            case "reshape":
-                return node("Reshape", *names, whole(operation.order, "shape"))
-            case "take":
-                return node("Gather", *names, axis=operation.axis)
-            case "slice":
-                start, length = operation.order
-                parts = (whole([start], "start"), whole([start + length], "end"), whole([operation.axis], "axis"))
-                return node("Slice", *names, *parts)
-            case "concatenate":
-                return node("Concat", *names, axis=operation.axis)
-            case "cast":
-                return node("Cast", *names, to=_type(output.dtype))
-            case kind:
-                return node(_SAME[kind], *names)
+    def _suppress(self, operation: Operation, names: list[str]) -> list[onnx.NodeProto]:
+        """As many places as there may be, 0 behind the last: ONNX' operator gives as many as there are."""
+        places, number = operation.outputs
+        boxes, scores, limit, iou, threshold = names
+        steps: list[onnx.NodeProto] = []
+
+        def step(kind: str, inputs: Sequence[str], output: str, **settings: Any) -> str:
+            steps.append(onnx.helper.make_node(kind, inputs, [output], name=output, **settings))
+            return output
+
+        def whole(values: Sequence[int] | int, part: str) -> str:
+            return self._name(np.array(values, np.int64), f"{places.name}/{part}")
+
+        boxes = step("Reshape", [boxes, whole([1, -1, 4], "boxes/shape")], f"{places.name}/boxes")
+        scores = step("Reshape", [scores, whole([1, 1, -1], "scores/shape")], f"{places.name}/scores")
+        limit = step("Cast", [limit], f"{places.name}/limit", to=onnx.TensorProto.INT64)
+        found = step("NonMaxSuppression", [boxes, scores, limit, iou, threshold], f"{places.name}/found")
+        found = step("Gather", [found, whole(2, "column")], f"{places.name}/column/taken", axis=1)
+        filled = step("Concat", [found, whole([0] * places.shape[0], "zeros")], f"{places.name}/filled", axis=0)
+        parts = (whole([0], "start"), whole([places.shape[0]], "end"), whole([0], "axis"))
+        step("Cast", [step("Slice", [filled, *parts], f"{places.name}/long")], places.name, to=onnx.TensorProto.INT32)
+        count = step("Reshape", [step("Shape", [found], f"{number.name}/shape"), whole([], "scalar")], f"{number.name}/long")
+        step("Cast", [count], number.name, to=onnx.TensorProto.INT32)
+        return steps
 
     def _name(self, value: Tensor | Array, constant: str) -> str:
         if isinstance(value, Tensor):

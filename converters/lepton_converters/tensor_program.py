@@ -27,6 +27,11 @@ class Tensor:
     dtype: str
 
 
+def number(value: float) -> Array:
+    """A constant for all values of a tensor."""
+    return np.array(value, np.float32)
+
+
 @dataclass(frozen=True)
 class Operation:
     """One step.
@@ -67,10 +72,11 @@ class Program:
         shape = tuple(prod(values.shape) // -prod(shape) if length == -1 else length for length in shape)
         return values if shape == values.shape else self._add("reshape", (values,), shape, order=shape)
 
-    def take(self, values: Tensor, indices: Sequence[int], *, axis: int) -> Tensor:
+    def take(self, values: Tensor, indices: Sequence[int] | Tensor, *, axis: int) -> Tensor:
         """The entries of an axis that the indices name, in their order."""
-        shape = (*values.shape[:axis], len(indices), *values.shape[axis + 1 :])
-        return self._add("take", (values, np.array(indices, np.int32)), shape, axis=axis)
+        named = indices if isinstance(indices, Tensor) else np.array(indices, np.int32)
+        shape = (*values.shape[:axis], named.shape[0], *values.shape[axis + 1 :])
+        return self._add("take", (values, named), shape, axis=axis)
 
     def slice(self, values: Tensor, start: int, length: int, *, axis: int) -> Tensor:
         """A stretch of an axis."""
@@ -94,6 +100,50 @@ class Program:
     def floor(self, values: Tensor) -> Tensor:
         """The largest whole numbers that are not above."""
         return self._add("floor", (values,), values.shape)
+
+    def exponential(self, values: Tensor) -> Tensor:
+        """The exponential of each."""
+        return self._add("exponential", (values,), values.shape)
+
+    def sigmoid(self, values: Tensor) -> Tensor:
+        """Each between 0 and 1."""
+        return self._add("sigmoid", (values,), values.shape)
+
+    def softmax(self, values: Tensor) -> Tensor:
+        """Shares of 1 along the last axis."""
+        return self._add("softmax", (values,), values.shape)
+
+    def greater(self, left: Tensor, right: Tensor | Array) -> Tensor:
+        """1 where the left value is above the right one, else 0, in float32."""
+        above = self._add("greater", (left, right), np.broadcast_shapes(left.shape, right.shape), dtype="bool")
+        return self.cast(above, "float32")
+
+    def top_k(self, values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The largest along the last axis, the largest first, and their places in int32; of equals the first."""
+        shape = (*values.shape[:-1], count)
+        name = f"{self.name}/{len(self.operations)}_top_k"
+        outputs = Tensor(f"{name}/values", shape, values.dtype), Tensor(f"{name}/places", shape, "int32")
+        self.operations.append(Operation("top_k", (values,), outputs, order=(count,)))
+        return outputs
+
+    def suppress(self, boxes: Tensor, scores: Tensor, *, count: int, iou: float, threshold: float) -> tuple[Tensor, Tensor]:
+        """The places of boxes that no better one covers, the best first, and how many there are.
+
+        Args:
+            boxes: ``(boxes, 4)``, two opposite corners.
+            scores: ``(boxes,)``; those not above the threshold are left out.
+            count: How many places there are at the most; behind the last box, they are 0.
+            iou: Boxes that share more than this part with a better one give way.
+            threshold: See ``scores``.
+
+        Returns:
+            ``(count,)`` and ``()``, int32.
+        """
+        name = f"{self.name}/{len(self.operations)}_suppress"
+        outputs = Tensor(f"{name}/places", (count,), "int32"), Tensor(f"{name}/count", (), "int32")
+        limits = (np.array(count, np.int32), np.array(iou, np.float32), np.array(threshold, np.float32))
+        self.operations.append(Operation("suppress", (boxes, scores, *limits), outputs))
+        return outputs
 
     def dense(self, values: Tensor, weights: Array) -> Tensor:
         """The product with a constant matrix ``(inputs, outputs)`` along the last axis."""

@@ -1,6 +1,6 @@
 """Programs as operators of a TFLite file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,18 @@ _OPERATORS: dict[str, tuple[str, str, int]] = {
     "maximum": ("MAXIMUM", "MaximumMinimumOptions", 1),
     "minimum": ("MINIMUM", "MaximumMinimumOptions", 1),
     "floor": ("FLOOR", "", 1),
+    "exponential": ("EXP", "ExpOptions", 1),
+    "sigmoid": ("LOGISTIC", "", 1),
+    "softmax": ("SOFTMAX", "SoftmaxOptions", 1),
+    "greater": ("GREATER", "GreaterOptions", 1),
+    "top_k": ("TOPK_V2", "TopKV2Options", 1),
+    "suppress": ("NON_MAX_SUPPRESSION_V4", "NonMaxSuppressionV4Options", 1),
     "dense": ("FULLY_CONNECTED", "FullyConnectedOptions", 6),
     "products": ("BATCH_MATMUL", "BatchMatMulOptions", 1),
 }
 # Source: tensorflow/compiler/mlir/lite/tools/versioning/runtime_version.cc: of BATCH_MATMUL, the youngest of these operators.
 _OLDEST_RUNTIME = "2.3.0"
-_TYPES = {"float32": "FLOAT32", "uint8": "UINT8", "int32": "INT32", "int64": "INT64", "int8": "INT8"}
+_TYPES = {"float32": "FLOAT32", "uint8": "UINT8", "int32": "INT32", "int64": "INT64", "int8": "INT8", "bool": "BOOL"}
 
 
 def put_before(model: bytes, program: Program, given: Tensor, result: Tensor) -> bytes:
@@ -56,14 +62,56 @@ def put_before(model: bytes, program: Program, given: Tensor, result: Tensor) ->
     return packed(content)
 
 
+def put_behind(model: bytes, program: Program, taken: Sequence[Tensor], given: Mapping[str, Tensor]) -> bytes:
+    """The file with the program behind its outputs.
+
+    Args:
+        model: Whose outputs are replaced.
+        program: What runs last.
+        taken: The outputs as the program takes them, in their order.
+        given: What it gives, by the names of the new outputs.
+    """
+    content = read_content(model)
+    graph = content.subgraphs[0]
+    written = _Written(content, dict(zip((value.name for value in taken), graph.outputs, strict=True)))
+    graph.operators = [*graph.operators, *(written.operator(operation) for operation in program.operations)]
+    graph.outputs = [written.tensor(value) for value in given.values()]
+    for name, place in zip(given, graph.outputs, strict=True):
+        graph.tensors[place].name = name.encode()
+    content.signatureDefs = []  # they name the old outputs
+    _require(content, _OLDEST_RUNTIME)
+    return packed(content)
+
+
 def _require(content: Any, oldest: str) -> None:
     """Raise the runtime that a file says it needs, where it needs less so far."""
     for entry in content.metadata:
         if entry.name == b"min_runtime_version":
             buffer = content.buffers[entry.buffer]
             known = bytes(buffer.data).rstrip(b"\0").decode()
-            version = max(known, oldest, key=lambda text: [int(part) for part in text.split(".")])
+            version = max(known, oldest, key=lambda text: [int(part) for part in text.split(".") if part])
             buffer.data = np.frombuffer(version.encode().ljust(16, b"\0"), np.uint8)
+
+
+def _whole_numbers(operation: Operation) -> list[Any]:
+    """What an operator takes as further inputs."""
+    if operation.kind in ("transpose", "reshape"):
+        return [operation.order]
+    if operation.kind == "top_k":
+        return [operation.order[0]]
+    if operation.kind == "slice":
+        (start, length), axes = operation.order, range(len(operation.outputs[0].shape))
+        return [[start if axis == operation.axis else 0 for axis in axes], [length if axis == operation.axis else -1 for axis in axes]]
+    return []
+
+
+def _changed(kind: str, value: Tensor | Array, place: int) -> Tensor | Array:
+    """An input in the form that TFLite wants."""
+    if kind == "dense" and place == 1:
+        return np.ascontiguousarray(np.asarray(value).T)
+    if kind == "suppress" and place == 3:  # it lets a box go that shares just that part, too; ONNX' does not
+        return np.asarray(np.nextafter(np.asarray(value), np.float32(2)))
+    return value
 
 
 class _Written:
@@ -79,36 +127,32 @@ class _Written:
 
     def operator(self, operation: Operation) -> Any:
         name, options, version = _OPERATORS[operation.kind]
-        inputs = [self.tensor(value) if isinstance(value, Tensor) else self._constant(value) for value in operation.inputs]
         made = self._schema.OperatorT()
         made.opcodeIndex = self._code(name, version)
         if options:
             made.builtinOptions = getattr(self._schema, f"{options}T")()
             made.builtinOptionsType = getattr(self._schema.BuiltinOptions, options)
-        match operation.kind:
-            case "transpose":
-                inputs.append(self._constant(np.array(operation.order, np.int32)))
-            case "reshape":
-                inputs.append(self._constant(np.array(operation.order, np.int32)))
-                made.builtinOptions.newShape = list(operation.order)
-            case "take" | "concatenate":
-                made.builtinOptions.axis = operation.axis
-            case "slice":
-                start, length = operation.order
-                shape = operation.outputs[0].shape
-                begin = [start if axis == operation.axis else 0 for axis in range(len(shape))]
-                size = [length if axis == operation.axis else -1 for axis in range(len(shape))]
-                inputs += [self._constant(np.array(numbers, np.int32)) for numbers in (begin, size)]
-            case "cast":
-                made.builtinOptions.inDataType, made.builtinOptions.outDataType = (
-                    getattr(self._schema.TensorType, _TYPES[str(value.dtype)]) for value in (operation.inputs[0], operation.outputs[0])
-                )
-            case "dense":
-                inputs[1:] = [self._constant(np.ascontiguousarray(np.asarray(operation.inputs[1]).T))]
-                made.builtinOptions.keepNumDims = True
-        made.inputs = inputs
+            self._set(made.builtinOptions, operation)
+        inputs = [_changed(operation.kind, value, place) for place, value in enumerate(operation.inputs)]
+        inputs += [np.array(numbers, np.int32) for numbers in _whole_numbers(operation)]
+        made.inputs = [self.tensor(value) if isinstance(value, Tensor) else self._constant(value) for value in inputs]
         made.outputs = [self.tensor(value) for value in operation.outputs]
         return made
+
+    def _set(self, options: Any, operation: Operation) -> None:
+        match operation.kind:
+            case "reshape":
+                options.newShape = list(operation.order)
+            case "take" | "concatenate":
+                options.axis = operation.axis
+            case "softmax":
+                options.beta = 1.0
+            case "dense":
+                options.keepNumDims = True
+            case "cast":
+                options.inDataType, options.outDataType = (
+                    getattr(self._schema.TensorType, _TYPES[str(value.dtype)]) for value in (operation.inputs[0], operation.outputs[0])
+                )
 
     def tensor(self, value: Tensor) -> int:
         if value.name not in self._places:

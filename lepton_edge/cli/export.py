@@ -10,6 +10,7 @@ import click
 
 from lepton_edge.cli.options import (
     PREPROCESSING_EPILOG,
+    answer_options,
     comma_list,
     custom_objects_option,
     frame_size_option,
@@ -98,6 +99,7 @@ def _batch(context: click.Context, parameter: click.Parameter, value: str) -> in
 )
 @frame_size_option
 @preprocessing_options
+@answer_options
 @click.option("--license", "license_", help="Recorded in the bundle.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything chosen at random.")
 @click.option("--signature", metavar="NAME", help="Which of a SavedModel's signatures. [default: serving_default, or the only one]")

@@ -34,7 +34,7 @@ def inspect(bundle: Path, json_path: str | None) -> None:
         click.echo(f"{name:<14} {'; '.join(map(str, specs))}")
     for encoder in opened.load_encoders():
         click.echo(f"{'encoder':<14} {encoder}")
-    for line in _preprocessing_lines(manifest):
+    for line in _step_lines(manifest):
         click.echo(line)
     if manifest.labels:
         click.echo(f"labels         {len(manifest.labels)}: {', '.join(manifest.labels[:8])}{'…' if len(manifest.labels) > 8 else ''}")
@@ -46,7 +46,7 @@ def inspect(bundle: Path, json_path: str | None) -> None:
             click.echo(f"{short_name(record.file):<18} {text}")
 
 
-def _preprocessing_lines(manifest: Manifest) -> Iterator[str]:
+def _step_lines(manifest: Manifest) -> Iterator[str]:
     steps = manifest.preprocessing
     if isinstance(steps, FrameInput):
         yield f"frame          {steps}; the preprocessing is inside of the files"
@@ -55,6 +55,9 @@ def _preprocessing_lines(manifest: Manifest) -> Iterator[str]:
         usual = Preprocessing().to_dict()
         changed = {name: value for name, value in steps.to_dict().items() if value != usual[name] and name not in ("size", "channels")}
         yield f"preprocessing  {', '.join(f'{name} {value}' for name, value in changed.items()) or 'none'}"
+    if manifest.answers:
+        given = ", ".join(f"{name} {value}" for name, value in manifest.answers.to_dict().items() if value not in (None, False, "none"))
+        yield f"answers        {given}; made inside of the files"
 
 
 def _remarks(record: ArtifactRecord, manifest: Manifest) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from lepton_runtime.answers import MOST_SHARED, Activation, Answers, BoxFormat
 from lepton_runtime.errors import InputError, OutputError
 
 Item = TypeVar("Item")
@@ -114,6 +115,63 @@ def _read_labels(path: Path | None) -> list[str] | None:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--labels must be a text file with one name a line, {str(path)!r} cannot be read: {error}") from error
+
+
+_ANSWERS = (
+    click.option(
+        "--activation", type=click.Choice(["none", "softmax", "sigmoid"]), default="none", show_default=True, help="What scores go through."
+    ),
+    click.option("--top-k", type=click.IntRange(1), help="Give the best classes and their scores only. [default: all; 100 boxes]"),
+    click.option("--threshold", type=float, metavar="SCORE", help="With --top-k or --boxes: answers below or at it get class -1."),
+    click.option(
+        "--boxes",
+        type=click.Choice(["xyxy", "yxyx", "xywh", "center_xywh"]),
+        help="A detector: how it gives boxes. They are decoded, and of those of one class that cover each other the best stays.",
+    ),
+    click.option(
+        "--iou",
+        type=click.FloatRange(0, MOST_SHARED),
+        help="With --boxes: the part that is shared above which a box gives way. [default: 0.5]",
+    ),
+    click.option(
+        "--anchors", type=click.Path(path_type=Path), help="With --boxes center_xywh: .npy file (boxes, 4) that they are offsets from."
+    ),
+    click.option(
+        "--variances", callback=comma_list(float), metavar="A,B,C,D", help="With --anchors: factors of the offsets. [default: 1,1,1,1]"
+    ),
+)
+
+
+def answer_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options for what the files do behind the network; the command gets them as ``answers``, ``anchors`` and ``variances``."""
+
+    @wraps(command)
+    def collected(
+        *arguments: Any,
+        activation: Activation,
+        top_k: int | None,
+        threshold: float | None,
+        boxes: BoxFormat | None,
+        iou: float | None,
+        anchors: Path | None,
+        variances: tuple[float, ...],
+        **options: Any,
+    ) -> Any:
+        found = Answers(
+            activation=activation,
+            top_k=top_k or (100 if boxes else None),
+            threshold=threshold,
+            boxes=boxes,
+            iou=0.5 if boxes and iou is None else iou,
+            anchored=anchors is not None,
+        )
+        answers = None if found == Answers() else found
+        return command(*arguments, answers=answers, anchors=anchors, variances=variances or None, **options)
+
+    decorated: Callable[..., Any] = collected
+    for option in reversed(_ANSWERS):
+        decorated = option(decorated)
+    return decorated
 
 
 def _size(context: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:

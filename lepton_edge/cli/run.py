@@ -68,11 +68,11 @@ def run(
     An image file that cannot be answered has `error`. SIGTERM and Ctrl-C end it cleanly.
     """
     from lepton_edge.cli.sample import run_on_file, run_on_text
+    from lepton_edge.cli.stream import is_named
     from lepton_edge.report.terminal import write_json
     from lepton_runtime.bundle import Bundle
     from lepton_runtime.cpu import target_of
     from lepton_runtime.frame_input import FrameInput
-    from lepton_runtime.labels import class_output, rank_labels
     from lepton_runtime.session import Session
 
     streams = {"--camera": camera, "--video": video, "--folder": folder}
@@ -96,9 +96,7 @@ def run(
     with Session.open(opened, precision=precision, engine=engine, threads=threads) as session:
         outputs = run_on_file(input, session) if input is not None else run_on_text(text or "", session)
         real = {spec.name: spec.dequantize(outputs[spec.name]) for spec in session.artifact.outputs}
-    scores = class_output(session.artifact.outputs)
-    labels = opened.manifest.labels
-    answers = [rank_labels(row, labels, count=top) for row in real[scores.name]] if labels and scores else []
+    answers = session.named(outputs, count=top) if is_named(opened.manifest) else []
     if json_path:
         tops = [[asdict(answer) for answer in ranked] for ranked in answers]
         document: dict[str, Any] = {"outputs": {name: array.tolist() for name, array in outputs.items()}}
@@ -118,9 +116,14 @@ def run(
 
 
 def _print_answers(answers: "list[list[Prediction]]") -> None:
-    width = max(len(answer.label) for ranked in answers for answer in ranked)
+    from lepton_runtime.answers import Detection
+
+    width = max((len(answer.label) for ranked in answers for answer in ranked), default=0)
     for number, ranked in enumerate(answers, 1):
         if len(answers) > 1:
             click.echo(f"sample {number}")
         for answer in ranked:
-            click.echo(f"  {answer.label:<{width}}  {answer.score:8.4f}  {'█' * round(30 * min(1.0, max(0.0, answer.score)))}")
+            box = f"  at {' '.join(f'{place:.4g}' for place in answer.box)}" if isinstance(answer, Detection) else ""
+            click.echo(f"  {answer.label:<{width}}  {answer.score:8.4f}{box}  {'█' * round(30 * min(1.0, max(0.0, answer.score)))}")
+        if not ranked:
+            click.echo("  nothing above the threshold")

@@ -17,7 +17,7 @@ from lepton_edge.report.terminal import without_nan
 from lepton_runtime.errors import InputError
 from lepton_runtime.frame_input import FrameInput
 from lepton_runtime.frames import Camera, Folder, Video
-from lepton_runtime.labels import class_output, rank_labels
+from lepton_runtime.manifest import Manifest
 from lepton_runtime.session import Session
 from lepton_runtime.stream import Answer, Stream
 from lepton_runtime.tensors import Array
@@ -50,6 +50,11 @@ def open_source(
     return Folder(folder, watch=watch)
 
 
+def is_named(manifest: Manifest) -> bool:
+    """Whether answers are shown by their names: scores of classes that have some, or the best classes."""
+    return bool(manifest.labels) or (manifest.answers is not None and manifest.answers.top_k is not None)
+
+
 def print_answers(
     session: Session, source: Camera | Video | Folder, *, count: int | None, top: int, timeout_s: float, strict: bool
 ) -> None:
@@ -67,7 +72,7 @@ def print_answers(
         InputError: Images of the folder could not be answered, which their lines say; or a frame does not fit the model.
         StreamError: The camera fails, or a frame or an answer is late.
     """
-    scores, labels = class_output(session.artifact.outputs), session.bundle.manifest.labels
+    has_names = is_named(session.bundle.manifest)
     steps = session.bundle.manifest.preprocessing
 
     def answer(image: Array | Path) -> dict[str, Any]:
@@ -79,8 +84,8 @@ def print_answers(
             if not isinstance(image, Path):
                 raise
             return {"error": str(error)}
-        if labels and scores:
-            return {"top": [asdict(one) for one in rank_labels(scores.dequantize(outputs[scores.name])[0], labels, count=top)]}
+        if has_names and (named := session.named(outputs, count=top)):
+            return {"top": [asdict(one) for one in named[0]]}
         return {"outputs": {spec.name: spec.dequantize(outputs[spec.name]).tolist() for spec in session.artifact.outputs}}
 
     latencies: deque[float] = deque(maxlen=_REMEMBERED)

@@ -15,6 +15,7 @@ import os
 # set before it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+from lepton_runtime.answers import Answers, Detection
 from lepton_runtime.bundle import Bundle
 from lepton_runtime.engines.budget import ThreadBudget
 from lepton_runtime.errors import (
@@ -44,9 +45,11 @@ from lepton_runtime.tensors import TensorSpec
 
 __all__ = [
     "Answer",
+    "Answers",
     "Bundle",
     "BundleError",
     "Camera",
+    "Detection",
     "Folder",
     "Format",
     "Frame",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
+from lepton_runtime.answers import Answers
 from lepton_runtime.errors import BundleError, LeptonError
 from lepton_runtime.formats import Format, Precision, Target
 from lepton_runtime.frame_input import FrameInput
@@ -198,7 +199,7 @@ class Manifest:
     Attributes:
         source: File name and digest of the source model; ``None`` values for a model given in memory.
         inputs: The source model's inputs, in its order; the frame, where the models take it as a camera gives it.
-        outputs: The source model's outputs, in its order.
+        outputs: The source model's outputs, in its order; the answers, where the models go on to these.
         preprocessing: From a raw sample to the input; ``None`` for a model with several inputs, or with encoders.
         labels: One name a class, or ``None``.
         artifacts: The converted models.
@@ -210,6 +211,7 @@ class Manifest:
         removed_layers: Names of layers that work in training only, which no artifact holds.
         encoders: From raw values to the inputs, in the order in which they run.
         noise_inputs: Names of inputs that a session fills with uniform noise from 0 to 1, for dropout that is kept.
+        answers: The steps behind the network that the models hold, or ``None``.
         notes: What else is not as it was in the source model's file, in words.
     """
 
@@ -228,6 +230,7 @@ class Manifest:
     encoders: tuple[EncoderRecord, ...] = ()
     notes: tuple[str, ...] = ()
     noise_inputs: tuple[str, ...] = ()
+    answers: Answers | None = None
 
     @property
     def given_inputs(self) -> tuple[TensorSpec, ...]:
@@ -280,6 +283,7 @@ class Manifest:
                 "encoders": tuple(map(_encoder, values.get("encoders", ()))),
                 "notes": tuple(values.get("notes", ())),
                 "noise_inputs": tuple(values.get("noise_inputs", ())),
+                "answers": _optional(Answers.from_dict, values.get("answers")),
             }
             return _record(cls, {**values, **read})
         except BundleError:

@@ -404,20 +404,35 @@ class Session:
             InputError: It does not fit the model.
             UnsupportedError: The model has several inputs of arrays, or no output of class scores.
             MissingExtraError: Pillow is needed and not installed.
+
+        Returns:
+            The answers; of a detector each a :class:`lepton_runtime.Detection`, with its box.
         """
-        spec = class_output(self.artifact.outputs)
-        labels = self.bundle.manifest.labels
-        if spec is None or (spec.shape[1] == 1 and not labels):
+        labels, answers, spec = self.bundle.manifest.labels, self.bundle.manifest.answers, class_output(self.artifact.outputs)
+        is_ranked = answers is not None and answers.top_k is not None
+        if not is_ranked and (spec is None or (spec.shape[1] == 1 and not labels)):
             raise UnsupportedError(
                 f"predict needs an output of (batch, classes), or one sigmoid unit with two labels, "
                 f"found {', '.join(map(str, self.artifact.outputs))}; "
                 f"call run({'encode' if self.encoders else 'preprocess'}(sample))"
             )
         inputs = self.encode(sample) if self.encoders or isinstance(sample, Mapping) else {self._spec.name: self.preprocess(sample)}
-        scores = spec.dequantize(self.run(inputs)[spec.name])
-        if len(scores) != 1:
-            raise InputError(f"predict takes one sample, found {len(scores)}; call run(encode(samples)) for several")
-        return rank_labels(scores[0], labels, count=count)
+        found = self.named(self.run(inputs), count=count)
+        if len(found) != 1:
+            raise InputError(f"predict takes one sample, found {len(found)}; call run(encode(samples)) for several")
+        return found[0]
+
+    def named(self, outputs: Mapping[str, Array], *, count: int = 5) -> list[list[Prediction]]:
+        """Named answers, the best first, to each sample of what :meth:`run` gave; none if no output holds class scores.
+
+        Args:
+            outputs: By name.
+            count: How many answers at the most to a sample.
+        """
+        labels, answers, spec = self.bundle.manifest.labels, self.bundle.manifest.answers, class_output(self.artifact.outputs)
+        if answers is not None and answers.top_k is not None:
+            return answers.named(outputs, labels, count=count)
+        return [rank_labels(row, labels, count=count) for row in spec.dequantize(outputs[spec.name])] if spec else []
 
     def close(self) -> None:
         """Free the model. Calls that are under way end normally; later ones are refused."""

@@ -53,7 +53,7 @@ def test_an_image_that_cannot_be_answered_says_so_and_does_not_hold_up_the_other
 def test_what_is_no_number_is_null(lepton_edge, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lepton_runtime import Prediction
 
-    monkeypatch.setattr("lepton_edge.cli.stream.rank_labels", lambda scores, labels, count: [Prediction("7", float("nan"))])
+    monkeypatch.setattr("lepton_runtime.Session.named", lambda session, outputs, count: [[Prediction("7", float("nan"))]])
     answers = lines_of(lepton_edge("run", shipped_bundle(), "--folder", folder).out)
     assert [answer["top"] for answer in answers] == [[{"label": "7", "score": None}]] * 3
 

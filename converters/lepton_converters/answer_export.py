@@ -1,0 +1,76 @@
+"""Artifacts that give answers instead of a network's outputs: the steps behind the finished network."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx
+
+from lepton_converters import onnx_program, tflite_program
+from lepton_converters.answer_steps import AnswerPlan, add_answer_steps, answers_of
+from lepton_converters.artifact import Artifact
+from lepton_converters.artifact_runner import ArtifactRunner
+from lepton_converters.dataset import Sample
+from lepton_converters.tensor_program import Program, Tensor
+from lepton_converters.tflite_artifact import oldest_runtime
+from lepton_runtime.errors import ParityError
+from lepton_runtime.formats import Format
+from lepton_runtime.tensors import Array, TensorSpec
+
+_PROGRAM = "to_answer"
+_TOLERANCE = 1e-5  # of the largest value: exponentials are computed otherwise by each engine
+
+
+def with_answers(artifact: Artifact, plan: AnswerPlan) -> Artifact:
+    """The artifact with the steps behind it that make answers of its outputs.
+
+    Args:
+        artifact: Of a network that gives real numbers.
+        plan: What to do with them.
+    """
+    program = Program(_PROGRAM)
+    taken = [Tensor(f"{_PROGRAM}/{spec.name}", tuple(axis or 1 for axis in spec.shape), spec.dtype) for spec in artifact.outputs]
+    given = add_answer_steps(program, {spec.name: value for spec, value in zip(artifact.outputs, taken, strict=True)}, plan)
+    outputs = tuple(TensorSpec(name, value.shape, value.dtype) for name, value in given.items())
+    if artifact.format == Format.ONNX:
+        model = onnx_program.put_behind(onnx.load_from_string(artifact.model), program, taken, given)
+        return replace(artifact, model=model.SerializeToString(deterministic=True), outputs=outputs)
+    content = tflite_program.put_behind(artifact.model, program, taken, given)
+    return replace(artifact, model=content, outputs=outputs, requires={"tensorflow-lite": oldest_runtime(content)})
+
+
+def fold_answers(
+    artifacts: Sequence[Artifact], plan: AnswerPlan, golden: Mapping[str, Array], *, outputs: Sequence[TensorSpec]
+) -> tuple[list[Artifact], dict[str, Array]]:
+    """The artifacts with the steps behind them, verified, and the arrays for ``golden.npz`` that go with them.
+
+    On the golden inputs each gives what numpy makes of what it gave without the steps.
+
+    Args:
+        artifacts: Finished and verified.
+        plan: What to do with their outputs.
+        golden: Their inputs and outputs without the steps, and the Keras model's outputs.
+        outputs: The Keras model's.
+
+    Raises:
+        ParityError: An engine computes something else.
+    """
+    arrays = {name: values for name, values in golden.items() if name.startswith(("input/", "raw/"))}
+    arrays |= {f"output/{name}": values for name, values in answers_of({s.name: golden[f"output/{s.name}"] for s in outputs}, plan).items()}
+    folded = []
+    for artifact in artifacts:
+        made = with_answers(artifact, plan)
+        rows = len(golden[f"input/{artifact.inputs[0].name}"])
+        samples = [Sample({spec.name: golden[f"input/{spec.name}"][row] for spec in artifact.inputs}, None) for row in range(rows)]
+        found = ArtifactRunner(made).raw(samples, artifact.inputs[0].shape[0] or 1)
+        wanted = answers_of({spec.name: golden[f"{artifact.file}/{spec.name}"] for spec in artifact.outputs}, plan)
+        for name, values in wanted.items():
+            apart = float(np.abs(found[name].astype(np.float64) - values).max())
+            if not apart <= _TOLERANCE * max(1.0, float(np.abs(values).max())):
+                raise ParityError(
+                    f"{artifact.file} must answer what numpy makes of its outputs, {name!r} differs by {apart:.2g}; "
+                    "leave the steps behind the network out, and report this"
+                )
+        arrays |= {f"{made.file}/{name}": values for name, values in found.items()}
+        folded.append(made)
+    return folded, arrays

@@ -1,0 +1,115 @@
+"""What artifacts do before and behind the network: which of it is asked for, and how finished artifacts get it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lepton_converters.answer_export import fold_answers
+from lepton_converters.answer_steps import AnswerPlan, plan_answers
+from lepton_converters.artifact import Artifact
+from lepton_converters.conversion import Step
+from lepton_converters.frame_export import fold_frames, plan_frame
+from lepton_converters.keras_source import KerasSource
+from lepton_converters.recipe import IntegerIo
+from lepton_runtime.answers import Answers
+from lepton_runtime.errors import InputError
+from lepton_runtime.frame_input import FrameInput, PixelFormat
+from lepton_runtime.preprocess import Preprocessing
+from lepton_runtime.tensors import Array
+
+
+@dataclass(frozen=True)
+class Doors:
+    """The steps before and behind the network that artifacts are to hold.
+
+    Attributes:
+        frame: What they take, if that is a camera's frame.
+        answering: What they go on to, if not to the network's outputs.
+    """
+
+    frame: FrameInput | None
+    answering: AnswerPlan | None
+
+    @property
+    def detects(self) -> bool:
+        """Whether the answers are boxes."""
+        return self.answering is not None and self.answering.boxes is not None
+
+    def fold(
+        self,
+        source: KerasSource,
+        artifacts: list[Artifact],
+        golden: Mapping[str, Array],
+        *,
+        data: str | None,
+        seed: int,
+        on_step: Callable[[Step], None],
+    ) -> tuple[list[Artifact], Mapping[str, Array]]:
+        """The artifacts with the steps, verified, and the arrays for ``golden.npz``.
+
+        Args:
+            source: The trained model.
+            artifacts: Finished and verified.
+            golden: What they take and give without the steps.
+            data: Where samples are.
+            seed: Of frames where there are none.
+            on_step: Told what is happening.
+
+        Raises:
+            InputError: The samples are no pictures.
+            ParityError: An engine computes something else than Python does.
+        """
+        if self.frame:
+            on_step(Step("verify", "frames"))
+            artifacts, golden = fold_frames(source, artifacts, self.frame, data=data, seed=seed)
+            on_step(Step("verify", "frames", f"{self.frame.pixels}, answered to the bit as Python preprocesses them", 1))
+        if self.answering:
+            on_step(Step("verify", "answers"))
+            artifacts, golden = fold_answers(artifacts, self.answering, golden, outputs=source.outputs)
+            on_step(Step("verify", "answers", "as numpy makes them of the outputs", 1))
+        return artifacts, golden
+
+
+@dataclass(frozen=True)
+class DoorOptions:
+    """What is asked for; see :func:`lepton_converters.export`."""
+
+    input_: Literal["float", "uint8"]
+    pixels: PixelFormat | None
+    frame_size: tuple[int, int] | None
+    answers: Answers | None
+    anchors: str | Path | None
+    variances: Sequence[float] | None
+
+    def check(self, io: IntegerIo) -> None:
+        """Refuse options that do not go together.
+
+        Raises:
+            InputError: Some do not.
+        """
+        if io != "float" and (self.input_ == "uint8" or self.answers):
+            first = "--input uint8 is for frames as they are" if self.input_ == "uint8" else "steps behind the network take real numbers"
+            raise InputError(f"{first}, --io {io} is for numbers that stand for others; leave one of both out")
+        if self.input_ != "uint8" and (self.pixels or self.frame_size):
+            raise InputError("--pixels and --frame-size are for --input uint8, found them without it")
+        if self.variances is not None and (self.anchors is None or len(self.variances) != 4):
+            raise InputError(f"--variances are four numbers, for --anchors, found {list(self.variances)}")
+        if (self.anchors is not None) != (self.answers is not None and self.answers.anchored):
+            raise InputError("--anchors is for --boxes, and both must be given")
+
+    def plan(self, source: KerasSource, steps: Preprocessing | None, labels: Sequence[str] | None) -> Doors:
+        """What becomes of it for one model.
+
+        Raises:
+            InputError: Something does not fit the model.
+            UnsupportedError: The model takes no pictures, or does not give such outputs.
+        """
+        frame = plan_frame(source, steps, pixels=self.pixels, size=self.frame_size) if self.input_ == "uint8" else None
+        answering = None
+        if self.answers:
+            answering = plan_answers(source.outputs, self.answers, anchors=self.anchors, variances=self.variances)
+        doors = Doors(frame, answering)
+        if answering and doors.detects and labels is not None and len(labels) != answering.classes:
+            raise InputError(f"there must be one label a class, found {len(labels)} and {answering.classes} classes")
+        return doors

@@ -1,0 +1,249 @@
+"""Artifacts that give answers: probabilities, the best classes, or the boxes of a detector."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from lepton_converters import export
+from lepton_converters.answer_steps import AnswerPlan, answers_of, plan_answers
+from lepton_runtime import Answers, Bundle, Detection, Format, InputError, ParityError, Session, TensorSpec, UnsupportedError
+from lepton_runtime.golden import Golden
+
+_BOXES, _CLASSES = 60, 3
+
+
+def sessions(path) -> list[Session]:
+    """One on each artifact."""
+    bundle = Bundle.open(path)
+    return [
+        Session(bundle, record, engine="onnxruntime" if record.format == Format.ONNX else "litert") for record in bundle.manifest.artifacts
+    ]
+
+
+@pytest.fixture(scope="module")
+def scorer(keras):
+    """A network whose scores are its inputs."""
+    return keras.Sequential([keras.Input((6,), name="row"), keras.layers.Reshape((6,), name="scores")])
+
+
+@pytest.fixture(scope="module")
+def detectors(keras):
+    """Networks that give the boxes and scores that they are given, in every form."""
+    layers = keras.layers
+    both = keras.Input((_BOXES, 4 + _CLASSES), name="both")
+    rows = keras.Model(both, layers.Reshape((_BOXES, 4 + _CLASSES), name="rows")(both))
+    columns = keras.Model(both, layers.Permute((2, 1), name="columns")(both))
+    apart = keras.Model(
+        both, [layers.Reshape((_BOXES, _CLASSES), name="scores")(both[:, :, 4:]), layers.Reshape((_BOXES, 4), name="place")(both[:, :, :4])]
+    )
+    return {"rows": rows, "columns": columns, "apart": apart}
+
+
+def crowd(kind: str, *, seed: int) -> np.ndarray:
+    """Boxes of a hundred pixels that cover each other, and their scores; ``(1, boxes, 4 + classes)``."""
+    generator = np.random.default_rng(seed)
+    low = generator.uniform(-20, 60, (_BOXES, 2))
+    lengths = generator.uniform(10, 40, (_BOXES, 2))
+    parts = {
+        "xyxy": [low, low + lengths],
+        "yxyx": [low[:, ::-1], (low + lengths)[:, ::-1]],
+        "xywh": [low, lengths],
+        "center_xywh": [low + lengths / 2, lengths],
+    }[kind]
+    scores = generator.normal(0, 2, (_BOXES, _CLASSES))
+    return np.concatenate([*parts, scores], axis=1)[None].astype(np.float32)
+
+
+def test_scores_become_probabilities(scorer, tmp_path) -> None:
+    for activation in ("softmax", "sigmoid"):
+        path = export(scorer, tmp_path / f"{activation}.bundle", precisions=["fp32"], answers=Answers(activation=activation)).path
+        row = np.float32([[0, 1, -1, 3, 2, 700 if activation == "softmax" else 30]])
+        powers = np.exp(row.astype(float) - row.max())
+        wanted = powers / powers.sum() if activation == "softmax" else 1 / (1 + np.exp(-row.astype(float)))
+        for session in sessions(path):
+            assert session.artifact.outputs[0].name == "scores"
+            np.testing.assert_allclose(session.run(row), wanted, atol=1e-6)
+
+
+def test_the_best_classes_come_first_and_of_equals_the_first(scorer, tmp_path) -> None:
+    path = export(
+        scorer, tmp_path / "top.bundle", precisions=["fp32"], answers=Answers(top_k=4, threshold=0.5), labels=list("abcdef"), batch=2
+    ).path
+    rows = np.float32([[0.1, 0.9, 0.7, 0.9, 0.5, 0.2], [0.1] * 6])
+    for session in sessions(path):
+        found = session.run({"row": rows})
+        np.testing.assert_array_equal(found["scores"], np.float32([[0.9, 0.9, 0.7, 0], [0] * 4]))
+        np.testing.assert_array_equal(found["classes"], [[1, 3, 2, -1], [-1] * 4])
+        assert [[(one.label, round(one.score, 3)) for one in row] for row in session.named(found)] == [
+            [("b", 0.9), ("d", 0.9), ("c", 0.7)],
+            [],
+        ]
+        assert Golden.open(session.bundle).difference(session) == 0
+
+
+@pytest.mark.parametrize("form", ["rows", "columns", "apart"])
+@pytest.mark.parametrize("kind", ["xyxy", "yxyx", "xywh", "center_xywh"])
+def test_of_boxes_that_cover_each_other_the_best_stays(detectors, tmp_path, form, kind) -> None:
+    answers = Answers(activation="sigmoid", top_k=50, threshold=0.6, boxes=kind, iou=0.3)
+    path = export(detectors[form], tmp_path / "boxes.bundle", precisions=["fp32"], answers=answers).path
+    plan = AnswerPlan(answers, TensorSpec("both", (1, _BOXES, 4 + _CLASSES), "float32"))
+    plan = AnswerPlan(answers, plan.scores, plan.scores)
+    for session, seed in itertools.product(sessions(path), range(4)):
+        given = crowd(kind, seed=seed)
+        found = session.run({"both": given})
+        wanted = answers_of({"both": given}, plan)
+        assert (wanted["classes"] >= 0).sum() > 8
+        assert (wanted["classes"] < 0).any()
+        for name in ("boxes", "scores", "classes"):
+            np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5, atol=1e-5)
+
+
+def test_numpys_boxes_are_those_of_a_second_way_to_find_them() -> None:
+    """Suppression by a matrix of all pairs, in float64, which shares no line with the one that exports are compared with."""
+    answers = Answers(top_k=_BOXES, threshold=0.0, boxes="xyxy", iou=0.3)
+    scores = TensorSpec("both", (1, _BOXES, 4 + _CLASSES), "float32")
+    for seed in range(10):
+        given = crowd("xyxy", seed=seed)
+        found = answers_of({"both": given}, AnswerPlan(answers, scores, scores))
+        boxes, values = given[0, :, :4].astype(float), given[0, :, 4:]
+        order = [place for place in np.argsort(-values.max(axis=1), kind="stable") if values[place].max() > 0]
+        low, high = np.maximum(boxes[:, None, :2], boxes[None, :, :2]), np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+        common = np.clip(high - low, 0, None).prod(axis=2)
+        area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+        rivals = (common / (area[:, None] + area[None] - common) > 0.3) & (values.argmax(axis=1)[:, None] == values.argmax(axis=1)[None])
+        is_alive = np.ones(_BOXES, bool)
+        for position, place in enumerate(order):
+            if is_alive[place]:
+                is_alive[[later for later in order[position + 1 :] if rivals[place, later]]] = False
+        kept = [place for place in order if is_alive[place]]
+        np.testing.assert_array_equal(found["boxes"][0, : len(kept)], given[0, kept, :4])
+        assert (found["classes"][0, len(kept) :] == -1).all()
+
+
+def test_offsets_from_anchors_are_decoded(detectors, tmp_path) -> None:
+    generator = np.random.default_rng(3)
+    anchors = np.concatenate([generator.uniform(0, 1, (_BOXES, 2)), generator.uniform(0.1, 0.3, (_BOXES, 2))], axis=1)
+    np.save(tmp_path / "anchors.npy", anchors)
+    answers = Answers(top_k=_BOXES, boxes="center_xywh", iou=0.99, anchored=True)
+    path = export(
+        detectors["apart"],
+        tmp_path / "boxes.bundle",
+        precisions=["fp32"],
+        answers=answers,
+        anchors=tmp_path / "anchors.npy",
+        variances=(0.1, 0.1, 0.2, 0.2),
+        labels=["ant", "bee", "cat"],
+    ).path
+    given = np.float32(generator.normal(0, 1, (1, _BOXES, 4 + _CLASSES)))
+    center = anchors[:, :2] + 0.1 * given[0, :, :2] * anchors[:, 2:]
+    lengths = anchors[:, 2:] * np.exp(0.2 * given[0, :, 2:4])
+    order = np.argsort(-given[0, :, 4:].max(axis=1))
+    wanted = np.concatenate([center - lengths / 2, center + lengths / 2], axis=1)[order]
+    for session in sessions(path):
+        found = session.run({"both": given})
+        np.testing.assert_allclose(found["boxes"][0], wanted, atol=1e-5)
+        best = session.named(found, count=1)[0][0]
+        assert isinstance(best, Detection)
+        assert best.label == ["ant", "bee", "cat"][int(given[0, order[0], 4:].argmax())]
+        np.testing.assert_allclose(best.box, wanted[0], atol=1e-5)
+
+
+def test_frames_in_and_classes_out_in_every_precision(models, photos, tmp_path) -> None:
+    options = {"calib": photos, "calib_samples": 20, "preprocessing": {"resize": "crop", "scale": "1/255"}}
+    plain = export(models / "tiny_cnn.keras", tmp_path / "plain.bundle", **options).path
+    path = export(
+        models / "tiny_cnn.keras", tmp_path / "cnn.bundle", **options, input_="uint8", frame_size=(30, 40), answers=Answers(top_k=2)
+    ).path
+    photo = next(photos.rglob("*.png"))
+    for session, other in zip(sessions(path), sessions(plain), strict=True):
+        frame = session.bundle.manifest.preprocessing
+        sent = frame.load(photo)
+        scores = other.run(frame.unfolded(sent)[None])[0]
+        order = np.argsort(-scores, kind="stable")[:2]
+        assert [(one.label, one.score) for one in session.predict(photo)] == [
+            (session.bundle.manifest.labels[place], float(scores[place])) for place in order
+        ], session.artifact.file
+
+
+def test_an_engine_that_answers_otherwise_is_found(scorer, tmp_path, monkeypatch) -> None:
+    from lepton_converters import answer_export
+
+    def wrong(outputs, plan):
+        return {name: values + 1 for name, values in answers_of(outputs, plan).items()}
+
+    monkeypatch.setattr(answer_export, "answers_of", wrong)
+    with pytest.raises(ParityError, match="'scores' differs by 1"):
+        export(scorer, tmp_path / "top.bundle", precisions=["fp32"], answers=Answers(top_k=2))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"threshold": 0.5}, "give --top-k"),
+        ({"boxes": "xyxy", "iou": 0.5}, "give --top-k"),
+        ({"top_k": 0}, "at least 1, found 0"),
+        ({"boxes": "xyxy", "top_k": 9}, "boxes only: found None"),
+        ({"boxes": "xyxy", "top_k": 9, "iou": 1.0}, "0 to 0.99"),
+        ({"top_k": 3, "iou": 0.5}, "boxes only"),
+        ({"activation": "relu"}, "none, softmax, sigmoid"),
+        ({"boxes": "corners", "top_k": 9, "iou": 0.5}, "xyxy, yxyx, xywh, center_xywh"),
+        ({"boxes": "xyxy", "top_k": 9, "iou": 0.5, "anchored": True}, "center_xywh, found 'xyxy'"),
+    ],
+)
+def test_steps_that_do_not_go_together_are_refused(settings, message) -> None:
+    with pytest.raises(InputError, match=message):
+        Answers(**settings)
+
+
+_SCORES, _FOUR = TensorSpec("scores", (1, 9, 3), "float32"), TensorSpec("place", (1, 9, 4), "float32")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "settings", "error", "message"),
+    [
+        ([TensorSpec("scores", (1, 5), "float32")], {"top_k": 6}, InputError, "at most the number of classes, 5, found 6"),
+        ([TensorSpec("scores", (None, 5), "float32")], {"top_k": 2}, UnsupportedError, "found --batch dynamic"),
+        ([_FOUR], {"top_k": 2}, UnsupportedError, "one output of class scores, found place"),
+        ([_SCORES], {"boxes": "xyxy"}, UnsupportedError, "--boxes is for a batch of 1"),
+        ([_FOUR, _FOUR], {"boxes": "xyxy"}, UnsupportedError, "with 'box' in its name"),
+        ([_FOUR, TensorSpec("scores", (1, 8, 3), "float32")], {"boxes": "xyxy"}, UnsupportedError, "found place"),
+        ([TensorSpec("scores", (1, 5), "float32")], {"boxes": "xyxy"}, UnsupportedError, "--boxes is for"),
+    ],
+)
+def test_outputs_that_are_no_such_answers_are_refused(outputs, settings, error, message) -> None:
+    usual = {"top_k": 5, "iou": 0.5} if "boxes" in settings else {}
+    with pytest.raises(error, match=message):
+        plan_answers(outputs, Answers(**{**usual, **settings}), anchors=None, variances=None)
+
+
+def test_anchors_that_do_not_fit_are_refused(tmp_path) -> None:
+    answers = Answers(boxes="center_xywh", top_k=5, iou=0.5, anchored=True)
+    np.save(tmp_path / "anchors.npy", np.zeros((8, 4)))
+    (tmp_path / "text.npy").write_text("no numbers")
+    for name, message in (
+        ("anchors.npy", r"must be \(9, 4\) real numbers"),
+        ("text.npy", "cannot be read"),
+        ("none.npy", "cannot be read"),
+    ):
+        with pytest.raises(InputError, match=message):
+            plan_answers([_FOUR, _SCORES], answers, anchors=tmp_path / name, variances=None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"answers": Answers(top_k=2), "io": "uint8", "precisions": ["static-int8"]}, "steps behind the network take real numbers"),
+        ({"anchors": "anchors.npy"}, "--anchors is for --boxes"),
+        ({"variances": (1, 1, 1, 1)}, "--variances are four numbers, for --anchors"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(scorer, tmp_path, options, message) -> None:
+    with pytest.raises(InputError, match=message):
+        export(scorer, tmp_path / "top.bundle", **options)
+
+
+def test_a_detector_needs_a_label_a_class(detectors, tmp_path) -> None:
+    with pytest.raises(InputError, match="found 2 and 3 classes"):
+        export(detectors["rows"], tmp_path / "b.bundle", answers=Answers(boxes="xyxy", top_k=5, iou=0.5), labels=["ant", "bee"])
