@@ -168,6 +168,7 @@ def test_an_old_python_gives_way_to_a_newer_one_or_is_refused(
 def test_a_full_disk_is_named_before_and_while_files_are_sent(
     lepton_edge, reached: Device, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert lepton_edge("selfcheck", bundle, "--device", ADDRESS).code == 0  # now the environment is there, whichever test comes first
     path = program(tmp_path / "bin", "python3", f'PYTHONPATH={tmp_path} exec {sys.executable} "$@"')
     monkeypatch.setenv("LEPTON_EDGE_SSH", reached.ssh(path=path))
     fake = "import shutil\nfrom collections import namedtuple\nshutil.disk_usage = lambda path: namedtuple('u', 'free')(2_000_000)\n"
