@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @precision_option
 @engine_option
 @click.option("--threads", type=click.IntRange(1), help="[default: as tuned, else 1]")
-@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="How many answers are shown.")
+@click.option("--top", type=click.IntRange(1), help="How many answers are shown. [default: 5; all where the files choose them]")
 @json_option
 def run(
     bundle: Path,
@@ -48,7 +48,7 @@ def run(
     precision: str | None,
     engine: str | None,
     threads: int | None,
-    top: int,
+    top: int | None,
     json_path: str | None,
 ) -> None:
     """Run BUNDLE once on INPUT, or on frame after frame.

@@ -56,7 +56,7 @@ def is_named(manifest: Manifest) -> bool:
 
 
 def print_answers(
-    session: Session, source: Camera | Video | Folder, *, count: int | None, top: int, timeout_s: float, strict: bool
+    session: Session, source: Camera | Video | Folder, *, count: int | None, top: int | None, timeout_s: float, strict: bool
 ) -> None:
     """Print a line an answer, until the source ends, there are enough, or a signal comes; then what became of the frames, on stderr.
 
@@ -64,7 +64,7 @@ def print_answers(
         session: What answers.
         source: What gives the frames.
         count: How many answers are enough; ``None`` for all.
-        top: How many classes an answer names.
+        top: How many classes an answer names; see :meth:`lepton_runtime.Session.predict`.
         timeout_s: How long a camera's frame, or an answer, may take.
         strict: Whether an image file that cannot be answered is an error at the end, and not in its line only.
 

@@ -88,10 +88,14 @@ class Answers:
         found: list[list[Prediction]] = []
         for row, classes in enumerate(outputs["classes"]):
             kept = [(place, int(number)) for place, number in enumerate(classes[:count]) if number >= 0]
-            names = [(place, labels[number] if labels else str(number), float(outputs["scores"][row, place])) for place, number in kept]
+            names = [(place, _label(labels, number), float(outputs["scores"][row, place])) for place, number in kept]
             if self.boxes:
                 boxes = outputs["boxes"][row].astype(float).tolist()
                 found.append([Detection(label, score, tuple(boxes[place])) for place, label, score in names])
             else:
                 found.append([Prediction(label, score) for _, label, score in names])
         return found
+
+
+def _label(labels: Sequence[str] | None, number: int) -> str:
+    return labels[number] if labels and number < len(labels) else str(number)

@@ -28,6 +28,8 @@ from lepton_runtime.tensors import Array, TensorSpec
 if TYPE_CHECKING:
     from lepton_runtime.encoders import Encoder
 
+_SHOWN = 5  # answers, of all that a network has scores for
+
 _sessions: "WeakSet[Session]" = WeakSet()
 
 
@@ -389,7 +391,7 @@ class Session:
         encoded = encode(self.encoders, values)
         return {spec.name: spec.quantize(encoded[spec.name]) for spec in self.inputs}
 
-    def predict(self, sample: str | Path | Array | Mapping[str, Any], *, count: int = 5) -> list[Prediction]:
+    def predict(self, sample: str | Path | Array | Mapping[str, Any], *, count: int | None = None) -> list[Prediction]:
         """Named answers for one picture, text, row of a table or other raw sample, the best first.
 
         The recorded preprocessing is done here: values are given raw, as they are before it (0 to 255 for a photo),
@@ -398,7 +400,7 @@ class Session:
         Args:
             sample: For a model of pictures an image file, or a raw array such as ``(height, width, channels)`` uint8 in
                 RGB order. For a model of texts the text. For one of tables a mapping from columns to values.
-            count: How many answers at the most.
+            count: How many answers at the most; by default 5, or as many as there are where the models choose them.
 
         Raises:
             InputError: It does not fit the model.
@@ -422,17 +424,17 @@ class Session:
             raise InputError(f"predict takes one sample, found {len(found)}; call run(encode(samples)) for several")
         return found[0]
 
-    def named(self, outputs: Mapping[str, Array], *, count: int = 5) -> list[list[Prediction]]:
+    def named(self, outputs: Mapping[str, Array], *, count: int | None = None) -> list[list[Prediction]]:
         """Named answers, the best first, to each sample of what :meth:`run` gave; none if no output holds class scores.
 
         Args:
             outputs: By name.
-            count: How many answers at the most to a sample.
+            count: How many answers at the most to a sample, as in :meth:`predict`.
         """
         labels, answers, spec = self.bundle.manifest.labels, self.bundle.manifest.answers, class_output(self.artifact.outputs)
         if answers is not None and answers.top_k is not None:
             return answers.named(outputs, labels, count=count)
-        return [rank_labels(row, labels, count=count) for row in spec.dequantize(outputs[spec.name])] if spec else []
+        return [rank_labels(row, labels, count=count or _SHOWN) for row in spec.dequantize(outputs[spec.name])] if spec else []
 
     def close(self) -> None:
         """Free the model. Calls that are under way end normally; later ones are refused."""
