@@ -120,6 +120,31 @@ def raw_inputs(inputs: Sequence[TensorSpec], encoders: Sequence[Encoder]) -> tup
     return tuple(found.values())
 
 
+def read_samples(inputs: Sequence[TensorSpec], encoders: Sequence[Encoder], raw: Any) -> dict[str, Array]:  # Any: whatever a caller has
+    """The raw values of one sample or several, as the encoders take them.
+
+    Args:
+        inputs: Of the graph.
+        encoders: That run before it.
+        raw: A mapping from the names of the raw inputs to a value each, or to a list or an array of them, one a sample; for a single
+            raw input the value or values alone do.
+
+    Raises:
+        InputError: A name or a value does not fit, or they are not as many for each.
+    """
+    specs = raw_inputs(inputs, encoders)
+    named = raw if isinstance(raw, Mapping) else {specs[0].name: raw} if len(specs) == 1 else None
+    if named is None or set(named) != {spec.name for spec in specs}:
+        found = list(named) if named else f"{type(raw).__name__}"
+        raise InputError(f"the model's raw inputs are {[spec.name for spec in specs]}, found {found}; give a mapping with one entry each")
+    values = {spec.name: read_raw(spec, named[spec.name]) for spec in specs}
+    counts = {name: len(array) for name, array in values.items()}
+    wanted = specs[0].shape[0]
+    if len(set(counts.values())) != 1 or wanted not in (None, counts[specs[0].name]):
+        raise InputError(f"every raw input must hold {wanted or 'the same number of'} samples, found {counts}")
+    return values
+
+
 def read_raw(spec: TensorSpec, value: Any) -> Array:  # Any: whatever a caller has
     """A value or a batch of values for one raw input, as the encoders take it.
 

@@ -369,26 +369,14 @@ class Session:
             InputError: A name or a value does not fit.
             UnsupportedError: The model takes a picture or an array; :meth:`preprocess` is for those.
         """
-        from lepton_runtime.encoders import encode, raw_inputs, read_raw  # for texts and tables only: it would cost every start
+        from lepton_runtime.encoders import encode, read_samples  # for texts and tables only: it would cost every start
 
         manifest = self.bundle.manifest
         if not self.encoders and manifest.preprocessing is not None:
             raise UnsupportedError(
                 f"encode is for models of texts and tables, this one takes {', '.join(map(str, manifest.inputs))}; call predict"
             )
-        specs = raw_inputs(manifest.given_inputs, self.encoders)
-        named = raw if isinstance(raw, Mapping) else {specs[0].name: raw} if len(specs) == 1 else None
-        if named is None or set(named) != {spec.name for spec in specs}:
-            found = list(named) if named else f"{type(raw).__name__}"
-            raise InputError(
-                f"the model's raw inputs are {[spec.name for spec in specs]}, found {found}; give a mapping with one entry each"
-            )
-        values = {spec.name: read_raw(spec, named[spec.name]) for spec in specs}
-        counts = {name: len(array) for name, array in values.items()}
-        wanted = specs[0].shape[0]
-        if len(set(counts.values())) != 1 or wanted not in (None, counts[specs[0].name]):
-            raise InputError(f"every raw input must hold {wanted or 'the same number of'} samples, found {counts}")
-        encoded = encode(self.encoders, values)
+        encoded = encode(self.encoders, read_samples(manifest.given_inputs, self.encoders, raw))
         return {spec.name: spec.quantize(encoded[spec.name]) for spec in self.inputs}
 
     def predict(self, sample: str | Path | Array | Mapping[str, Any], *, count: int | None = None) -> list[Prediction]:
