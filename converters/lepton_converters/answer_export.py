@@ -4,17 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import onnx
 
 from lepton_converters import onnx_program, tflite_program
 from lepton_converters.answer_steps import AnswerPlan, add_answer_steps, answers_of
 from lepton_converters.artifact import Artifact
 from lepton_converters.artifact_runner import ArtifactRunner
 from lepton_converters.dataset import Sample
+from lepton_converters.rewritten_artifact import rewritten
 from lepton_converters.tensor_program import Program, Tensor
-from lepton_converters.tflite_artifact import oldest_runtime
 from lepton_runtime.errors import ParityError
-from lepton_runtime.formats import Format
 from lepton_runtime.tensors import Array, TensorSpec
 
 _PROGRAM = "to_answer"
@@ -32,11 +30,12 @@ def with_answers(artifact: Artifact, plan: AnswerPlan) -> Artifact:
     taken = [Tensor(f"{_PROGRAM}/{spec.name}", tuple(axis or 1 for axis in spec.shape), spec.dtype) for spec in artifact.outputs]
     given = add_answer_steps(program, {spec.name: value for spec, value in zip(artifact.outputs, taken, strict=True)}, plan)
     outputs = tuple(TensorSpec(name, value.shape, value.dtype) for name, value in given.items())
-    if artifact.format == Format.ONNX:
-        model = onnx_program.put_behind(onnx.load_from_string(artifact.model), program, taken, given)
-        return replace(artifact, model=model.SerializeToString(deterministic=True), outputs=outputs)
-    content = tflite_program.put_behind(artifact.model, program, taken, given)
-    return replace(artifact, model=content, outputs=outputs, requires={"tensorflow-lite": oldest_runtime(content)})
+    made = rewritten(
+        artifact,
+        onnx_file=lambda model: onnx_program.put_behind(model, program, taken, given),
+        tflite_file=lambda model: tflite_program.put_behind(model, program, taken, given),
+    )
+    return replace(made, outputs=outputs)
 
 
 def fold_answers(

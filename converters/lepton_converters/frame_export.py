@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-import onnx
 
 from lepton_converters import onnx_program, tflite_program
 from lepton_converters.artifact import Artifact
@@ -12,10 +11,9 @@ from lepton_converters.artifact_runner import ArtifactRunner
 from lepton_converters.dataset import Sample, open_dataset
 from lepton_converters.frame_steps import add_frame_steps, fixed_size
 from lepton_converters.keras_source import KerasSource
+from lepton_converters.rewritten_artifact import rewritten
 from lepton_converters.tensor_program import Program, Tensor
-from lepton_converters.tflite_artifact import oldest_runtime
 from lepton_runtime.errors import InputError, ParityError, UnsupportedError
-from lepton_runtime.formats import Format
 from lepton_runtime.frame_input import FrameInput, PixelFormat
 from lepton_runtime.preprocess import Preprocessing
 from lepton_runtime.tensors import Array, TensorSpec
@@ -70,12 +68,12 @@ def with_frame(artifact: Artifact, frame: FrameInput) -> Artifact:
     """
     batch = artifact.inputs[0].shape[0] or 1
     program, given, result = _program(frame, batch)
-    inputs = (_spec(frame, batch),)
-    if artifact.format == Format.ONNX:
-        model = onnx_program.put_before(onnx.load_from_string(artifact.model), program, given, result)
-        return replace(artifact, model=model.SerializeToString(deterministic=True), inputs=inputs)
-    content = tflite_program.put_before(artifact.model, program, given, result)
-    return replace(artifact, model=content, inputs=inputs, requires={"tensorflow-lite": oldest_runtime(content)})
+    made = rewritten(
+        artifact,
+        onnx_file=lambda model: onnx_program.put_before(model, program, given, result),
+        tflite_file=lambda model: tflite_program.put_before(model, program, given, result),
+    )
+    return replace(made, inputs=(_spec(frame, batch),))
 
 
 def fold_frames(
