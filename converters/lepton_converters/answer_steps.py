@@ -1,7 +1,9 @@
 """The steps from a network's outputs to answers, such that the network can hold them; and the same in numpy, to compare with."""
 
+import hashlib
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,9 @@ from lepton_runtime.errors import InputError, UnsupportedError
 from lepton_runtime.tensors import Array, TensorSpec
 
 _VARIANCES = (1.0, 1.0, 1.0, 1.0)
+_NO_CLASS = np.array(-1, np.int32)
+MOST_PLACE = 8192.0  # farther out boxes end here, so that one wild box does not take the precision of all others
+LOWEST = float(np.finfo(np.float32).min)
 
 
 @dataclass(frozen=True)
@@ -23,55 +28,63 @@ class AnswerPlan:
         scores: The network's output with scores: ``(batch, classes)``, or of a detector ``(1, boxes, classes)``.
         boxes: That with boxes, ``(1, boxes, 4)``; the same one, if it holds a box and then its scores.
         anchors: ``(boxes, 4)`` float32, centers, width and height; ``None`` without.
-        variances: What offsets from anchors are multiplied by.
+        is_upright: Whether a single output has a column for each box, and not a row.
     """
 
     answers: Answers
     scores: TensorSpec
     boxes: TensorSpec | None = None
     anchors: Array | None = None
-    variances: tuple[float, ...] = _VARIANCES
+    is_upright: bool = False
+
+    @property
+    def count(self) -> int:
+        """How many boxes there are."""
+        return self.scores.shape[2 if self.is_upright else 1] or 0
 
     @property
     def classes(self) -> int:
         """How many there are."""
-        _, rows, columns = self.scores.shape if self.boxes else (0, 0, self.scores.shape[1])
-        return (min(rows or 0, columns or 0) - 4) if self.boxes is self.scores else columns or 0
-
-    @property
-    def is_upright(self) -> bool:
-        """Whether a single output has a column for each box, and not a row."""
-        return self.boxes is self.scores and (self.scores.shape[1] or 0) < (self.scores.shape[2] or 0)
+        if self.boxes is None:
+            return self.scores.shape[1] or 0
+        columns = self.scores.shape[1 if self.is_upright else 2] or 0
+        return columns - 4 if self.boxes is self.scores else columns
 
 
 def plan_answers(
-    outputs: Sequence[TensorSpec], answers: Answers, *, anchors: str | Path | None, variances: Sequence[float] | None
+    outputs: Sequence[TensorSpec],
+    answers: Answers,
+    *,
+    inputs: Sequence[TensorSpec] = (),
+    labels: Sequence[str] | None = None,
+    anchors: str | Path | None = None,
+    variances: Sequence[float] | None = None,
 ) -> AnswerPlan:
     """Which outputs are what.
 
     Args:
         outputs: The network's.
         answers: What is asked for.
+        inputs: The network's, whose names answers cannot have.
+        labels: One a class, if they are known.
         anchors: A file with them, for a detector whose boxes are offsets.
-        variances: Likewise; 1 by default.
+        variances: What these are multiplied by; 1 by default.
 
     Raises:
-        InputError: The anchors do not fit, or are no file of numbers.
+        InputError: Labels or anchors do not fit, or are no file of numbers.
         UnsupportedError: The outputs are not those of such a network.
     """
     if any(spec.shape[0] is None for spec in outputs):
         raise UnsupportedError("steps behind the network need a fixed batch, found --batch dynamic; give a number")
+    if any(spec.dtype != "float32" for spec in outputs):
+        raise UnsupportedError(f"steps behind the network take real numbers of float32, found {', '.join(map(str, outputs))}")
+    taken = {"scores", "classes", "boxes"} & {spec.name for spec in inputs}
+    if answers.top_k is not None and taken:
+        raise UnsupportedError(f"answers are called scores, classes and boxes, found an input {min(taken)!r}; rename it in the model")
     if answers.boxes is None:
         return _plan_classes(outputs, answers)
-    return _plan_boxes(outputs, answers, None if anchors is None else _read_anchors(anchors), tuple(variances or _VARIANCES))
-
-
-def _read_anchors(path: str | Path) -> Array:
-    try:
-        anchors: Array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"--anchors must be a .npy file of numbers, {str(path)!r} cannot be read: {error}") from error
-    return anchors
+    plan = _plan_boxes(outputs, answers, labels)
+    return plan if anchors is None else _with_anchors(plan, Path(anchors), tuple(variances or _VARIANCES))
 
 
 def _plan_classes(outputs: Sequence[TensorSpec], answers: Answers) -> AnswerPlan:
@@ -83,25 +96,38 @@ def _plan_classes(outputs: Sequence[TensorSpec], answers: Answers) -> AnswerPlan
     return AnswerPlan(answers, outputs[0])
 
 
-def _plan_boxes(outputs: Sequence[TensorSpec], answers: Answers, anchors: Array | None, variances: tuple[float, ...]) -> AnswerPlan:
+def _plan_boxes(outputs: Sequence[TensorSpec], answers: Answers, labels: Sequence[str] | None) -> AnswerPlan:
     lengths = [tuple(axis or 0 for axis in spec.shape) for spec in outputs]
     if not all(len(shape) == 3 and shape[0] == 1 and 0 not in shape for shape in lengths) or len(outputs) > 2:
         raise _not_detecting(outputs)
-    boxes = scores = outputs[0]
-    count, width = sorted(lengths[0][1:], reverse=True)
-    if len(outputs) == 2:
+    if len(outputs) == 1:
+        _, rows, columns = lengths[0]
+        wanted = 4 + len(labels or ())
+        is_upright = rows == wanted if wanted in (rows, columns) and rows != columns else rows < columns
+        plan = AnswerPlan(answers, outputs[0], outputs[0], is_upright=is_upright)
+    else:
         four = [spec for spec in outputs if spec.shape[2] == 4]
         four = [spec for spec in four if "box" in spec.name.lower()] if len(four) > 1 else four
         if len(four) != 1 or lengths[0][1] != lengths[1][1]:
             raise _not_detecting(outputs)
-        boxes = four[0]
-        scores = next(spec for spec in outputs if spec is not boxes)
-        count = lengths[0][1]
-    elif width < 5:
+        plan = AnswerPlan(answers, next(spec for spec in outputs if spec is not four[0]), four[0])
+    if plan.classes < 1:
         raise _not_detecting(outputs)
-    if anchors is not None and (anchors.shape != (count, 4) or anchors.dtype.kind != "f" or not np.isfinite(anchors).all()):
-        raise InputError(f"--anchors must be ({count}, 4) real numbers, one row a box, found {anchors.shape} {anchors.dtype}")
-    return AnswerPlan(answers, scores, boxes, anchors, variances)
+    if labels is not None and len(labels) != plan.classes:
+        raise InputError(f"there must be one label a class, found {len(labels)} and {plan.classes} classes in {plan.scores}")
+    return plan
+
+
+def _with_anchors(plan: AnswerPlan, path: Path, variances: tuple[float, ...]) -> AnswerPlan:
+    try:
+        anchors: Array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"--anchors must be a .npy file of numbers, {str(path)!r} cannot be read: {error}") from error
+    if anchors.shape != (plan.count, 4) or anchors.dtype.kind not in "iuf" or not np.isfinite(anchors).all():
+        raise InputError(f"--anchors must be ({plan.count}, 4) finite numbers, one row a box, found {anchors.shape} {anchors.dtype}")
+    anchors = np.ascontiguousarray(anchors, np.float32)
+    digest = hashlib.sha256(anchors.tobytes()).hexdigest()
+    return replace(plan, answers=replace(plan.answers, anchors=digest, variances=variances), anchors=anchors)
 
 
 def _not_detecting(outputs: Sequence[TensorSpec]) -> UnsupportedError:
@@ -123,12 +149,19 @@ def add_answer_steps(program: Program, outputs: Mapping[str, Tensor], plan: Answ
     answers = plan.answers
     if plan.boxes is not None:
         return _detections(program, outputs, plan)
-    scores = _activated(program, outputs[plan.scores.name], plan)
+    scores = outputs[plan.scores.name]
     if answers.top_k is None:
-        return {plan.scores.name: scores}
+        return {plan.scores.name: _activated(program, scores, plan)}
+    # Ranked before the activation, which keeps their order: rounded to 1 or 0, many would be alike.
     best, classes = program.top_k(scores, answers.top_k)
-    mask = None if answers.threshold is None else program.greater(best, number(answers.threshold))
-    return {"scores": _masked(program, best, mask), "classes": _classes(program, classes, mask)}
+    if answers.activation == "softmax":
+        best = program.top_k(program.softmax(scores), answers.top_k)[0]
+    elif answers.activation == "sigmoid":
+        best = program.sigmoid(best)
+    if answers.threshold is None:
+        return {"scores": best, "classes": classes}
+    is_kept = program.greater(best, number(answers.threshold))
+    return {"scores": program.select(is_kept, best, number(0)), "classes": program.select(is_kept, classes, _NO_CLASS)}
 
 
 def _activated(program: Program, scores: Tensor, plan: AnswerPlan) -> Tensor:
@@ -137,54 +170,74 @@ def _activated(program: Program, scores: Tensor, plan: AnswerPlan) -> Tensor:
     return program.softmax(scores) if plan.answers.activation == "softmax" else program.sigmoid(scores)
 
 
-def _masked(program: Program, values: Tensor, mask: Tensor | None) -> Tensor:
-    """0 where the mask is."""
-    return values if mask is None else program.elementwise("multiply", values, mask)
-
-
-def _classes(program: Program, classes: Tensor, mask: Tensor | None) -> Tensor:
-    """-1 where the mask is 0."""
-    if mask is None:
-        return classes
-    moved = program.elementwise("multiply", program.elementwise("add", program.cast(classes, "float32"), number(1)), mask)
-    return program.cast(program.elementwise("subtract", moved, number(1)), "int32")
-
-
 def _detections(program: Program, outputs: Mapping[str, Tensor], plan: AnswerPlan) -> dict[str, Tensor]:
+    """Boxes in the order of their scores, then those that no better one covers: LiteRT's suppression keeps no order among equals."""
     answers, assumed = plan.answers, plan.boxes
     assert assumed is not None
     assert answers.top_k is not None
     assert answers.iou is not None
-    values = outputs[plan.scores.name]
-    if assumed is plan.scores:
-        values = program.transpose(values, (0, 2, 1)) if plan.is_upright else values
-        values = program.reshape(values, values.shape[1:])
-        boxes = program.slice(values, 0, 4, axis=1)
-        scores = program.slice(values, 4, values.shape[1] - 4, axis=1)
-    else:
-        boxes, scores = (program.reshape(outputs[spec.name], outputs[spec.name].shape[1:]) for spec in (assumed, plan.scores))
+    boxes, scores = _parts(program, outputs, plan)
+    rank, classes = (program.reshape(found, (-1,)) for found in program.top_k(scores, 1))
+    best = rank
+    if answers.activation == "softmax":
+        rank = best = program.reshape(program.top_k(program.softmax(scores), 1)[0], (-1,))
+    elif answers.activation == "sigmoid":
+        best = program.sigmoid(rank)
     corners = _corners(program, boxes, plan)
-    best, classes = program.top_k(_activated(program, scores, plan), 1)
-    best, classes = program.reshape(best, (-1,)), program.reshape(program.cast(classes, "float32"), (-1, 1))
-    # Boxes of one class must not cover those of another: each class gets a place of its own.
-    flat = program.reshape(corners, (1, -1))
-    highest, lowest = program.top_k(flat, 1)[0], program.top_k(program.elementwise("multiply", flat, number(-1)), 1)[0]
-    span = program.elementwise("add", program.elementwise("add", highest, lowest), number(1))
-    moved = program.elementwise("add", corners, program.elementwise("multiply", classes, span))
-    threshold = _lowest(answers)
-    places, count = program.suppress(moved, best, count=answers.top_k, iou=answers.iou, threshold=threshold)
-    mask = program.cast(program.greater(count, np.arange(answers.top_k, dtype=np.int32)), "float32")
-    taken = program.take(corners, places, axis=0), program.take(best, places, axis=0), program.take(classes, places, axis=0)
-    rows = program.reshape(mask, (-1, 1))
+    is_kept = program.both(program.greater(best, number(_lowest(answers))), _has_area(program, corners))
+    corners = program.select(program.reshape(is_kept, (-1, 1)), corners, number(0))
+    corners = program.elementwise("minimum", program.elementwise("maximum", corners, number(-MOST_PLACE)), number(MOST_PLACE))
+
+    count = rank.shape[0]
+    order = program.top_k(program.select(is_kept, rank, number(LOWEST)), count)[1]
+    corners, best, classes = (program.take(found, order, axis=0) for found in (corners, best, classes))
+    was_kept = program.greater(program.take(program.cast(is_kept, "float32"), order, axis=0), number(0))
+    apart = program.elementwise("add", corners, _places_of_classes(program, classes, corners, plan.classes))
+    is_kept = program.both(was_kept, _has_area(program, apart))
+    falling = program.select(is_kept, np.arange(count, 0, -1, dtype=np.float32), number(0))
+    places, found_count = program.suppress(apart, falling, count=answers.top_k, iou=answers.iou, threshold=0.0)
+
+    is_there = program.greater(found_count, np.arange(answers.top_k, dtype=np.int32))
+    corners, best, classes = (program.take(found, places, axis=0) for found in (corners, best, classes))
     return {
-        "boxes": program.reshape(program.elementwise("multiply", taken[0], rows), (1, answers.top_k, 4)),
-        "scores": program.reshape(program.elementwise("multiply", taken[1], mask), (1, answers.top_k)),
-        "classes": program.reshape(_classes(program, taken[2], rows), (1, answers.top_k)),
+        "boxes": program.reshape(program.select(program.reshape(is_there, (-1, 1)), corners, number(0)), (1, answers.top_k, 4)),
+        "scores": program.reshape(program.select(is_there, best, number(0)), (1, answers.top_k)),
+        "classes": program.reshape(program.select(is_there, classes, _NO_CLASS), (1, answers.top_k)),
     }
 
 
+def _parts(program: Program, outputs: Mapping[str, Tensor], plan: AnswerPlan) -> tuple[Tensor, Tensor]:
+    """The boxes ``(boxes, 4)`` and the scores ``(boxes, classes)``."""
+    assert plan.boxes is not None
+    values = outputs[plan.scores.name]
+    if plan.boxes is not plan.scores:
+        boxes = outputs[plan.boxes.name]
+        return program.reshape(boxes, boxes.shape[1:]), program.reshape(values, values.shape[1:])
+    values = program.transpose(values, (0, 2, 1)) if plan.is_upright else values
+    values = program.reshape(values, values.shape[1:])
+    return program.slice(values, 0, 4, axis=1), program.slice(values, 4, values.shape[1] - 4, axis=1)
+
+
+def _has_area(program: Program, corners: Tensor) -> Tensor:
+    """Whether right is right of left, and bottom below top; not where one is NaN."""
+    low, high = program.slice(corners, 0, 2, axis=1), program.slice(corners, 2, 2, axis=1)
+    is_long = program.greater(high, low)
+    across, down = (program.reshape(program.slice(is_long, axis, 1, axis=1), (-1,)) for axis in (0, 1))
+    return program.both(across, down)
+
+
+def _places_of_classes(program: Program, classes: Tensor, corners: Tensor, count: int) -> Tensor:
+    """What is added to boxes, so that those of one class do not cover those of another: each class gets a square of its own."""
+    flat = program.reshape(corners, (1, -1))
+    highest, lowest = program.top_k(flat, 1)[0], program.top_k(program.elementwise("multiply", flat, number(-1)), 1)[0]
+    span = program.elementwise("add", program.elementwise("add", highest, lowest), number(1))
+    side = math.isqrt(count - 1) + 1
+    squares = np.array([[place % side, place // side] * 2 for place in range(count)], np.float32)
+    return program.elementwise("multiply", program.pick(squares, classes), span)
+
+
 def _lowest(answers: Answers) -> float:
-    return float(np.finfo(np.float32).min) if answers.threshold is None else answers.threshold
+    return LOWEST if answers.threshold is None else answers.threshold
 
 
 def _corners(program: Program, boxes: Tensor, plan: AnswerPlan) -> Tensor:
@@ -192,7 +245,7 @@ def _corners(program: Program, boxes: Tensor, plan: AnswerPlan) -> Tensor:
     kind = plan.answers.boxes
     if plan.anchors is not None:
         anchors = np.asarray(plan.anchors, np.float32)
-        offsets = program.elementwise("multiply", boxes, np.array(plan.variances, np.float32))
+        offsets = program.elementwise("multiply", boxes, np.array(plan.answers.variances, np.float32))
         center = program.elementwise("multiply", program.slice(offsets, 0, 2, axis=1), anchors[:, 2:])
         center = program.elementwise("add", center, anchors[:, :2])
         lengths = program.elementwise("multiply", program.exponential(program.slice(offsets, 2, 2, axis=1)), anchors[:, 2:])
@@ -219,18 +272,20 @@ def answers_of(outputs: Mapping[str, Array], plan: AnswerPlan) -> dict[str, Arra
     if plan.boxes is not None:
         rows = [_detected({name: values[row] for name, values in outputs.items()}, plan) for row in range(len(outputs[plan.scores.name]))]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    scores = _activate(outputs[plan.scores.name], plan)
+    raw = outputs[plan.scores.name]
+    scores = _activate(raw, plan)
     if plan.answers.top_k is None:
         return {plan.scores.name: scores}
-    order = np.argsort(-scores, axis=1, kind="stable")[:, : plan.answers.top_k]
+    order = np.argsort(-raw, axis=1, kind="stable")[:, : plan.answers.top_k]
     best = np.take_along_axis(scores, order, axis=1)
-    is_kept = best > _lowest(plan.answers)
+    is_kept = best > _lowest(plan.answers) if plan.answers.threshold is not None else np.ones_like(best, bool)
     return {"scores": np.where(is_kept, best, np.float32(0)), "classes": np.where(is_kept, order, -1).astype(np.int32)}
 
 
 def _activate(scores: Array, plan: AnswerPlan) -> Array:
     if plan.answers.activation == "sigmoid":
-        return np.asarray(1 / (1 + np.exp(-scores)), np.float32)
+        with np.errstate(over="ignore"):
+            return np.asarray(1 / (1 + np.exp(-scores)), np.float32)
     if plan.answers.activation == "softmax":
         powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
@@ -248,14 +303,17 @@ def _detected(outputs: Mapping[str, Array], plan: AnswerPlan) -> dict[str, Array
         boxes, scores = values[:, :4], values[:, 4:]
     else:
         boxes, scores = outputs[assumed.name], values
-    scores = _activate(scores, plan)
-    corners, classes, best = _corner_array(boxes, plan), scores.argmax(axis=1), scores.max(axis=1)
+    classes, best = scores.argmax(axis=1), _activate(scores, plan).max(axis=1)
+    rank = best if answers.activation == "softmax" else scores.max(axis=1)
+    corners = _corner_array(boxes, plan)
+    is_kept = (best > _lowest(answers)) & (corners[:, 2:] > corners[:, :2]).all(axis=1)
+    corners = np.clip(corners, -MOST_PLACE, MOST_PLACE)
     kept: list[int] = []
-    for place in np.argsort(-best, kind="stable").tolist():
-        if len(kept) == answers.top_k or not best[place] > _lowest(answers):
+    for place in np.argsort(-rank, kind="stable").tolist():
+        if len(kept) == answers.top_k:
             break
         rivals = [other for other in kept if classes[other] == classes[place]]
-        if not any(_shared(corners[place], corners[other]) > answers.iou for other in rivals):
+        if is_kept[place] and not any(_shared(corners[place], corners[other]) > answers.iou for other in rivals):
             kept.append(place)
     found = {"boxes": np.zeros((answers.top_k, 4), np.float32), "scores": np.zeros(answers.top_k, np.float32)}
     found["boxes"][: len(kept)], found["scores"][: len(kept)] = corners[kept], best[kept]
@@ -268,7 +326,7 @@ def _corner_array(boxes: Array, plan: AnswerPlan) -> Array:
     kind = plan.answers.boxes
     if plan.anchors is not None:
         anchors = np.asarray(plan.anchors, np.float32)
-        offsets = boxes * np.array(plan.variances, np.float32)
+        offsets = boxes * np.array(plan.answers.variances, np.float32)
         center, lengths = offsets[:, :2] * anchors[:, 2:] + anchors[:, :2], np.exp(offsets[:, 2:]) * anchors[:, 2:]
     elif kind in ("xyxy", "yxyx"):
         return boxes if kind == "xyxy" else boxes[:, [1, 0, 3, 2]]
@@ -281,7 +339,6 @@ def _corner_array(boxes: Array, plan: AnswerPlan) -> Array:
 
 def _shared(box: Array, other: Array) -> float:
     """What two boxes have in common, as a part of what they cover together."""
-    both = [(box[axis], box[axis + 2], other[axis], other[axis + 2]) for axis in (0, 1)]
-    overlap = np.prod([max(0.0, min(max(a, b), max(c, d)) - max(min(a, b), min(c, d))) for a, b, c, d in both])
-    areas = [abs(float(one[2] - one[0]) * float(one[3] - one[1])) for one in (box, other)]
-    return float(overlap / (sum(areas) - overlap)) if min(areas) > 0 else 0.0
+    sides = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
+    common = float(np.prod(np.maximum(sides, 0)))
+    return common / (sum(float(np.prod(one[2:] - one[:2])) for one in (box, other)) - common)

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from lepton_converters.answer_export import fold_answers
 from lepton_converters.answer_steps import AnswerPlan, plan_answers
 from lepton_converters.artifact import Artifact
-from lepton_converters.conversion import Step
+from lepton_converters.conversion import LeftOut, Step
 from lepton_converters.frame_export import fold_frames, plan_frame
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.recipe import IntegerIo
@@ -45,8 +47,8 @@ class Doors:
         data: str | None,
         seed: int,
         on_step: Callable[[Step], None],
-    ) -> tuple[list[Artifact], Mapping[str, Array]]:
-        """The artifacts with the steps, verified, and the arrays for ``golden.npz``.
+    ) -> tuple[list[Artifact], Mapping[str, Array], list[LeftOut]]:
+        """The artifacts with the steps, verified, the arrays for ``golden.npz``, and those that an engine computes otherwise than Python.
 
         Args:
             source: The trained model.
@@ -58,17 +60,18 @@ class Doors:
 
         Raises:
             InputError: The samples are no pictures.
-            ParityError: An engine computes something else than Python does.
         """
+        faults: list[LeftOut] = []
         if self.frame:
             on_step(Step("verify", "frames"))
-            artifacts, golden = fold_frames(source, artifacts, self.frame, data=data, seed=seed)
+            artifacts, golden, faults = fold_frames(source, artifacts, self.frame, data=data, seed=seed)
             on_step(Step("verify", "frames", f"{self.frame.pixels}, answered to the bit as Python preprocesses them", 1))
         if self.answering:
             on_step(Step("verify", "answers"))
-            artifacts, golden = fold_answers(artifacts, self.answering, golden, outputs=source.outputs)
+            artifacts, golden, found = fold_answers(artifacts, self.answering, golden, outputs=source.outputs)
+            faults = [*faults, *found]
             on_step(Step("verify", "answers", "as numpy makes them of the outputs", 1))
-        return artifacts, golden
+        return artifacts, golden, faults
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class DoorOptions:
 
     input_: Literal["float", "uint8"]
     pixels: PixelFormat | None
-    frame_size: tuple[int, int] | None
+    frame_size: tuple[int, ...] | None
     answers: Answers | None
     anchors: str | Path | None
     variances: Sequence[float] | None
@@ -88,15 +91,17 @@ class DoorOptions:
         Raises:
             InputError: Some do not.
         """
+        if self.input_ not in ("float", "uint8"):
+            raise InputError(f"--input is float or uint8, found {self.input_!r}")
         if io != "float" and (self.input_ == "uint8" or self.answers):
             first = "--input uint8 is for frames as they are" if self.input_ == "uint8" else "steps behind the network take real numbers"
             raise InputError(f"{first}, --io {io} is for numbers that stand for others; leave one of both out")
         if self.input_ != "uint8" and (self.pixels or self.frame_size):
             raise InputError("--pixels and --frame-size are for --input uint8, found them without it")
-        if self.variances is not None and (self.anchors is None or len(self.variances) != 4):
-            raise InputError(f"--variances are four numbers, for --anchors, found {list(self.variances)}")
-        if (self.anchors is not None) != (self.answers is not None and self.answers.anchored):
-            raise InputError("--anchors is for --boxes, and both must be given")
+        if self.anchors is not None and (self.answers is None or self.answers.boxes != "center_xywh"):
+            raise InputError("--anchors are what boxes are offsets from: give --boxes center_xywh, too")
+        if self.variances is not None and (self.anchors is None or len(self.variances) != 4 or not np.isfinite(self.variances).all()):
+            raise InputError(f"--variances are four finite numbers, for --anchors, found {list(self.variances)}")
 
     def plan(self, source: KerasSource, steps: Preprocessing | None, labels: Sequence[str] | None) -> Doors:
         """What becomes of it for one model.
@@ -108,8 +113,7 @@ class DoorOptions:
         frame = plan_frame(source, steps, pixels=self.pixels, size=self.frame_size) if self.input_ == "uint8" else None
         answering = None
         if self.answers:
-            answering = plan_answers(source.outputs, self.answers, anchors=self.anchors, variances=self.variances)
-        doors = Doors(frame, answering)
-        if answering and doors.detects and labels is not None and len(labels) != answering.classes:
-            raise InputError(f"there must be one label a class, found {len(labels)} and {answering.classes} classes")
-        return doors
+            answering = plan_answers(
+                source.outputs, self.answers, inputs=source.inputs, labels=labels, anchors=self.anchors, variances=self.variances
+            )
+        return Doors(frame, answering)

@@ -66,7 +66,7 @@ def export(
     io: IntegerIo = "float",
     input_: Literal["float", "uint8"] = "float",
     pixels: PixelFormat | None = None,
-    frame_size: tuple[int, int] | None = None,
+    frame_size: Sequence[int] | None = None,
     answers: Answers | None = None,
     anchors: str | Path | None = None,
     variances: Sequence[float] | None = None,
@@ -140,7 +140,8 @@ def export(
         MissingExtraError: TensorFlow is not installed.
     """
     path = Path(output)
-    options = DoorOptions(input_, pixels, frame_size, answers, anchors, variances)
+    answers = None if answers == Answers() else answers
+    options = DoorOptions(input_, pixels, tuple(frame_size) if frame_size else None, answers, anchors, variances)
     options.check(io)
     calib, evaluate = _location("calib", calib), _location("evaluate", evaluate)
     recipe = plan_recipe(formats=formats, precisions=precisions, io=io, has_calibration=calib is not None, measures_blocks=measure_blocks)
@@ -195,19 +196,17 @@ def export(
     kept = [record for record in records if record.passed or keep_failed]
     failed = {record.precision for record in records if not record.passed}
     left_out += [*not_converted, *(LeftOut(record.format, record.precision, record.verdict) for record in records if record not in kept)]
-    if not kept:
-        raise ParityError(
-            "at least one artifact must keep to the budget, none did: "
-            + "; ".join(f"{record.file} {record.verdict}" for record in records)
-            + "; nothing was written"
-        )
+    _refuse_nothing(kept, records)
 
     files = {record.file for record in kept}
     dropped = {artifact.file for artifact in artifacts} - files
     artifacts = [artifact for artifact in artifacts if artifact.file in files]
     golden: Mapping[str, Array] = {name: array for name, array in verification.golden.items() if name.rpartition("/")[0] not in dropped}
-    artifacts, golden = doors.fold(source, artifacts, golden, data=calib or evaluate, seed=seed, on_step=on_step)
-    kept = [_of_file(record, artifact) for record, artifact in zip(kept, artifacts, strict=True)]
+    artifacts, golden, faults = doors.fold(source, artifacts, golden, data=calib or evaluate, seed=seed, on_step=on_step)
+    left_out += faults
+    failed |= {fault.precision for fault in faults}
+    kept = [_of_file(record, artifact) for artifact in artifacts for record in kept if record.file == artifact.file]
+    _refuse_nothing(kept, records)
     arrays = pack_arrays(golden)
     encoders, vocabularies = pack_encoders(source.encoders)
     settings = {
@@ -241,7 +240,7 @@ def export(
             *_search_doubts(kept),
         ),
         noise_inputs=source.noise,
-        answers=answers,
+        answers=doors.answering.answers if doors.answering else None,
         encoders=encoders,
     )
     models = {artifact.file: artifact.model for artifact in artifacts}
@@ -254,6 +253,15 @@ def export(
     return ExportResult(
         path, manifest, tuple(records), tuple(left_out), tuple(sorted(failed)), tuple(quantizer.cache.notes) if quantizer else ()
     )
+
+
+def _refuse_nothing(kept: Sequence[ArtifactRecord], records: Sequence[ArtifactRecord]) -> None:
+    if not kept:
+        raise ParityError(
+            "at least one artifact must keep to the budget, and answer as Python does, none did: "
+            + "; ".join(f"{record.file} {record.verdict}" for record in records)
+            + "; nothing was written"
+        )
 
 
 def _of_file(record: ArtifactRecord, artifact: Artifact) -> ArtifactRecord:

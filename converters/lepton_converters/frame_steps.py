@@ -19,7 +19,7 @@ _RGB_TO_GRAY = np.array([19595, 38470, 7471])
 
 
 def add_frame_steps(program: Program, frame: Tensor, source: FrameInput) -> Tensor:
-    """What :meth:`lepton_runtime.FrameInput.unfolded` gives, to the bit, on every engine that computes in float32.
+    """What :meth:`lepton_runtime.FrameInput.unfolded` gives, to the bit on onnxruntime and LiteRT.
 
     Args:
         program: What the steps are added to.
@@ -106,8 +106,8 @@ def _resized(program: Program, picture: Tensor, steps: Preprocessing) -> Tensor:
     batch, height, width, channels = picture.shape
     wanted_height, wanted_width = fixed_size(steps)
     place = resized_place((height, width), (wanted_height, wanted_width), mode=steps.resize)
-    across = _moved(resize_weights(width, place.width, interpolation=steps.interpolation), place.left, wanted_width)
-    down = _moved(resize_weights(height, place.height, interpolation=steps.interpolation), place.top, wanted_height)
+    across = resize_weights(width, place.width, interpolation=steps.interpolation, start=place.left, length=wanted_width)
+    down = resize_weights(height, place.height, interpolation=steps.interpolation, start=place.top, length=wanted_height)
     # Matrices of two axes: engines transpose these much faster than pixels of three bytes.
     rows = program.transpose(program.reshape(picture, (batch * height, width * channels)), (1, 0))
     rows = _products(program, program.reshape(rows, (width, channels * batch * height)), across)
@@ -122,14 +122,6 @@ def _rows_first(program: Program, values: Tensor) -> Tensor:
     """The first two axes swapped."""
     first, second, last = values.shape
     return program.reshape(values, (second, first, last)) if 1 in (first, second) else program.transpose(values, (1, 0, 2))
-
-
-def _moved(weights: Array, start: int, length: int) -> Array:
-    """The weights of a window of the resized pixels, which may begin before them and end behind."""
-    moved = np.zeros((length, weights.shape[1]), np.int64)
-    first, last = max(start, 0), min(start + length, len(weights))
-    moved[first - start : last - start] = weights[first:last]
-    return moved
 
 
 def _products(program: Program, rows: Tensor, weights: Array) -> Tensor:
@@ -168,7 +160,9 @@ def _split(weights: Array, bits: int, *, largest: int, axis: int = 0) -> tuple[A
     low_bits = _LOW_BITS[bits]
     high, low = weights >> low_bits, weights & (2**low_bits - 1)
     if max(int(np.abs(part).sum(axis=axis).max()) * largest for part in (high, low)) + 2 ** (bits - low_bits) >= _MOST_SUMMED:
-        raise UnsupportedError("a frame must be less than a hundred times as large as the network's picture, float32 holds no larger sums")
+        raise UnsupportedError(
+            "a frame must be at most a hundred times as high and as wide as the network's picture: float32 holds no larger sums"
+        )
     return high * 2.0 ** (low_bits - bits), low * 2.0**-low_bits
 
 
@@ -196,7 +190,7 @@ def _finished(program: Program, picture: Tensor, steps: Preprocessing) -> Tensor
     if steps.layout == "nchw":
         values = program.transpose(values, (0, 3, 1, 2))
     values = program.cast(values, steps.dtype)
-    return values if program.operations else program.reshape(values, (-1, *values.shape[1:]))  # bytes, for a network that takes these
+    return values if program.operations else program.copy(values)  # bytes, for a network that takes these
 
 
 def fixed_size(steps: Preprocessing) -> tuple[int, int]:

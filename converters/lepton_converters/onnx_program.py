@@ -27,6 +27,8 @@ _KINDS = {
     "sigmoid": "Sigmoid",
     "softmax": "Softmax",
     "greater": "Greater",
+    "both": "And",
+    "select": "Where",
     "dense": "MatMul",
     "products": "MatMul",
 }
@@ -44,7 +46,8 @@ def put_before(model: onnx.ModelProto, program: Program, given: Tensor, result: 
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     graph = changed.graph
-    written = _Written(graph, {result.name: graph.input[0].name})
+    _rename(graph, {given.name: f"{given.name}/network", graph.input[0].name: result.name})
+    written = _Written(graph, {})
     nodes = [node for operation in program.operations for node in written.nodes(operation)]
     network = list(graph.node)
     del graph.node[:]
@@ -65,7 +68,8 @@ def put_behind(model: onnx.ModelProto, program: Program, taken: Sequence[Tensor]
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     graph = changed.graph
-    _rename(graph, {output.name: value.name for output, value in zip(graph.output, taken, strict=True)})
+    outputs = {output.name: value.name for output, value in zip(graph.output, taken, strict=True)}
+    _rename(graph, {name: f"{name}/network" for name in given} | outputs)
     written = _Written(graph, {value.name: name for name, value in given.items()})
     graph.node.extend([node for operation in program.operations for node in written.nodes(operation)])
     del graph.output[:]
@@ -74,7 +78,11 @@ def put_behind(model: onnx.ModelProto, program: Program, taken: Sequence[Tensor]
 
 
 def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    """Other names for values, and for nodes that are called after them; also where graphs inside read them."""
+    """Other names for values, and for nodes that are called after them; also where graphs inside read them.
+
+    What the graph takes and gives keeps its name there.
+    """
+    del graph.value_info[:]
     for tensor in graph.initializer:
         tensor.name = names.get(tensor.name, tensor.name)
     for node in graph.node:

@@ -78,6 +78,10 @@ class Program:
         shape = (*values.shape[:axis], named.shape[0], *values.shape[axis + 1 :])
         return self._add("take", (values, named), shape, axis=axis)
 
+    def pick(self, table: Array, indices: Tensor) -> Tensor:
+        """The rows of a constant table ``(rows, columns)`` that the indices name."""
+        return self._add("take", (np.asarray(table, np.float32), indices), (indices.shape[0], table.shape[1]), dtype="float32")
+
     def slice(self, values: Tensor, start: int, length: int, *, axis: int) -> Tensor:
         """A stretch of an axis."""
         shape = (*values.shape[:axis], length, *values.shape[axis + 1 :])
@@ -113,10 +117,22 @@ class Program:
         """Shares of 1 along the last axis."""
         return self._add("softmax", (values,), values.shape)
 
+    def copy(self, values: Tensor) -> Tensor:
+        """The same values."""
+        return self._add("reshape", (values,), values.shape, order=values.shape)
+
     def greater(self, left: Tensor, right: Tensor | Array) -> Tensor:
-        """1 where the left value is above the right one, else 0, in float32."""
-        above = self._add("greater", (left, right), np.broadcast_shapes(left.shape, right.shape), dtype="bool")
-        return self.cast(above, "float32")
+        """Whether the left value is above the right one; it is not where one is NaN."""
+        return self._add("greater", (left, right), np.broadcast_shapes(left.shape, right.shape), dtype="bool")
+
+    def both(self, left: Tensor, right: Tensor) -> Tensor:
+        """Whether two conditions hold."""
+        return self._add("both", (left, right), np.broadcast_shapes(left.shape, right.shape))
+
+    def select(self, condition: Tensor, values: Tensor | Array, others: Tensor | Array) -> Tensor:
+        """The values where the condition holds, else the others; all of one type."""
+        shape = np.broadcast_shapes(condition.shape, values.shape, others.shape)
+        return self._add("select", (condition, values, others), shape, dtype=str(values.dtype))
 
     def top_k(self, values: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The largest along the last axis, the largest first, and their places in int32; of equals the first."""

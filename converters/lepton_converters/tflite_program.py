@@ -28,6 +28,8 @@ _OPERATORS: dict[str, tuple[str, str, int]] = {
     "sigmoid": ("LOGISTIC", "", 1),
     "softmax": ("SOFTMAX", "SoftmaxOptions", 1),
     "greater": ("GREATER", "GreaterOptions", 1),
+    "both": ("LOGICAL_AND", "LogicalAndOptions", 1),
+    "select": ("SELECT_V2", "SelectV2Options", 1),
     "top_k": ("TOPK_V2", "TopKV2Options", 1),
     "suppress": ("NON_MAX_SUPPRESSION_V4", "NonMaxSuppressionV4Options", 1),
     "dense": ("FULLY_CONNECTED", "FullyConnectedOptions", 6),
@@ -78,7 +80,8 @@ def put_behind(model: bytes, program: Program, taken: Sequence[Tensor], given: M
     graph.outputs = [written.tensor(value) for value in given.values()]
     for name, place in zip(given, graph.outputs, strict=True):
         graph.tensors[place].name = name.encode()
-    content.signatureDefs = []  # they name the old outputs
+    for signature in content.signatureDefs or []:
+        signature.outputs = [written.signature_entry(name, place) for name, place in zip(given, graph.outputs, strict=True)]
     _require(content, _OLDEST_RUNTIME)
     return packed(content)
 
@@ -153,6 +156,11 @@ class _Written:
                 options.inDataType, options.outDataType = (
                     getattr(self._schema.TensorType, _TYPES[str(value.dtype)]) for value in (operation.inputs[0], operation.outputs[0])
                 )
+
+    def signature_entry(self, name: str, place: int) -> Any:
+        made = self._schema.TensorMapT()
+        made.name, made.tensorIndex = name.encode(), place
+        return made
 
     def tensor(self, value: Tensor) -> int:
         if value.name not in self._places:

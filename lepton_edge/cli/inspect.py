@@ -1,6 +1,7 @@
 """``lepton-edge inspect``."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -56,7 +57,7 @@ def _step_lines(manifest: Manifest) -> Iterator[str]:
         changed = {name: value for name, value in steps.to_dict().items() if value != usual[name] and name not in ("size", "channels")}
         yield f"preprocessing  {', '.join(f'{name} {value}' for name, value in changed.items()) or 'none'}"
     if manifest.answers:
-        given = ", ".join(f"{name} {value}" for name, value in manifest.answers.to_dict().items() if value not in (None, False, "none"))
+        given = ", ".join(f"{name} {value}" for name, value in asdict(manifest.answers).items() if value not in (None, "none"))
         yield f"answers        {given}; made inside of the files"
 
 

@@ -163,10 +163,8 @@ def answer_options(command: Callable[..., Any]) -> Callable[..., Any]:
             threshold=threshold,
             boxes=boxes,
             iou=0.5 if boxes and iou is None else iou,
-            anchored=anchors is not None,
         )
-        answers = None if found == Answers() else found
-        return command(*arguments, answers=answers, anchors=anchors, variances=variances or None, **options)
+        return command(*arguments, answers=found, anchors=anchors, variances=variances or None, **options)
 
     decorated: Callable[..., Any] = collected
     for option in reversed(_ANSWERS):

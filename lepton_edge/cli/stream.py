@@ -15,7 +15,6 @@ import numpy as np
 
 from lepton_edge.report.terminal import without_nan
 from lepton_runtime.errors import InputError
-from lepton_runtime.frame_input import FrameInput
 from lepton_runtime.frames import Camera, Folder, Video
 from lepton_runtime.manifest import Manifest
 from lepton_runtime.session import Session
@@ -73,12 +72,9 @@ def print_answers(
         StreamError: The camera fails, or a frame or an answer is late.
     """
     has_names = is_named(session.bundle.manifest)
-    steps = session.bundle.manifest.preprocessing
 
     def answer(image: Array | Path) -> dict[str, Any]:
         try:
-            if isinstance(steps, FrameInput) and not isinstance(image, Path):
-                image = steps.apply(image)  # a picture, whatever the camera's own frames are
             outputs = session.run({session.artifact.inputs[0].name: session.preprocess(image)})
         except InputError as error:
             if not isinstance(image, Path):

@@ -1,8 +1,9 @@
 """What a bundle's models do behind the network: scores as probabilities, the best classes, or the boxes of a detector."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 from lepton_runtime.errors import InputError
 from lepton_runtime.labels import Prediction
@@ -37,7 +38,8 @@ class Answers:
         threshold: Answers need a score above it; ``None`` for all.
         boxes: How the network gives boxes, for a detector.
         iou: Of two boxes of one class that share more than this part of what they cover together, 0 to 0.99, the better one stays.
-        anchored: Whether the network's boxes are offsets from anchors.
+        anchors: The SHA-256 digest of the anchors that the network's boxes are offsets from, ``(boxes, 4)`` float32; ``None`` without.
+        variances: What these offsets are multiplied by.
     """
 
     activation: Activation = "none"
@@ -45,7 +47,8 @@ class Answers:
     threshold: float | None = None
     boxes: BoxFormat | None = None
     iou: float | None = None
-    anchored: bool = False
+    anchors: str | None = None
+    variances: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.activation not in get_args(Activation) or self.boxes not in (None, *get_args(BoxFormat)):
@@ -55,27 +58,18 @@ class Answers:
             )
         if self.top_k is None and (self.threshold is not None or self.boxes):
             raise InputError("answers that have a threshold or boxes are as many as is said: give --top-k")
-        if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):
-            raise InputError(f"answers must be at least 1, found {self.top_k!r}")
-        if self.anchored and self.boxes != "center_xywh":
-            raise InputError(f"offsets from anchors are of centers, widths and heights: --boxes center_xywh, found {self.boxes!r}")
-        if (self.boxes is None) != (self.iou is None) or (self.iou is not None and not 0 <= self.iou <= MOST_SHARED):
-            raise InputError(f"the part that a box may share with a better one is 0 to {MOST_SHARED}, for boxes only: found {self.iou!r}")
-
-    @classmethod
-    def from_dict(cls, settings: Mapping[str, Any]) -> "Answers":
-        """What :meth:`to_dict` wrote.
-
-        Raises:
-            InputError: A value does not fit.
-        """
-        if set(settings) - {field.name for field in fields(cls)}:
-            raise InputError(f"answers have {', '.join(field.name for field in fields(cls))}, found {', '.join(map(repr, settings))}")
-        return cls(**settings)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every setting by name, ready for JSON."""
-        return asdict(self)
+        if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 1):
+            raise InputError(f"answers must be a whole number of at least 1, found {self.top_k!r}")
+        if self.threshold is not None and not _is_finite(self.threshold):
+            raise InputError(f"a threshold is a finite number, found {self.threshold!r}")
+        if (self.boxes is None) != (self.iou is None):
+            raise InputError(
+                "boxes, and the part that they may share with a better one, belong together: give --boxes and --iou, or neither"
+            )
+        if self.iou is not None and not (_is_finite(self.iou) and 0 <= self.iou <= MOST_SHARED):
+            raise InputError(f"the part that a box may share with a better one is 0 to {MOST_SHARED}, found {self.iou!r}")
+        if self.anchors is not None and self.boxes != "center_xywh":
+            raise InputError(f"offsets from anchors are of centers, widths and heights: give --boxes center_xywh, found {self.boxes!r}")
 
     def named(self, outputs: Mapping[str, Array], labels: Sequence[str] | None, *, count: int | None = None) -> list[list[Prediction]]:
         """The answers to each sample, the best first; with their boxes, where there are some.
@@ -97,5 +91,9 @@ class Answers:
         return found
 
 
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _label(labels: Sequence[str] | None, number: int) -> str:
-    return labels[number] if labels and number < len(labels) else str(number)
+    return str(labels[number]) if labels and number < len(labels) else str(number)

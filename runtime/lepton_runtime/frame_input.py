@@ -12,6 +12,7 @@ from lepton_runtime.errors import InputError
 from lepton_runtime.preprocess import Preprocessing
 from lepton_runtime.tensors import Array, cast_exactly
 
+MOST_LENGTH = 16_384  # no camera has more, and a manifest that says so fills the memory
 PixelFormat = Literal["rgb", "bgr", "gray", "nv12", "yuyv"]
 
 # What y - 16, u - 128 and v - 128 count for in red, green and blue, in units of 2**-20, for studio-range BT.601.
@@ -40,7 +41,11 @@ class FrameInput:
     def __post_init__(self) -> None:
         if self.pixels not in get_args(PixelFormat):
             raise InputError(f"a frame's pixels are {', '.join(get_args(PixelFormat))}, found {self.pixels!r}")
+        if len(self.size) != 2 or not all(type(length) is int for length in self.size):
+            raise InputError(f"a frame's size is a height and a width in pixels, found {self.size!r}")
         height, width = self.size
+        if max(height, width) > MOST_LENGTH:
+            raise InputError(f"a frame has at most {MOST_LENGTH} pixels in height and width, found {height}×{width}")
         if min(height, width) < 1 or (self.pixels in ("nv12", "yuyv") and width % 2) or (self.pixels == "nv12" and height % 2):
             raise InputError(f"a frame of {self.pixels} has pairs of pixels, found a size of {height}×{width}")
 
@@ -73,9 +78,9 @@ class FrameInput:
             InputError: A value does not fit.
         """
         try:
-            height, width = map(int, settings["size"])
             if set(settings) != {"pixels", "size", "folded"}:
                 raise InputError(f"a frame has pixels, size and folded, found {', '.join(map(repr, settings))}")
+            height, width = settings["size"]
             return cls(settings["pixels"], (height, width), Preprocessing.from_dict(settings["folded"]))
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"a frame has a value that does not fit: {error}") from error
@@ -100,27 +105,14 @@ class FrameInput:
             picture: ``(height, width, channels)`` or ``(height, width)``, RGB or gray, of any size that can be resized; 0 to 255.
 
         Raises:
-            InputError: It is no such picture.
+            InputError: It is no such picture, but perhaps a frame.
             MissingExtraError: It must be resized or converted, and Pillow is not installed.
         """
-        return self._sent(self.picture.apply(cast_exactly(picture, "uint8")))
-
-    def check(self, frame: Array) -> Array:
-        """The frame as the models take it, without the batch axis.
-
-        Args:
-            frame: Of :attr:`shape`, uint8; of a gray one the last axis may be missing.
-
-        Raises:
-            InputError: It is no such frame.
-        """
-        if self.pixels == "gray" and frame.ndim == 2:
-            frame = frame[:, :, None]
-        if frame.shape != self.shape or frame.dtype != np.uint8:
+        if self.pixels == "nv12" and picture.shape == self.shape:
             raise InputError(
-                f"a frame must be {self}, found {frame.shape} {frame.dtype}; give it as the camera does, or a picture as a file"
+                f"a picture of (height, width, channels) is needed, found a frame, {self}; the models take it: run(frame[None])"
             )
-        return frame
+        return self._sent(self.picture.apply(cast_exactly(picture, "uint8")))
 
     def _sent(self, picture: Array) -> Array:
         if self.pixels in ("rgb", "gray"):

@@ -96,7 +96,8 @@ class Golden:
             self._check_encoders(session)
         largest = 0.0
         answers = [session.run(inputs) for inputs in self.batches(session.artifact)]
-        for spec in self._continuous(session):
+        is_sure = self._sure_places(session)
+        for spec in session.artifact.outputs:
             found = np.concatenate([answer[spec.name] for answer in answers])
             expected = self.arrays[f"{session.artifact.file}/{spec.name}"]
             wanted, values = np.abs(spec.dequantize(expected)), found.astype(np.float64)
@@ -105,17 +106,27 @@ class Golden:
                 apart = np.abs(values - expected.astype(np.float64))
             apart[(found == expected) | (np.isnan(values) & np.isnan(expected))] = 0.0
             apart[np.isnan(apart)] = np.inf  # what is no number is far off
+            if is_sure is not None and spec.name != "scores":
+                apart[~is_sure] = 0.0
             difference = apart.max(initial=0.0) * (spec.scale or 1.0)
             largest = max(largest, float(difference) / unit)
         return largest
 
-    @staticmethod
-    def _continuous(session: Answering) -> tuple[TensorSpec, ...]:
-        """The outputs that differ little where a value differs little: of the best classes the scores, for two may change places."""
-        answers, outputs = session.bundle.manifest.answers, session.artifact.outputs
+    def _sure_places(self, session: Answering) -> Array | None:
+        """Of answers that models choose, those whose scores are so far from their neighbors' that rounding does not swap them.
+
+        Returns:
+            ``(rows, top_k)`` bool; ``None`` for models that give all scores.
+        """
+        answers = session.bundle.manifest.answers
         if answers is None or answers.top_k is None:
-            return outputs
-        return tuple(spec for spec in outputs if spec.name == "scores")
+            return None
+        scores = self.arrays[f"{session.artifact.file}/scores"].astype(np.float64)
+        least = 2 * golden_limit(session.artifact) * max(1.0, float(np.abs(scores).max()))
+        gaps: Array = scores[:, :-1] - scores[:, 1:] > least
+        edge = np.ones((len(scores), 1), bool)
+        is_sure: Array = np.concatenate([edge, gaps], axis=1) & np.concatenate([gaps, ~edge], axis=1)  # what follows the last is not known
+        return is_sure
 
     def _check_encoders(self, session: Answering) -> None:
         from lepton_runtime.encoders import encode  # for texts and tables only

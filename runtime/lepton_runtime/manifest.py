@@ -253,6 +253,21 @@ class Manifest:
         """The manifest's file: the same bytes for the same content."""
         return (json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
+    def check_answers(self) -> None:
+        """Refuse steps before and behind the models that these cannot have, and labels that are no names.
+
+        Raises:
+            BundleError: There are some.
+        """
+        if self.labels is not None and not all(isinstance(label, str) for label in self.labels):
+            raise BundleError("a bundle's labels are names, found something else in manifest.json; do not use this bundle")
+        if isinstance(self.preprocessing, FrameInput) and [spec.shape[1:] for spec in self.inputs] != [self.preprocessing.shape]:
+            raise BundleError(f"a bundle's models must take its frame, {self.preprocessing}; do not use this bundle")
+        if self.answers is not None and self.answers.top_k is not None:
+            wanted = {"scores", "classes"} | ({"boxes"} if self.answers.boxes else set())
+            if any({spec.name for spec in record.outputs} != wanted for record in self.artifacts):
+                raise BundleError(f"a bundle's models must give its answers, {', '.join(sorted(wanted))}; do not use this bundle")
+
     @classmethod
     def from_json(cls, data: bytes) -> "Manifest":
         """The manifest that a file's bytes hold.
@@ -283,9 +298,11 @@ class Manifest:
                 "encoders": tuple(map(_encoder, values.get("encoders", ()))),
                 "notes": tuple(values.get("notes", ())),
                 "noise_inputs": tuple(values.get("noise_inputs", ())),
-                "answers": _optional(Answers.from_dict, values.get("answers")),
+                "answers": _optional(_answers, values.get("answers")),
             }
-            return _record(cls, {**values, **read})
+            manifest = _record(cls, {**values, **read})
+            manifest.check_answers()
+            return manifest
         except BundleError:
             raise
         except _UnknownKeyError as error:
@@ -310,6 +327,10 @@ def _record(kind: type[_Record], values: Mapping[str, Any]) -> _Record:
 
 def _preprocessing(values: dict[str, Any]) -> Preprocessing | FrameInput:
     return FrameInput.from_dict(values) if "pixels" in values else Preprocessing.from_dict(values)
+
+
+def _answers(values: dict[str, Any]) -> Answers:
+    return _record(Answers, {**values, "variances": _optional(tuple, values["variances"])})
 
 
 def _specs(values: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:

@@ -298,6 +298,9 @@ def resized_place(found: tuple[int, int], wanted: tuple[int, int], *, mode: Resi
         wanted: Those of the window.
         mode: ``stretch``, ``crop`` or ``pad``.
 
+    Raises:
+        InputError: It would be too large before it is cut.
+
     >>> resized_place((480, 640), (224, 224), mode="crop")
     ResizedPlace(height=224, width=299, top=0, left=38)
     """
@@ -306,19 +309,19 @@ def resized_place(found: tuple[int, int], wanted: tuple[int, int], *, mode: Resi
     limit = max if mode == "crop" else min
     ratio = limit(length / old for length, old in zip(wanted, found, strict=True))
     height, width = (limit(max(1, round(old * ratio)), length) for old, length in zip(found, wanted, strict=True))
-    offsets = [-((length - inner) // 2) for inner, length in zip((height, width), wanted, strict=True)]
-    return ResizedPlace(height, width, *offsets)
+    if height * width > _MOST_PIXELS:
+        raise InputError(
+            f"an image must be of a shape that can be resized to {_shape_text(wanted)}, found {_shape_text(found)}, "
+            f"which would be {height}×{width} before it is cut"
+        )
+    top, left = (-((length - inner) // 2) for inner, length in zip((height, width), wanted, strict=True))
+    return ResizedPlace(height, width, top, left)
 
 
 def _resized(image: Any, height: int, width: int, *, mode: Resize, interpolation: Interpolation) -> Any:
     """A PIL image of exactly that size."""
     image_module = _import_pillow()
     place = resized_place((image.height, image.width), (height, width), mode=mode)
-    if mode != "stretch" and place.width * place.height > _MOST_PIXELS:
-        raise InputError(
-            f"an image must be of a shape that can be resized to {height}×{width}, found {image.height}×{image.width}, "
-            f"which would be {place.height}×{place.width} before it is cut"
-        )
     scaled = _resize_in_order(image, place.width, place.height, image_module.Resampling[interpolation.upper()])
     if mode == "stretch":
         return scaled

@@ -20,7 +20,6 @@ from lepton_runtime.device_profile import DeviceProfile, load_profile, optimized
 from lepton_runtime.engines import Engine, engine_of, open_engine
 from lepton_runtime.engines.budget import BudgetedEngine, ThreadBudget
 from lepton_runtime.errors import BundleError, InputError, LeptonError, TargetWarning, UnsupportedError
-from lepton_runtime.frame_input import FrameInput
 from lepton_runtime.labels import Prediction, class_output, rank_labels
 from lepton_runtime.manifest import ArtifactRecord
 from lepton_runtime.tensors import Array, TensorSpec
@@ -336,8 +335,8 @@ class Session:
         """The model's input for one picture or raw sample, batch axis included.
 
         Args:
-            image: An image file; or an array as :meth:`lepton_runtime.Preprocessing.apply` takes it. Of a bundle whose models take
-                frames as a camera gives them, the frame, which needs nothing.
+            image: An image file; or an array as :meth:`lepton_runtime.Preprocessing.apply` takes it. For a bundle whose models take
+                frames it is made one: a frame that a camera gave needs nothing but a batch axis, for :meth:`run`.
 
         Raises:
             InputError: It does not fit, or holds NaN or infinity.
@@ -350,10 +349,7 @@ class Session:
                 f"preprocessing one sample needs a model with one input and a batch of 1, found inputs "
                 f"{', '.join(map(str, self.artifact.inputs))}; prepare the arrays yourself and call run"
             )
-        if isinstance(image, str | Path):
-            sample = steps.load(image)
-        else:
-            sample = steps.check(image) if isinstance(steps, FrameInput) else steps.apply(np.asarray(image))
+        sample = steps.load(image) if isinstance(image, str | Path) else steps.apply(np.asarray(image))
         batch = sample[None]
         self.bundle.manifest.inputs[0].check(batch, finite=True)
         return self._spec.quantize(batch)
@@ -412,14 +408,15 @@ class Session:
             raise InputError(f"predict takes one sample, found {len(found)}; call run(encode(samples)) for several")
         return found[0]
 
-    def named(self, outputs: Mapping[str, Array], *, count: int | None = None) -> list[list[Prediction]]:
+    def named(self, outputs: Array | Mapping[str, Array], *, count: int | None = None) -> list[list[Prediction]]:
         """Named answers, the best first, to each sample of what :meth:`run` gave; none if no output holds class scores.
 
         Args:
-            outputs: By name.
+            outputs: By name; or the array of a single one.
             count: How many answers at the most to a sample, as in :meth:`predict`.
         """
         labels, answers, spec = self.bundle.manifest.labels, self.bundle.manifest.answers, class_output(self.artifact.outputs)
+        outputs = outputs if isinstance(outputs, Mapping) else {self.artifact.outputs[0].name: outputs}
         if answers is not None and answers.top_k is not None:
             return answers.named(outputs, labels, count=count)
         return [rank_labels(row, labels, count=count or _SHOWN) for row in spec.dequantize(outputs[spec.name])] if spec else []

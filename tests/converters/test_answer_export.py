@@ -7,7 +7,7 @@ import pytest
 
 from lepton_converters import export
 from lepton_converters.answer_steps import AnswerPlan, answers_of, plan_answers
-from lepton_runtime import Answers, Bundle, Detection, Format, InputError, ParityError, Session, TensorSpec, UnsupportedError
+from lepton_runtime import Answers, Bundle, BundleError, Detection, Format, InputError, ParityError, Session, TensorSpec, UnsupportedError
 from lepton_runtime.golden import Golden
 
 _BOXES, _CLASSES = 60, 3
@@ -87,8 +87,8 @@ def test_the_best_classes_come_first_and_of_equals_the_first(scorer, tmp_path) -
 def test_of_boxes_that_cover_each_other_the_best_stays(detectors, tmp_path, form, kind) -> None:
     answers = Answers(activation="sigmoid", top_k=50, threshold=0.6, boxes=kind, iou=0.3)
     path = export(detectors[form], tmp_path / "boxes.bundle", precisions=["fp32"], answers=answers).path
-    plan = AnswerPlan(answers, TensorSpec("both", (1, _BOXES, 4 + _CLASSES), "float32"))
-    plan = AnswerPlan(answers, plan.scores, plan.scores)
+    scores = TensorSpec("both", (1, _BOXES, 4 + _CLASSES), "float32")
+    plan = AnswerPlan(answers, scores, scores)
     for session, seed in itertools.product(sessions(path), range(4)):
         given = crowd(kind, seed=seed)
         found = session.run({"both": given})
@@ -125,7 +125,7 @@ def test_offsets_from_anchors_are_decoded(detectors, tmp_path) -> None:
     generator = np.random.default_rng(3)
     anchors = np.concatenate([generator.uniform(0, 1, (_BOXES, 2)), generator.uniform(0.1, 0.3, (_BOXES, 2))], axis=1)
     np.save(tmp_path / "anchors.npy", anchors)
-    answers = Answers(top_k=_BOXES, boxes="center_xywh", iou=0.99, anchored=True)
+    answers = Answers(top_k=_BOXES, boxes="center_xywh", iou=0.99)
     path = export(
         detectors["apart"],
         tmp_path / "boxes.bundle",
@@ -143,6 +143,9 @@ def test_offsets_from_anchors_are_decoded(detectors, tmp_path) -> None:
     for session in sessions(path):
         found = session.run({"both": given})
         np.testing.assert_allclose(found["boxes"][0], wanted, atol=1e-5)
+        assert session.bundle.manifest.answers.variances == (0.1, 0.1, 0.2, 0.2)
+        assert len(session.bundle.manifest.answers.anchors) == 64
+        assert session.artifact.outputs[0].shape == (1, _BOXES, 4)
         best = session.named(found, count=1)[0][0]
         assert isinstance(best, Detection)
         assert best.label == ["ant", "bee", "cat"][int(given[0, order[0], 4:].argmax())]
@@ -173,7 +176,7 @@ def test_an_engine_that_answers_otherwise_is_found(scorer, tmp_path, monkeypatch
         return {name: values + 1 for name, values in answers_of(outputs, plan).items()}
 
     monkeypatch.setattr(answer_export, "answers_of", wrong)
-    with pytest.raises(ParityError, match="'scores' differs by 1"):
+    with pytest.raises(ParityError, match="answer as Python does, none did"):
         export(scorer, tmp_path / "top.bundle", precisions=["fp32"], answers=Answers(top_k=2))
     assert not list(tmp_path.iterdir())
 
@@ -184,12 +187,15 @@ def test_an_engine_that_answers_otherwise_is_found(scorer, tmp_path, monkeypatch
         ({"threshold": 0.5}, "give --top-k"),
         ({"boxes": "xyxy", "iou": 0.5}, "give --top-k"),
         ({"top_k": 0}, "at least 1, found 0"),
-        ({"boxes": "xyxy", "top_k": 9}, "boxes only: found None"),
+        ({"boxes": "xyxy", "top_k": 9}, "give --boxes and --iou, or neither"),
+        ({"threshold": float("nan"), "top_k": 2}, "finite number, found nan"),
+        ({"threshold": "0.5", "top_k": 2}, "finite number, found '0.5'"),
+        ({"top_k": True}, "whole number of at least 1, found True"),
         ({"boxes": "xyxy", "top_k": 9, "iou": 1.0}, "0 to 0.99"),
-        ({"top_k": 3, "iou": 0.5}, "boxes only"),
+        ({"top_k": 3, "iou": 0.5}, "give --boxes and --iou, or neither"),
         ({"activation": "relu"}, "none, softmax, sigmoid"),
         ({"boxes": "corners", "top_k": 9, "iou": 0.5}, "xyxy, yxyx, xywh, center_xywh"),
-        ({"boxes": "xyxy", "top_k": 9, "iou": 0.5, "anchored": True}, "center_xywh, found 'xyxy'"),
+        ({"boxes": "xyxy", "top_k": 9, "iou": 0.5, "anchors": "0" * 64}, "center_xywh, found 'xyxy'"),
     ],
 )
 def test_steps_that_do_not_go_together_are_refused(settings, message) -> None:
@@ -210,33 +216,35 @@ _SCORES, _FOUR = TensorSpec("scores", (1, 9, 3), "float32"), TensorSpec("place",
         ([_FOUR, _FOUR], {"boxes": "xyxy"}, UnsupportedError, "with 'box' in its name"),
         ([_FOUR, TensorSpec("scores", (1, 8, 3), "float32")], {"boxes": "xyxy"}, UnsupportedError, "found place"),
         ([TensorSpec("scores", (1, 5), "float32")], {"boxes": "xyxy"}, UnsupportedError, "--boxes is for"),
+        ([TensorSpec("ids", (1, 5), "int32")], {"top_k": 2}, UnsupportedError, "real numbers of float32, found ids"),
     ],
 )
 def test_outputs_that_are_no_such_answers_are_refused(outputs, settings, error, message) -> None:
     usual = {"top_k": 5, "iou": 0.5} if "boxes" in settings else {}
     with pytest.raises(error, match=message):
-        plan_answers(outputs, Answers(**{**usual, **settings}), anchors=None, variances=None)
+        plan_answers(outputs, Answers(**{**usual, **settings}))
 
 
 def test_anchors_that_do_not_fit_are_refused(tmp_path) -> None:
-    answers = Answers(boxes="center_xywh", top_k=5, iou=0.5, anchored=True)
+    answers = Answers(boxes="center_xywh", top_k=5, iou=0.5)
     np.save(tmp_path / "anchors.npy", np.zeros((8, 4)))
     (tmp_path / "text.npy").write_text("no numbers")
     for name, message in (
-        ("anchors.npy", r"must be \(9, 4\) real numbers"),
+        ("anchors.npy", r"must be \(9, 4\) finite numbers"),
         ("text.npy", "cannot be read"),
         ("none.npy", "cannot be read"),
     ):
         with pytest.raises(InputError, match=message):
-            plan_answers([_FOUR, _SCORES], answers, anchors=tmp_path / name, variances=None)
+            plan_answers([_FOUR, _SCORES], answers, anchors=tmp_path / name)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"answers": Answers(top_k=2), "io": "uint8", "precisions": ["static-int8"]}, "steps behind the network take real numbers"),
-        ({"anchors": "anchors.npy"}, "--anchors is for --boxes"),
-        ({"variances": (1, 1, 1, 1)}, "--variances are four numbers, for --anchors"),
+        ({"anchors": "anchors.npy"}, "give --boxes center_xywh, too"),
+        ({"variances": (1, 1, 1, 1)}, "--variances are four finite numbers, for --anchors"),
+        ({"input_": "int8"}, "--input is float or uint8, found 'int8'"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(scorer, tmp_path, options, message) -> None:
@@ -247,3 +255,111 @@ def test_options_that_do_not_go_together_are_refused(scorer, tmp_path, options, 
 def test_a_detector_needs_a_label_a_class(detectors, tmp_path) -> None:
     with pytest.raises(InputError, match="found 2 and 3 classes"):
         export(detectors["rows"], tmp_path / "b.bundle", answers=Answers(boxes="xyxy", top_k=5, iou=0.5), labels=["ant", "bee"])
+
+
+def test_a_network_may_have_names_that_answers_have_too(keras, tmp_path) -> None:
+    row = keras.Input((6,), name="row")
+    inner = keras.layers.Dense(6, name="classes")(row)
+    path = export(
+        keras.Model(row, keras.layers.Dense(6, name="scores")(inner)),
+        tmp_path / "top.bundle",
+        precisions=["fp32"],
+        answers=Answers(top_k=2),
+    ).path
+    for session in sessions(path):
+        assert [spec.name for spec in session.artifact.outputs] == ["scores", "classes"]
+    taken = keras.Input((6,), name="scores")
+    with pytest.raises(UnsupportedError, match="found an input 'scores'; rename it"):
+        export(keras.Model(taken, keras.layers.Dense(6)(taken)), tmp_path / "other.bundle", answers=Answers(top_k=2))
+
+
+def test_equal_scores_and_boxes_that_are_none_keep_their_order_on_every_engine(detectors, tmp_path) -> None:
+    """8 bits have few different scores; a box without area, one far away and one that is no number take nothing from the others."""
+    answers = Answers(activation="sigmoid", top_k=30, threshold=0.55, boxes="xyxy", iou=0.3)
+    path = export(detectors["rows"], tmp_path / "boxes.bundle", precisions=["fp32"], answers=answers).path
+    plan = plan_answers([TensorSpec("both", (1, _BOXES, 4 + _CLASSES), "float32")], answers)
+    for seed in range(6):
+        given = crowd("xyxy", seed=seed)
+        given[:, :, 4:] = np.round(given[:, :, 4:])
+        given[0, 3] = [5, 5, 5, 9, 60, 0, 0]
+        given[0, 7] = [0, 0, np.inf, np.nan, 70, 0, 0]
+        given[0, 11] = [0, 0, 1e9, 10, -60, -60, -60]
+        given[0, 12] = [-1e9, 20, 1e9, 21, 50, 0, 0]
+        given[0, 13] = [9, 9, 4, 4, 80, 0, 0]
+        given[0, 14, 4:] = np.nan
+        wanted = answers_of({"both": given}, plan)
+        assert (np.diff(wanted["scores"][0][wanted["classes"][0] >= 0]) == 0).sum() > 5
+        for session in sessions(path):
+            found = session.run({"both": given})
+            for name in ("scores", "boxes"):
+                np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5, atol=1e-5)
+            np.testing.assert_array_equal(found["classes"], wanted["classes"])
+
+
+def test_confident_scores_keep_the_order_of_what_they_come_from(keras, tmp_path) -> None:
+    for activation in ("softmax", "sigmoid"):
+        model = keras.Sequential([keras.Input((1000,), name="row"), keras.layers.Reshape((1000,), name="scores")])
+        path = export(model, tmp_path / f"{activation}.bundle", precisions=["fp32"], answers=Answers(activation=activation, top_k=20)).path
+        row = np.random.default_rng(1).normal(0, 30, (1, 1000)).astype(np.float32)
+        for session in sessions(path):
+            np.testing.assert_array_equal(session.run({"row": row})["classes"][0], np.argsort(-row[0], kind="stable")[:20])
+
+
+def test_a_detector_answers_in_every_precision(keras, tmp_path) -> None:
+    layers = keras.layers
+    keras.utils.set_random_seed(4)
+    image = keras.Input((32, 32, 3), name="image")
+    x = layers.Conv2D(16, 3, strides=4, padding="same", activation="relu")(image)
+    scores = layers.Reshape((64, 2), name="scores")(layers.Conv2D(2, 1)(x))
+    boxes = layers.Reshape((64, 4), name="places")(layers.Conv2D(4, 1, activation="relu")(x))
+    np.save(tmp_path / "calib.npy", np.random.default_rng(0).uniform(0, 1, (40, 32, 32, 3)).astype(np.float32))
+    result = export(
+        keras.Model(image, [boxes, scores]),
+        tmp_path / "finder.bundle",
+        calib=tmp_path / "calib.npy",
+        calib_samples=20,
+        answers=Answers(activation="sigmoid", top_k=20, boxes="xywh", iou=0.4),
+        labels=["ant", "bee"],
+    )
+    assert len(result.manifest.artifacts) == 9, result.left_out
+    for session in sessions(result.path):
+        assert Golden.open(session.bundle).difference(session) == 0
+
+
+def test_which_axis_holds_the_boxes_is_told_by_the_labels() -> None:
+    answers = Answers(boxes="xyxy", top_k=5, iou=0.5)
+    grid = TensorSpec("grid", (1, 25, 84), "float32")
+    assert plan_answers([grid], answers).classes == 21  # the longer one, where nothing is told
+    told = plan_answers([grid], answers, labels=[str(number) for number in range(80)])
+    assert (told.classes, told.count) == (80, 25)
+
+
+def test_selfcheck_sees_another_box_and_another_class(detectors, tmp_path) -> None:
+    answers = Answers(top_k=6, boxes="xyxy", iou=0.5)
+    path = export(detectors["rows"], tmp_path / "boxes.bundle", precisions=["fp32"], formats=["onnx"], answers=answers).path
+    (session,) = sessions(path)
+    golden = Golden.open(session.bundle)
+    for name in ("boxes", "classes"):
+        arrays = {key: values + 7 if key.endswith(f"/{name}") else values for key, values in golden.arrays.items()}
+        assert Golden(arrays).difference(session) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answers": {"boxes": "xyxy", "iou": 0.5}}, "must give its answers, boxes, classes, scores"),
+        ({"labels": [1, 2, 3, 4, 5, 6]}, "labels are names"),
+        ({"answers": {"newer": 1}}, "newer version"),
+        ({"answers": {"top_k": -1}}, "complete manifest"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_its_models_is_refused(scorer, tmp_path, rewrite_manifest, change, message) -> None:
+    path = export(scorer, tmp_path / "top.bundle", precisions=["fp32"], formats=["onnx"], answers=Answers(top_k=2)).path
+
+    def forge(values: dict) -> None:
+        for key, found in change.items():
+            values[key] = {**values[key], **found} if isinstance(found, dict) else found
+
+    rewrite_manifest(path, forge)
+    with pytest.raises(BundleError, match=message):
+        Bundle.open(path)

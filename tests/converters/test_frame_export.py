@@ -4,12 +4,15 @@ import itertools
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lepton_converters import export
 from lepton_converters.artifact import Artifact
 from lepton_converters.artifact_runner import ArtifactRunner
 from lepton_converters.dataset import Sample
 from lepton_converters.frame_export import with_frame
+from lepton_converters.frame_steps import add_frame_steps
+from lepton_converters.tensor_program import Program, Tensor
 from lepton_runtime import Bundle, Format, FrameInput, InputError, Preprocessing, Session, UnsupportedError
 from lepton_runtime.golden import Golden
 
@@ -76,7 +79,7 @@ def test_pixels_may_be_repeated_instead_of_blended(flat) -> None:
 
 
 def test_a_reduction_that_float32_cannot_hold_is_refused(flat) -> None:
-    frame = FrameInput("gray", (8, 40_000), Preprocessing(size=(24, 20), channels=1, resize="stretch", color="gray"))
+    frame = FrameInput("gray", (8, 12_000), Preprocessing(size=(24, 20), channels=1, resize="stretch", color="gray"))
     with pytest.raises(UnsupportedError, match="float32 holds no larger sums"):
         with_frame(flat["gray"][0], frame)
 
@@ -111,7 +114,7 @@ def test_every_precision_answers_a_frame_as_what_python_makes_of_it(models, phot
             assert Golden.open(session.bundle).difference(session) == 0
 
 
-def test_a_session_takes_the_frame_or_a_picture_of_any_size(models, photos, tmp_path) -> None:
+def test_a_session_takes_frames_and_pictures_of_any_size(models, photos, tmp_path) -> None:
     path = export(
         models / "tiny_cnn.keras",
         tmp_path / "cnn.bundle",
@@ -120,19 +123,60 @@ def test_a_session_takes_the_frame_or_a_picture_of_any_size(models, photos, tmp_
         preprocessing=_STEPS,
         input_="uint8",
         pixels="bgr",
-        frame_size=(30, 44),
+        frame_size=[30, 44],
         labels=list("abcd"),
     ).path
     photo = next(photos.rglob("*.png"))
+    picture = np.asarray(Image.open(photo).convert("RGB"))
     with Session.open(path) as session:
         frame = session.bundle.manifest.preprocessing
         assert isinstance(frame, FrameInput)
         sent = frame.load(photo)
-        assert session.predict(photo) == session.predict(sent)
-        assert np.array_equal(session.preprocess(sent), sent[None])
-        assert session.predict(sent[:, :, ::-1].copy()) != session.predict(sent)  # it is taken as the camera gives it
-        with pytest.raises(InputError, match="a frame must be bgr of 30×44 pixels"):
-            session.predict(np.zeros((12, 12, 3), np.uint8))
+        assert np.array_equal(session.preprocess(picture), sent[None])
+        assert session.predict(photo) == session.predict(picture) == session.named(session.run(sent[None]))[0]
+        shown = np.ascontiguousarray(sent[:, :, ::-1])  # a picture is RGB, whatever the frames of the camera are
+        assert session.predict(shown) == session.predict(photo)
+        with pytest.raises(InputError, match=r"input 'frame' must have shape \(1, 30, 44, 3\), found \(1, 12, 12, 3\)"):
+            session.run(np.zeros((1, 12, 12, 3), np.uint8))
+
+
+def test_a_network_that_takes_bytes_takes_frames(keras, tmp_path) -> None:
+    image = keras.Input((8, 10, 3), dtype="uint8", name="image")
+    model = keras.Model(image, keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(image)))
+    frame = np.random.default_rng(1).integers(0, 256, (1, 8, 10, 3), np.uint8)
+    wanted = model(frame).numpy()
+    for pixels, given in (("rgb", frame), ("bgr", frame[..., ::-1])):
+        path = export(
+            model, tmp_path / f"{pixels}.bundle", precisions=["fp32"], input_="uint8", pixels=pixels, preprocessing={"color": "rgb"}
+        ).path
+        for record in Bundle.open(path).manifest.artifacts:
+            engine = "onnxruntime" if record.format == Format.ONNX else "litert"
+            with Session(Bundle.open(path), record, engine=engine) as session:
+                np.testing.assert_allclose(session.run(np.ascontiguousarray(given)), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("place", ["input", "inner", "output"])
+def test_a_network_may_call_something_frame_itself(keras, tmp_path, place) -> None:
+    names = {one: "frame" if one == place else one for one in ("input", "inner", "output")}
+    image = keras.Input((8, 8, 3), name=names["input"])
+    inner = keras.layers.Conv2D(2, 3, name=names["inner"])(image)
+    model = keras.Model(image, keras.layers.Flatten(name=names["output"])(inner))
+    path = export(model, tmp_path / "cnn.bundle", precisions=["fp32"], input_="uint8").path
+    (spec,) = Bundle.open(path).manifest.inputs
+    assert spec.name == ("camera_frame" if place == "output" else "frame")
+    with Session.open(path) as session:
+        assert Golden.open(session.bundle).difference(session) == 0
+
+
+def test_a_long_picture_takes_no_more_memory_than_the_window_needs() -> None:
+    frame = FrameInput("gray", (4, 1000), Preprocessing(size=(24, 20), channels=1, resize="crop", color="gray"))
+    program = Program("steps")
+    add_frame_steps(program, Tensor("frame", (1, 4, 1000, 1), "uint8"), frame)
+    constants = [value for operation in program.operations for value in operation.inputs if isinstance(value, np.ndarray)]
+    assert sum(value.nbytes for value in constants) < 100_000
+    huge = FrameInput("gray", (2, 16_000), Preprocessing(size=(640, 640), channels=1, resize="crop", color="gray"))
+    with pytest.raises(InputError, match="before it is cut"):
+        add_frame_steps(program, Tensor("frame", (1, 2, 16_000, 1), "uint8"), huge)
 
 
 def test_the_source_of_the_bundle_stays_reproducible(models, photos, tmp_path) -> None:
