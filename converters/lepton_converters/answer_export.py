@@ -12,10 +12,9 @@ from lepton_converters.artifact_runner import ArtifactRunner
 from lepton_converters.conversion import LeftOut
 from lepton_converters.dataset import Sample
 from lepton_converters.rewritten_artifact import rewritten
-from lepton_converters.tensor_program import Program, Tensor
+from lepton_converters.tensor_program import TO_ANSWER, Program, Tensor
 from lepton_runtime.tensors import Array, TensorSpec
 
-_PROGRAM = "to_answer"
 _TOLERANCE = 1e-5  # of the largest value: exponentials are computed otherwise by each engine
 
 
@@ -26,8 +25,8 @@ def with_answers(artifact: Artifact, plan: AnswerPlan) -> Artifact:
         artifact: Of a network that gives real numbers.
         plan: What to do with them.
     """
-    program = Program(_PROGRAM)
-    taken = [Tensor(f"{_PROGRAM}/{spec.name}", tuple(axis or 1 for axis in spec.shape), spec.dtype) for spec in artifact.outputs]
+    program = Program(TO_ANSWER)
+    taken = [Tensor(f"{TO_ANSWER}/{spec.name}", tuple(axis or 1 for axis in spec.shape), spec.dtype) for spec in artifact.outputs]
     given = add_answer_steps(program, {spec.name: value for spec, value in zip(artifact.outputs, taken, strict=True)}, plan)
     outputs = tuple(TensorSpec(name, value.shape, value.dtype) for name, value in given.items())
     made = rewritten(

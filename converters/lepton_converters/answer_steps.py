@@ -13,6 +13,7 @@ from lepton_runtime.answers import Answers
 from lepton_runtime.errors import InputError, UnsupportedError
 from lepton_runtime.tensors import Array, TensorSpec
 
+_BOXES, _IOU = 100, 0.5  # unless it is said
 _VARIANCES = (1.0, 1.0, 1.0, 1.0)
 _NO_CLASS = np.array(-1, np.int32)
 MOST_PLACE = 8192.0  # farther out boxes end here, so that one wild box does not take the precision of all others
@@ -114,15 +115,21 @@ def _plan_boxes(outputs: Sequence[TensorSpec], answers: Answers, labels: Sequenc
     if plan.classes < 1:
         raise _not_detecting(outputs)
     if labels is not None and len(labels) != plan.classes:
-        raise InputError(f"there must be one label a class, found {len(labels)} and {plan.classes} classes in {plan.scores}")
-    return plan
+        raise InputError(
+            f"one label a class is needed, {len(labels)} are given ({', '.join(labels[:12])}) and the network has {plan.classes} classes "
+            f"({plan.scores}); give {plan.classes} names with --labels"
+        )
+    if (answers.top_k or 1) > plan.count:
+        raise InputError(f"--top-k must be at most the number of boxes, {plan.count}, found {answers.top_k}")
+    known = replace(answers, top_k=answers.top_k or min(plan.count, _BOXES), iou=_IOU if answers.iou is None else answers.iou)
+    return replace(plan, answers=known)
 
 
 def _with_anchors(plan: AnswerPlan, path: Path, variances: tuple[float, ...]) -> AnswerPlan:
     try:
         anchors: Array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"--anchors must be a .npy file of numbers, {str(path)!r} cannot be read: {error}") from error
+        raise InputError(f"--anchors must be a .npy file of numbers, found {str(path)!r}, which is none") from error
     if anchors.shape != (plan.count, 4) or anchors.dtype.kind not in "iuf" or not np.isfinite(anchors).all():
         raise InputError(f"--anchors must be ({plan.count}, 4) finite numbers, one row a box, found {anchors.shape} {anchors.dtype}")
     anchors = np.ascontiguousarray(anchors, np.float32)

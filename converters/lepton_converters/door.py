@@ -3,22 +3,24 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from lepton_converters.answer_export import fold_answers
-from lepton_converters.answer_steps import AnswerPlan, plan_answers
 from lepton_converters.artifact import Artifact
 from lepton_converters.conversion import LeftOut, Step
-from lepton_converters.frame_export import fold_frames, plan_frame
-from lepton_converters.keras_source import KerasSource
 from lepton_converters.recipe import IntegerIo
 from lepton_runtime.answers import Answers
 from lepton_runtime.errors import InputError
 from lepton_runtime.frame_input import FrameInput, PixelFormat
 from lepton_runtime.preprocess import Preprocessing
 from lepton_runtime.tensors import Array
+
+if TYPE_CHECKING:
+    from lepton_converters.answer_steps import AnswerPlan
+    from lepton_converters.keras_source import KerasSource
+
+_ACTIVATIONS = {"Softmax": "softmax", "Sigmoid": "sigmoid"}
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,22 @@ class Doors:
     """
 
     frame: FrameInput | None
-    answering: AnswerPlan | None
+    answering: "AnswerPlan | None"
 
     @property
     def detects(self) -> bool:
         """Whether the answers are boxes."""
         return self.answering is not None and self.answering.boxes is not None
 
+    def notes(self, *, is_evaluated: bool) -> list[str]:
+        """What whoever reads the accuracy, if one was measured, should know."""
+        from lepton_converters.frame_export import frame_notes
+
+        return frame_notes(self.frame, is_evaluated=is_evaluated) if self.frame else []
+
     def fold(
         self,
-        source: KerasSource,
+        source: "KerasSource",
         artifacts: list[Artifact],
         golden: Mapping[str, Array],
         *,
@@ -61,6 +69,9 @@ class Doors:
         Raises:
             InputError: The samples are no pictures.
         """
+        from lepton_converters.answer_export import fold_answers
+        from lepton_converters.frame_export import fold_frames
+
         faults: list[LeftOut] = []
         if self.frame:
             on_step(Step("verify", "frames"))
@@ -100,20 +111,33 @@ class DoorOptions:
             raise InputError("--pixels and --frame-size are for --input uint8, found them without it")
         if self.anchors is not None and (self.answers is None or self.answers.boxes != "center_xywh"):
             raise InputError("--anchors are what boxes are offsets from: give --boxes center_xywh, too")
-        if self.variances is not None and (self.anchors is None or len(self.variances) != 4 or not np.isfinite(self.variances).all()):
-            raise InputError(f"--variances are four finite numbers, for --anchors, found {list(self.variances)}")
+        if self.variances is not None and (self.anchors is None or len(self.variances) != 4 or not _are_positive(self.variances)):
+            raise InputError(f"--variances are four numbers above 0 and given with --anchors, found {list(self.variances)}")
 
-    def plan(self, source: KerasSource, steps: Preprocessing | None, labels: Sequence[str] | None) -> Doors:
+    def plan(self, source: "KerasSource", steps: Preprocessing | None, labels: Sequence[str] | None) -> Doors:
         """What becomes of it for one model.
 
         Raises:
             InputError: Something does not fit the model.
             UnsupportedError: The model takes no pictures, or does not give such outputs.
         """
+        from lepton_converters.answer_steps import plan_answers
+        from lepton_converters.frame_export import plan_frame
+
         frame = plan_frame(source, steps, pixels=self.pixels, size=self.frame_size) if self.input_ == "uint8" else None
         answering = None
         if self.answers:
             answering = plan_answers(
                 source.outputs, self.answers, inputs=source.inputs, labels=labels, anchors=self.anchors, variances=self.variances
             )
+            last = source.last_operators[source.outputs.index(answering.scores)]
+            if self.answers.activation != "none" and last in _ACTIVATIONS:
+                raise InputError(
+                    f"--activation {self.answers.activation} is for scores that have none, the network ends in {_ACTIVATIONS[last]}; "
+                    "leave it out"
+                )
         return Doors(frame, answering)
+
+
+def _are_positive(values: Sequence[float]) -> bool:
+    return bool(np.isfinite(values).all() and np.greater(values, 0).all())

@@ -238,6 +238,7 @@ def export(
             *repeated.doubts(settings),
             *_target_doubts(kept),
             *_search_doubts(kept),
+            *doors.notes(is_evaluated=evaluation is not None),
         ),
         noise_inputs=source.noise,
         answers=doors.answering.answers if doors.answering else None,

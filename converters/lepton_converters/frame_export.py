@@ -13,14 +13,13 @@ from lepton_converters.dataset import Sample, open_dataset
 from lepton_converters.frame_steps import add_frame_steps, fixed_size
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.rewritten_artifact import rewritten
-from lepton_converters.tensor_program import Program, Tensor
+from lepton_converters.tensor_program import FROM_FRAME, Program, Tensor
 from lepton_runtime.errors import InputError, UnsupportedError
 from lepton_runtime.frame_input import FrameInput, PixelFormat
 from lepton_runtime.preprocess import Preprocessing
 from lepton_runtime.tensors import Array, TensorSpec
 
 _FRAMES = 2  # golden ones: each may be a megabyte
-_PROGRAM = "from_frame"
 
 
 def plan_frame(source: KerasSource, steps: Preprocessing | None, *, pixels: PixelFormat | None, size: tuple[int, ...] | None) -> FrameInput:
@@ -57,8 +56,26 @@ def plan_frame(source: KerasSource, steps: Preprocessing | None, *, pixels: Pixe
             f"a frame of {frame.size[0]}×{frame.size[1]} must be resized to {wanted[0]}×{wanted[1]} (height × width); "
             "say how with --resize stretch, crop or pad"
         )
-    add_frame_steps(Program(_PROGRAM), Tensor("frame", (1, *frame.shape), "uint8"), frame)  # whether it can be done
+    add_frame_steps(Program(FROM_FRAME), Tensor("frame", (1, *frame.shape), "uint8"), frame)  # whether it can be done
     return frame
+
+
+def frame_notes(frame: FrameInput, *, is_evaluated: bool) -> list[str]:
+    """What whoever reads the accuracy should know.
+
+    Args:
+        frame: What the artifacts take.
+        is_evaluated: Whether an accuracy was measured.
+    """
+    notes = []
+    if is_evaluated:
+        notes.append(
+            "the accuracy is that of pictures which are preprocessed at once; of the same pictures as frames, which are resized to "
+            f"{frame.size[0]}×{frame.size[1]} first, it may be another"
+        )
+    if frame.pixels == "gray" and frame.folded.channels == 3:
+        notes.append("the frames are gray, the network was verified on pictures in color: it knows less than its accuracy says")
+    return notes
 
 
 def with_frame(artifact: Artifact, frame: FrameInput) -> Artifact:
@@ -72,7 +89,7 @@ def with_frame(artifact: Artifact, frame: FrameInput) -> Artifact:
         UnsupportedError: The steps cannot be computed inside of a network.
     """
     spec = _spec(frame, artifact.inputs[0].shape[0] or 1, artifact.outputs)
-    program, given = Program(_PROGRAM), Tensor(spec.name, (spec.shape[0] or 1, *frame.shape), spec.dtype)
+    program, given = Program(FROM_FRAME), Tensor(spec.name, (spec.shape[0] or 1, *frame.shape), spec.dtype)
     result = add_frame_steps(program, given, frame)
     made = rewritten(
         artifact,

@@ -9,6 +9,7 @@ import numpy as np
 
 from lepton_runtime.tensors import Array
 
+FROM_FRAME, TO_ANSWER = "from_frame", "to_answer"  # the names of the two programs that artifacts may hold
 Elementwise = Literal["add", "subtract", "multiply", "divide", "maximum", "minimum"]
 
 

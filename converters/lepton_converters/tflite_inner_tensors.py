@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from lepton_converters.float_graph import Block, Operator, gathered
+from lepton_converters.tensor_program import FROM_FRAME, TO_ANSWER
 from lepton_converters.tflite_content import BuiltinRun, operator_codes, read_content
 from lepton_converters.tflite_float_graph import KINDS, MOVERS
 from lepton_runtime.tensors import Array, TensorSpec
@@ -131,14 +132,15 @@ def _last_operator(name: str) -> str:
 
 
 def tflite_blocks(model: bytes) -> tuple[Block, ...]:
-    """The layers of a float file, with all operators but those that only move values."""
+    """The layers of a float file, with all operators but those that only move values, and those before and behind the network."""
     content = read_content(model)
     graph, codes = content.subgraphs[0], operator_codes(content)
     operators = []
     for operator in graph.operators:
         code = codes[int(operator.opcodeIndex)]
         made = graph.tensors[operator.outputs[0]] if len(operator.outputs) else None
-        if made is not None and code not in MOVERS and _dtype(made) == "float32":
+        is_added = made is not None and made.name.decode().startswith((f"{FROM_FRAME}/", f"{TO_ANSWER}/"))
+        if made is not None and code not in MOVERS and _dtype(made) == "float32" and not is_added:
             inputs = tuple(graph.tensors[index].name.decode() for index in operator.inputs if index >= 0)
             operators.append(Operator(KINDS.get(code, code.title()), inputs, made.name.decode()))
     return gathered(operators)

@@ -157,13 +157,7 @@ def answer_options(command: Callable[..., Any]) -> Callable[..., Any]:
         variances: tuple[float, ...],
         **options: Any,
     ) -> Any:
-        found = Answers(
-            activation=activation,
-            top_k=top_k or (100 if boxes else None),
-            threshold=threshold,
-            boxes=boxes,
-            iou=0.5 if boxes and iou is None else iou,
-        )
+        found = Answers(activation=activation, top_k=top_k, threshold=threshold, boxes=boxes, iou=iou)
         return command(*arguments, answers=found, anchors=anchors, variances=variances or None, **options)
 
     decorated: Callable[..., Any] = collected

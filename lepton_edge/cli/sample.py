@@ -22,6 +22,8 @@ def run_on_text(text: str, session: Session) -> dict[str, Array]:
     Raises:
         InputError: The model takes no text alone.
     """
+    if not session.encoders and session.bundle.manifest.preprocessing is not None:
+        raise InputError(f"--text is for models of texts, this one takes {', '.join(map(str, session.inputs))}; give INPUT")
     return _run_rows([text], session)
 
 
@@ -90,11 +92,14 @@ def _read_csv(path: Path, session: Session) -> Sequence[dict[str, Any]]:
 def _read_inputs(path: Path, session: Session) -> dict[str, Array]:
     """One checked array an input."""
     specs, suffix = session.artifact.inputs, path.suffix.lower()
+    if path.is_dir():
+        raise InputError(f"INPUT must be a file, found the folder {str(path)!r}; give it with --folder")
     if suffix not in (".npy", ".npz"):
         if session.encoders:
             raise InputError(f"INPUT must be a .txt, .csv, .json, .npy or .npz file for a model of texts or tables, found {str(path)!r}")
         if suffix and suffix not in IMAGE_SUFFIXES:
-            raise InputError(f"INPUT must be an image ({', '.join(sorted(IMAGE_SUFFIXES))}), a .npy or a .npz file, found {str(path)!r}")
+            images = ", ".join(sorted(IMAGE_SUFFIXES))
+            raise InputError(f"INPUT must be an image ({images}), a .npy or a .npz file, found {str(path)!r}; give videos with --video")
         return {specs[0].name: session.preprocess(path)}
     try:
         loaded = np.load(path, allow_pickle=False)

@@ -34,10 +34,12 @@ class Answers:
 
     Attributes:
         activation: What scores go through first.
-        top_k: How many answers there are; ``None`` for all scores, in the order of the classes.
+        top_k: How many answers there are; ``None`` for all scores, in the order of the classes. Boxes are 100 if nothing is asked for, or
+            all that there are if these are fewer.
         threshold: Answers need a score above it; ``None`` for all.
         boxes: How the network gives boxes, for a detector.
-        iou: Of two boxes of one class that share more than this part of what they cover together, 0 to 0.99, the better one stays.
+        iou: Of two boxes of one class that share more than this part of what they cover together, 0 to 0.99, the better one stays;
+            0.5 if nothing is asked for.
         anchors: The SHA-256 digest of the anchors that the network's boxes are offsets from, ``(boxes, 4)`` float32; ``None`` without.
         variances: What these offsets are multiplied by.
     """
@@ -56,20 +58,24 @@ class Answers:
                 f"answers have an activation of {', '.join(get_args(Activation))} and boxes of {', '.join(get_args(BoxFormat))} or none, "
                 f"found {self.activation!r} and {self.boxes!r}"
             )
-        if self.top_k is None and (self.threshold is not None or self.boxes):
-            raise InputError("answers that have a threshold or boxes are as many as is said: give --top-k")
         if self.top_k is not None and (type(self.top_k) is not int or self.top_k < 1):
             raise InputError(f"answers must be a whole number of at least 1, found {self.top_k!r}")
-        if self.threshold is not None and not _is_finite(self.threshold):
-            raise InputError(f"a threshold is a finite number, found {self.threshold!r}")
-        if (self.boxes is None) != (self.iou is None):
-            raise InputError(
-                "boxes, and the part that they may share with a better one, belong together: give --boxes and --iou, or neither"
-            )
+        if self.threshold is not None:
+            self._check_threshold(self.threshold)
+        if self.boxes is None and self.iou is not None:
+            raise InputError(f"--iou is the part that boxes may share: give it with --boxes, found {self.iou!r} alone")
         if self.iou is not None and not (_is_finite(self.iou) and 0 <= self.iou <= MOST_SHARED):
             raise InputError(f"the part that a box may share with a better one is 0 to {MOST_SHARED}, found {self.iou!r}")
         if self.anchors is not None and self.boxes != "center_xywh":
             raise InputError(f"offsets from anchors are of centers, widths and heights: give --boxes center_xywh, found {self.boxes!r}")
+
+    def _check_threshold(self, threshold: float) -> None:
+        if self.top_k is None and self.boxes is None:
+            raise InputError("a threshold is for the best answers: give --threshold with --top-k, or with --boxes")
+        if not _is_finite(threshold):
+            raise InputError(f"a threshold is a finite number, found {threshold!r}")
+        if self.activation != "none" and not 0 <= threshold < 1:
+            raise InputError(f"scores behind {self.activation} are 0 to 1, and a threshold is 0 or more and below 1, found {threshold!r}")
 
     def named(self, outputs: Mapping[str, Array], labels: Sequence[str] | None, *, count: int | None = None) -> list[list[Prediction]]:
         """The answers to each sample, the best first; with their boxes, where there are some.

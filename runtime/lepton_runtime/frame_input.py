@@ -47,7 +47,8 @@ class FrameInput:
         if max(height, width) > MOST_LENGTH:
             raise InputError(f"a frame has at most {MOST_LENGTH} pixels in height and width, found {height}×{width}")
         if min(height, width) < 1 or (self.pixels in ("nv12", "yuyv") and width % 2) or (self.pixels == "nv12" and height % 2):
-            raise InputError(f"a frame of {self.pixels} has pairs of pixels, found a size of {height}×{width}")
+            even = {"nv12": "an even height and width", "yuyv": "an even width"}.get(self.pixels, "a height and a width")
+            raise InputError(f"a frame of {self.pixels} needs {even}, at least 1, found {height}×{width}")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -108,6 +109,8 @@ class FrameInput:
             InputError: It is no such picture, but perhaps a frame.
             MissingExtraError: It must be resized or converted, and Pillow is not installed.
         """
+        if picture.dtype.kind not in "biuf":
+            raise InputError(f"a picture must hold numbers, found {picture.dtype}")
         if self.pixels == "nv12" and picture.shape == self.shape:
             raise InputError(
                 f"a picture of (height, width, channels) is needed, found a frame, {self}; the models take it: run(frame[None])"

@@ -263,9 +263,9 @@ class Manifest:
             raise BundleError("a bundle's labels are names, found something else in manifest.json; do not use this bundle")
         if isinstance(self.preprocessing, FrameInput) and [spec.shape[1:] for spec in self.inputs] != [self.preprocessing.shape]:
             raise BundleError(f"a bundle's models must take its frame, {self.preprocessing}; do not use this bundle")
-        if self.answers is not None and self.answers.top_k is not None:
+        if self.answers is not None and (self.answers.top_k is not None or self.answers.boxes):
             wanted = {"scores", "classes"} | ({"boxes"} if self.answers.boxes else set())
-            if any({spec.name for spec in record.outputs} != wanted for record in self.artifacts):
+            if self.answers.top_k is None or any({spec.name for spec in record.outputs} != wanted for record in self.artifacts):
                 raise BundleError(f"a bundle's models must give its answers, {', '.join(sorted(wanted))}; do not use this bundle")
 
     @classmethod

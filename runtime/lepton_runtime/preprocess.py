@@ -183,6 +183,8 @@ class Preprocessing:
             array = array[:, :, None]
         if array.ndim != 3:
             raise InputError(f"an image array must be (height, width, channels), found shape {array.shape}")
+        if 0 in array.shape:
+            raise InputError(f"an image array must have pixels, found shape {array.shape}")
         fits = fits_shape(array.shape, (*self.size, self.channels))
         if fits and self.color in ("keep", "rgb", "gray"):
             return self._finish(array)

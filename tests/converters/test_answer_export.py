@@ -184,15 +184,14 @@ def test_an_engine_that_answers_otherwise_is_found(scorer, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"threshold": 0.5}, "give --top-k"),
-        ({"boxes": "xyxy", "iou": 0.5}, "give --top-k"),
+        ({"threshold": 0.5}, "give --threshold with --top-k, or with --boxes"),
+        ({"top_k": 2, "threshold": 1.0, "activation": "softmax"}, "0 or more and below 1, found 1.0"),
         ({"top_k": 0}, "at least 1, found 0"),
-        ({"boxes": "xyxy", "top_k": 9}, "give --boxes and --iou, or neither"),
         ({"threshold": float("nan"), "top_k": 2}, "finite number, found nan"),
         ({"threshold": "0.5", "top_k": 2}, "finite number, found '0.5'"),
         ({"top_k": True}, "whole number of at least 1, found True"),
         ({"boxes": "xyxy", "top_k": 9, "iou": 1.0}, "0 to 0.99"),
-        ({"top_k": 3, "iou": 0.5}, "give --boxes and --iou, or neither"),
+        ({"top_k": 3, "iou": 0.5}, "give it with --boxes, found 0.5 alone"),
         ({"activation": "relu"}, "none, softmax, sigmoid"),
         ({"boxes": "corners", "top_k": 9, "iou": 0.5}, "xyxy, yxyx, xywh, center_xywh"),
         ({"boxes": "xyxy", "top_k": 9, "iou": 0.5, "anchors": "0" * 64}, "center_xywh, found 'xyxy'"),
@@ -220,9 +219,8 @@ _SCORES, _FOUR = TensorSpec("scores", (1, 9, 3), "float32"), TensorSpec("place",
     ],
 )
 def test_outputs_that_are_no_such_answers_are_refused(outputs, settings, error, message) -> None:
-    usual = {"top_k": 5, "iou": 0.5} if "boxes" in settings else {}
     with pytest.raises(error, match=message):
-        plan_answers(outputs, Answers(**{**usual, **settings}))
+        plan_answers(outputs, Answers(**settings))
 
 
 def test_anchors_that_do_not_fit_are_refused(tmp_path) -> None:
@@ -231,8 +229,8 @@ def test_anchors_that_do_not_fit_are_refused(tmp_path) -> None:
     (tmp_path / "text.npy").write_text("no numbers")
     for name, message in (
         ("anchors.npy", r"must be \(9, 4\) finite numbers"),
-        ("text.npy", "cannot be read"),
-        ("none.npy", "cannot be read"),
+        ("text.npy", "which is none"),
+        ("none.npy", "which is none"),
     ):
         with pytest.raises(InputError, match=message):
             plan_answers([_FOUR, _SCORES], answers, anchors=tmp_path / name)
@@ -243,7 +241,7 @@ def test_anchors_that_do_not_fit_are_refused(tmp_path) -> None:
     [
         ({"answers": Answers(top_k=2), "io": "uint8", "precisions": ["static-int8"]}, "steps behind the network take real numbers"),
         ({"anchors": "anchors.npy"}, "give --boxes center_xywh, too"),
-        ({"variances": (1, 1, 1, 1)}, "--variances are four finite numbers, for --anchors"),
+        ({"variances": (1, 1, 1, 1)}, "--variances are four numbers above 0 and given with --anchors"),
         ({"input_": "int8"}, "--input is float or uint8, found 'int8'"),
     ],
 )
@@ -253,7 +251,7 @@ def test_options_that_do_not_go_together_are_refused(scorer, tmp_path, options, 
 
 
 def test_a_detector_needs_a_label_a_class(detectors, tmp_path) -> None:
-    with pytest.raises(InputError, match="found 2 and 3 classes"):
+    with pytest.raises(InputError, match=r"2 are given \(ant, bee\) and the network has 3 classes .* give 3 names with --labels"):
         export(detectors["rows"], tmp_path / "b.bundle", answers=Answers(boxes="xyxy", top_k=5, iou=0.5), labels=["ant", "bee"])
 
 
@@ -363,3 +361,16 @@ def test_a_manifest_that_does_not_fit_its_models_is_refused(scorer, tmp_path, re
     rewrite_manifest(path, forge)
     with pytest.raises(BundleError, match=message):
         Bundle.open(path)
+
+
+def test_boxes_are_a_hundred_or_all_that_there_are() -> None:
+    for count, wanted in ((300, 100), (9, 9)):
+        known = plan_answers([TensorSpec("rows", (1, count, 7), "float32")], Answers(boxes="xyxy")).answers
+        assert (known.top_k, known.iou) == (wanted, 0.5)
+    with pytest.raises(InputError, match="at most the number of boxes, 9, found 10"):
+        plan_answers([TensorSpec("rows", (1, 9, 7), "float32")], Answers(boxes="xyxy", top_k=10))
+
+
+def test_an_activation_is_not_put_behind_another(models, tmp_path) -> None:
+    with pytest.raises(InputError, match="--activation softmax is for scores that have none, the network ends in softmax; leave it out"):
+        export(models / "tiny_cnn.keras", tmp_path / "cnn.bundle", answers=Answers(activation="softmax"))

@@ -201,7 +201,11 @@ def test_the_source_of_the_bundle_stays_reproducible(models, photos, tmp_path) -
         ({"batch": None}, UnsupportedError, "found --batch dynamic"),
         ({"frame_size": (20, 30)}, InputError, "20×30 must be resized to 12×12 .* --resize stretch, crop or pad"),
         ({"pixels": "gray"}, InputError, "must have the 3 channels of the model, or be converted: give --color rgb"),
-        ({"pixels": "nv12", "frame_size": (25, 30), "preprocessing": {"resize": "crop"}}, InputError, "has pairs of pixels"),
+        (
+            {"pixels": "nv12", "frame_size": (25, 30), "preprocessing": {"resize": "crop"}},
+            InputError,
+            "nv12 needs an even height and width, at least 1, found 25×30",
+        ),
         (
             {"frame_size": (24, 30), "preprocessing": {"resize": "crop", "interpolation": "bicubic"}},
             UnsupportedError,
@@ -219,6 +223,21 @@ def test_what_cannot_be_folded_is_refused_before_anything_is_converted(models, t
 
 def _refuse(step: str) -> None:
     assert step == "read"
+
+
+def test_whoever_reads_the_accuracy_is_told_what_it_is_of(models, photos, tmp_path) -> None:
+    result = export(
+        models / "tiny_cnn.keras",
+        tmp_path / "cnn.bundle",
+        precisions=["fp32"],
+        evaluate=photos,
+        preprocessing={**_STEPS, "color": "rgb"},
+        input_="uint8",
+        pixels="gray",
+        frame_size=(24, 30),
+    )
+    assert any("the accuracy is that of pictures which are preprocessed at once" in note for note in result.manifest.notes)
+    assert any("the frames are gray, the network was verified on pictures in color" in note for note in result.manifest.notes)
 
 
 def test_frames_are_for_pictures(models, tmp_path) -> None:
@@ -246,5 +265,6 @@ def test_a_bundle_of_frames_is_explained(models, photos, tmp_path) -> None:
         ).path
         for name, options in {"plain": {}, "framed": {"input_": "uint8", "frame_size": (40, 40)}}.items()
     )
-    wanted, found = (explain(path, str(photos), samples=8) for path in (plain, framed))
-    assert [block.name for block in found.blocks] == [block.name for block in wanted.blocks]
+    for format_ in Format:
+        wanted, found = (explain(path, str(photos), samples=8, format_=format_) for path in (plain, framed))
+        assert [block.name for block in found.blocks] == [block.name for block in wanted.blocks]

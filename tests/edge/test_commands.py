@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,21 @@ def test_the_module_and_its_help_load_nothing_heavy() -> None:
     loaded = set(done.stderr.split())
     assert "click" in loaded
     assert not loaded & {"tensorflow", "keras", "onnx", "tf2onnx", "onnxruntime", "rich", "PIL"}
+
+
+@pytest.mark.parametrize(("arguments", "said"), [(["export"], 'pip install "lepton-edge[convert]"'), (["check"], "")])
+def test_without_convert_an_export_names_the_extra_and_a_check_works(tmp_path: Path, arguments: list[str], said: str) -> None:
+    with zipfile.ZipFile(tmp_path / "row.keras", "w") as archive:
+        layer = {"class_name": "InputLayer", "config": {"batch_shape": [None, 4], "dtype": "float32", "name": "row"}}
+        config = {"class_name": "Sequential", "config": {"name": "row", "layers": [layer]}}
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("metadata.json", json.dumps({"keras_version": "3.15.1"}))
+    script = "import sys\nfor name in ('onnx', 'tensorflow', 'keras', 'tf2onnx'): sys.modules[name] = None\n"
+    script += f"from lepton_edge.cli import main\nsys.argv = ['lepton-edge', *{[*arguments, str(tmp_path / 'row.keras')]!r}]\nmain()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert said in done.stderr
+    assert done.returncode == (1 if said else 0), done.stderr
 
 
 def test_the_shipped_digits_are_clean() -> None:

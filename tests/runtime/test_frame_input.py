@@ -58,8 +58,14 @@ def test_a_frame_is_not_taken_for_a_gray_picture() -> None:
 
 @pytest.mark.parametrize(("pixels", "size"), [("nv12", (47, 64)), ("nv12", (48, 63)), ("yuyv", (48, 63)), ("rgb", (0, 4))])
 def test_pairs_of_pixels_must_be_whole(pixels: PixelFormat, size: tuple[int, int]) -> None:
-    with pytest.raises(InputError, match="has pairs of pixels"):
+    with pytest.raises(InputError, match="at least 1, found"):
         FrameInput(pixels, size, _STEPS)
+
+
+@pytest.mark.parametrize("picture", [None, [[None]], np.zeros((0, 4, 3), np.uint8)])
+def test_what_is_no_picture_is_refused(picture: object) -> None:
+    with pytest.raises(InputError, match="must h(old|ave) (numbers|pixels)"):
+        frames("rgb")[0].apply(np.asarray(picture))
 
 
 def test_an_unknown_layout_lists_those_that_are_known() -> None:
