@@ -3,22 +3,20 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
+from lepton_converters.answer_steps import AnswerPlan, plan_answers
 from lepton_converters.artifact import Artifact
 from lepton_converters.conversion import LeftOut, Step
+from lepton_converters.keras_source import KerasSource
 from lepton_converters.recipe import IntegerIo
 from lepton_runtime.answers import Answers
 from lepton_runtime.errors import InputError
 from lepton_runtime.frame_input import FrameInput, PixelFormat
 from lepton_runtime.preprocess import Preprocessing
 from lepton_runtime.tensors import Array
-
-if TYPE_CHECKING:
-    from lepton_converters.answer_steps import AnswerPlan
-    from lepton_converters.keras_source import KerasSource
 
 _ACTIVATIONS = {"Softmax": "softmax", "Sigmoid": "sigmoid"}
 
@@ -33,7 +31,7 @@ class Doors:
     """
 
     frame: FrameInput | None
-    answering: "AnswerPlan | None"
+    answering: AnswerPlan | None
 
     @property
     def detects(self) -> bool:
@@ -41,14 +39,24 @@ class Doors:
         return self.answering is not None and self.answering.boxes is not None
 
     def notes(self, *, is_evaluated: bool) -> list[str]:
-        """What whoever reads the accuracy, if one was measured, should know."""
-        from lepton_converters.frame_export import frame_notes
+        """What whoever reads the accuracy should know.
 
-        return frame_notes(self.frame, is_evaluated=is_evaluated) if self.frame else []
+        Args:
+            is_evaluated: Whether one was measured.
+        """
+        notes = []
+        if self.frame and is_evaluated:
+            notes.append(
+                "the accuracy is that of pictures which are preprocessed at once; of the same pictures as frames, which are resized to "
+                f"{self.frame.size[0]}×{self.frame.size[1]} first, it may be another"
+            )
+        if self.frame and self.frame.pixels == "gray" and self.frame.folded.channels == 3:
+            notes.append("the frames are gray, the network was verified on pictures in color: it knows less than its accuracy says")
+        return notes
 
     def fold(
         self,
-        source: "KerasSource",
+        source: KerasSource,
         artifacts: list[Artifact],
         golden: Mapping[str, Array],
         *,
@@ -69,7 +77,7 @@ class Doors:
         Raises:
             InputError: The samples are no pictures.
         """
-        from lepton_converters.answer_export import fold_answers
+        from lepton_converters.answer_export import fold_answers  # they need onnx, which a device has not
         from lepton_converters.frame_export import fold_frames
 
         faults: list[LeftOut] = []
@@ -114,14 +122,13 @@ class DoorOptions:
         if self.variances is not None and (self.anchors is None or len(self.variances) != 4 or not _are_positive(self.variances)):
             raise InputError(f"--variances are four numbers above 0 and given with --anchors, found {list(self.variances)}")
 
-    def plan(self, source: "KerasSource", steps: Preprocessing | None, labels: Sequence[str] | None) -> Doors:
+    def plan(self, source: KerasSource, steps: Preprocessing | None, labels: Sequence[str] | None) -> Doors:
         """What becomes of it for one model.
 
         Raises:
             InputError: Something does not fit the model.
             UnsupportedError: The model takes no pictures, or does not give such outputs.
         """
-        from lepton_converters.answer_steps import plan_answers
         from lepton_converters.frame_export import plan_frame
 
         frame = plan_frame(source, steps, pixels=self.pixels, size=self.frame_size) if self.input_ == "uint8" else None
@@ -130,13 +137,16 @@ class DoorOptions:
             answering = plan_answers(
                 source.outputs, self.answers, inputs=source.inputs, labels=labels, anchors=self.anchors, variances=self.variances
             )
-            last = source.last_operators[source.outputs.index(answering.scores)]
-            if self.answers.activation != "none" and last in _ACTIVATIONS:
-                raise InputError(
-                    f"--activation {self.answers.activation} is for scores that have none, the network ends in {_ACTIVATIONS[last]}; "
-                    "leave it out"
-                )
+            if self.answers.activation != "none":
+                self._check_activation(source.last_operators[source.outputs.index(answering.scores)])
         return Doors(frame, answering)
+
+    def _check_activation(self, last: str) -> None:
+        assert self.answers is not None
+        if last in _ACTIVATIONS:
+            raise InputError(
+                f"--activation {self.answers.activation} is for scores without one, the network ends in {_ACTIVATIONS[last]}; leave it out"
+            )
 
 
 def _are_positive(values: Sequence[float]) -> bool:

@@ -2,11 +2,11 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lepton_converters.artifact import Artifact
+from lepton_converters.artifact_record import record_of_file, search_doubts, target_doubts, verify_artifacts
 from lepton_converters.budget import Budget
 from lepton_converters.bundle_writer import GOLDEN_FILE, check_output, file_record, pack_arrays, pack_encoders, write_bundle
 from lepton_converters.calibration import Calibration
@@ -20,18 +20,16 @@ from lepton_converters.keras_source import KerasSource
 from lepton_converters.label_doubt import label_doubts
 from lepton_converters.recipe import IntegerIo, Recipe, Repeated, plan_recipe, read_repeated
 from lepton_runtime.answers import Answers
-from lepton_runtime.cpu import may_saturate, target_of
 from lepton_runtime.errors import InputError, ParityError, UnsupportedError
 from lepton_runtime.formats import Format, Precision, Target
 from lepton_runtime.frame_input import PixelFormat
-from lepton_runtime.manifest import ArtifactRecord, Evaluation, Manifest, Quantization
+from lepton_runtime.manifest import ArtifactRecord, Manifest, Quantization
 from lepton_runtime.tensors import Array
 from lepton_runtime.versions import installed_versions
 
 if TYPE_CHECKING:
     import keras
 
-    from lepton_converters.parity import Verification
 
 _TOOLCHAIN = ("lepton-edge", "tensorflow", "keras", "tf2onnx", "onnx", "onnxruntime", "ai-edge-litert", "numpy")
 
@@ -192,7 +190,7 @@ def export(
         doubts = CalibrationReview(source, data.calibration, steps)
         quantizer = _quantizer(data, recipe.io, cpu, seed, budget, repeated.records, doubts, on_step, measure_blocks=measure_blocks)
     artifacts, not_converted = convert(source, recipe, quantizer, data.probes, on_step, target=cpu)
-    records, verification, evaluation = _verify(source, artifacts, data, budget, on_step)
+    records, verification, evaluation = verify_artifacts(source, artifacts, data, budget, on_step)
     kept = [record for record in records if record.passed or keep_failed]
     failed = {record.precision for record in records if not record.passed}
     left_out += [*not_converted, *(LeftOut(record.format, record.precision, record.verdict) for record in records if record not in kept)]
@@ -205,7 +203,7 @@ def export(
     artifacts, golden, faults = doors.fold(source, artifacts, golden, data=calib or evaluate, seed=seed, on_step=on_step)
     left_out += faults
     failed |= {fault.precision for fault in faults}
-    kept = [_of_file(record, artifact) for artifact in artifacts for record in kept if record.file == artifact.file]
+    kept = [record_of_file(record, artifact) for artifact in artifacts for record in kept if record.file == artifact.file]
     _refuse_nothing(kept, records)
     arrays = pack_arrays(golden)
     encoders, vocabularies = pack_encoders(source.encoders)
@@ -236,8 +234,8 @@ def export(
             *label_doubts(verification.accuracy, verification.counts),
             *(doubts.found if doubts else ()),
             *repeated.doubts(settings),
-            *_target_doubts(kept),
-            *_search_doubts(kept),
+            *target_doubts(kept),
+            *search_doubts(kept),
             *doors.notes(is_evaluated=evaluation is not None),
         ),
         noise_inputs=source.noise,
@@ -263,29 +261,6 @@ def _refuse_nothing(kept: Sequence[ArtifactRecord], records: Sequence[ArtifactRe
             + "; ".join(f"{record.file} {record.verdict}" for record in records)
             + "; nothing was written"
         )
-
-
-def _of_file(record: ArtifactRecord, artifact: Artifact) -> ArtifactRecord:
-    """What is known of an artifact, said of the file that it became."""
-    entry = file_record(artifact.file, artifact.model)
-    return replace(
-        record,
-        size_bytes=entry.size_bytes,
-        sha256=entry.sha256,
-        inputs=artifact.inputs,
-        outputs=artifact.outputs,
-        requires=artifact.requires,
-    )
-
-
-def _target_doubts(records: Sequence[ArtifactRecord]) -> list[str]:
-    """What was chosen and verified on a CPU that answers otherwise than those that it is for."""
-    return [
-        f"{record.file} is for {target_of(record)}, and was chosen and verified on an x86 without VNNI, which may answer wrongly: "
-        "export on a CPU that adds up 8-bit products exactly, or with --target any"
-        for record in records
-        if may_saturate(record)
-    ]
 
 
 def _check(model: "str | Path | keras.Model", *, trust_code: bool, custom_objects: CustomObjects, keep_dropout: bool) -> CheckReport | None:
@@ -364,56 +339,3 @@ def _check_calibration(source: KerasSource, calibration: Calibration) -> None:
     if any(spec.dtype.startswith(("int", "uint")) for spec in source.inputs):
         for batch in calibration.batches():
             source.predict(batch)
-
-
-def _searched_in_vain(record: Artifact | ArtifactRecord) -> str:
-    """Why no block is in float although a search looked for some; empty where none was in vain."""
-    made = record.quantization
-    if made is None or len(made.steps) < 2 or made.float_blocks:
-        return ""
-    return f"so many of its {made.blocks} blocks would have to stay in float that 8 bits would save no time: lepton-edge finetune may help"
-
-
-def _search_doubts(records: Sequence[ArtifactRecord]) -> list[str]:
-    """Artifacts of which the search was not sure that they keep to the budget."""
-    return [
-        f"{record.file} is in 8 bits as a whole, and may lose {100 * (first.drop + first.margin):.2f}pp on other samples: {why}"
-        for record in records
-        if record.passed and record.quantization and (why := _searched_in_vain(record)) and (first := record.quantization.steps[0])
-    ]
-
-
-def _verify(
-    source: KerasSource, artifacts: Sequence[Artifact], data: ExportData, budget: Any, on_step: Callable[[Step], None]
-) -> tuple[list[ArtifactRecord], "Verification", Evaluation | None]:
-    from lepton_converters.parity import judge, verify
-
-    total, samples = data.verification()
-    subject = f"{len(artifacts)} artifacts"
-    verification = verify(
-        source, artifacts, samples, on_progress=lambda count: on_step(Step("verify", subject, fraction=min(1.0, count / total)))
-    )
-    on_step(Step("verify", subject, f"against Keras on {verification.samples:,} samples", 1))
-    records = []
-    for artifact, report in zip(artifacts, verification.reports, strict=True):
-        verdict = judge(artifact.precision, report, budget=budget, source_accuracy=verification.accuracy)
-        records.append(
-            ArtifactRecord(
-                **asdict(file_record(artifact.file, artifact.model)),
-                format=artifact.format,
-                precision=artifact.precision,
-                inputs=artifact.inputs,
-                outputs=artifact.outputs,
-                requires=artifact.requires,
-                route=artifact.route,
-                quantization=artifact.quantization,
-                parity=report.parity,
-                accuracy=report.accuracy,
-                verdict=verdict.text + (f"; {why}" if not verdict.passed and (why := _searched_in_vain(artifact)) else ""),
-                passed=verdict.passed,
-            )
-        )
-    evaluation = None
-    if verification.accuracy is not None and budget is not None:
-        evaluation = Evaluation(verification.accuracy, verification.samples, budget.text)
-    return records, verification, evaluation

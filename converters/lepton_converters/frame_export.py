@@ -60,24 +60,6 @@ def plan_frame(source: KerasSource, steps: Preprocessing | None, *, pixels: Pixe
     return frame
 
 
-def frame_notes(frame: FrameInput, *, is_evaluated: bool) -> list[str]:
-    """What whoever reads the accuracy should know.
-
-    Args:
-        frame: What the artifacts take.
-        is_evaluated: Whether an accuracy was measured.
-    """
-    notes = []
-    if is_evaluated:
-        notes.append(
-            "the accuracy is that of pictures which are preprocessed at once; of the same pictures as frames, which are resized to "
-            f"{frame.size[0]}×{frame.size[1]} first, it may be another"
-        )
-    if frame.pixels == "gray" and frame.folded.channels == 3:
-        notes.append("the frames are gray, the network was verified on pictures in color: it knows less than its accuracy says")
-    return notes
-
-
 def with_frame(artifact: Artifact, frame: FrameInput) -> Artifact:
     """The artifact with the steps before it that make its input of a frame.
 

@@ -372,5 +372,5 @@ def test_boxes_are_a_hundred_or_all_that_there_are() -> None:
 
 
 def test_an_activation_is_not_put_behind_another(models, tmp_path) -> None:
-    with pytest.raises(InputError, match="--activation softmax is for scores that have none, the network ends in softmax; leave it out"):
+    with pytest.raises(InputError, match="--activation softmax is for scores without one, the network ends in softmax; leave it out"):
         export(models / "tiny_cnn.keras", tmp_path / "cnn.bundle", answers=Answers(activation="softmax"))

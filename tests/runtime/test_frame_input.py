@@ -64,7 +64,7 @@ def test_pairs_of_pixels_must_be_whole(pixels: PixelFormat, size: tuple[int, int
 
 @pytest.mark.parametrize("picture", [None, [[None]], np.zeros((0, 4, 3), np.uint8)])
 def test_what_is_no_picture_is_refused(picture: object) -> None:
-    with pytest.raises(InputError, match="must h(old|ave) (numbers|pixels)"):
+    with pytest.raises(InputError, match=r"must h(old|ave) (numbers|pixels)"):
         frames("rgb")[0].apply(np.asarray(picture))
 
 
