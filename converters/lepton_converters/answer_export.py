@@ -6,7 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from lepton_converters import onnx_program, tflite_program
-from lepton_converters.answer_steps import AnswerPlan, add_answer_steps, answers_of
+from lepton_converters.answer_arrays import answers_of
+from lepton_converters.answer_plan import AnswerPlan
+from lepton_converters.answer_steps import add_answer_steps
 from lepton_converters.artifact import Artifact
 from lepton_converters.artifact_runner import ArtifactRunner
 from lepton_converters.conversion import LeftOut

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from lepton_converters.answer_steps import AnswerPlan, plan_answers
+from lepton_converters.answer_plan import AnswerPlan, plan_answers
 from lepton_converters.artifact import Artifact
 from lepton_converters.conversion import LeftOut, Step
 from lepton_converters.keras_source import KerasSource

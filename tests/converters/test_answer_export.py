@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lepton_converters import export
-from lepton_converters.answer_steps import AnswerPlan, answers_of, plan_answers
+from lepton_converters.answer_arrays import answers_of
+from lepton_converters.answer_plan import AnswerPlan, plan_answers
 from lepton_runtime import Answers, Bundle, BundleError, Detection, Format, InputError, ParityError, Session, TensorSpec, UnsupportedError
 from lepton_runtime.golden import Golden
 
