@@ -1,6 +1,7 @@
 """A bundle on disk, a folder or the same folder zipped: opened, checked, its files handed out."""
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,10 +37,10 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | Path) -> "Bundle":
-        """The bundle at ``path``; reads its manifest only.
+        """The bundle at ``path``; of its files it reads the manifest only, of the others it knows that they are there.
 
         Raises:
-            BundleError: There is none, or its manifest is damaged or too new.
+            BundleError: There is none, its manifest is damaged or too new, or it holds other files than the manifest lists.
         """
         path = Path(path)
         if not path.exists():
@@ -50,7 +51,9 @@ class Bundle:
                 f"{str(path / MANIFEST_FILE)!r} must match {DIGEST_FILE}, its checksum does not; "
                 "it is damaged or was changed: copy the bundle again"
             )
-        return cls(path, Manifest.from_json(data), _sha256(data))
+        manifest = Manifest.from_json(data)
+        _check_names(path, {MANIFEST_FILE, DIGEST_FILE, *(record.file for record in manifest.files)})
+        return cls(path, manifest, _sha256(data))
 
     def read(self, record: FileRecord) -> bytes:
         """The bytes of one file, checked against the manifest before anyone parses them.
@@ -116,14 +119,33 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def _check_names(path: Path, wanted: set[str]) -> None:
+    """Refuse files that the manifest does not list, those that it lists and that are missing, and what is no plain file."""
+    if path.is_dir():
+        with os.scandir(path) as entries:
+            found = [entry.name if entry.is_file(follow_symlinks=False) else f"{entry.name}, which is no plain file" for entry in entries]
+    else:
+        import zipfile
+
+        with zipfile.ZipFile(path) as archive:
+            found = archive.namelist()
+    surplus = sorted(name for name in set(found) if name not in wanted or found.count(name) > 1)
+    missing = sorted(wanted - set(found))
+    if surplus or missing:
+        what = f"{surplus[0]} is not one of them, or there twice" if surplus else f"{missing[0]} is missing"
+        raise BundleError(f"{str(path)!r} must hold the files that its manifest lists, {what}; copy the bundle again")
+
+
 def _read(path: Path, file: str, limit_bytes: int) -> bytes:
     """At most one byte more than the limit, so that a swollen file is noticed and not swallowed."""
     if not path.is_dir():
         return _read_zipped(path, file, limit_bytes)
     try:
-        # O_NOFOLLOW: a link could lead out of the bundle.
-        descriptor = os.open(path / file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        # O_NOFOLLOW: a link could lead out of the bundle. O_NONBLOCK: a pipe would be waited for.
+        descriptor = os.open(path / file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
         with open(descriptor, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise _unreadable(path, file, "it is no plain file")
             return stream.read(limit_bytes + 1)
     except OSError as error:
         raise _unreadable(path, file, error.strerror) from error

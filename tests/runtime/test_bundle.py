@@ -1,4 +1,5 @@
 import os
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -32,8 +33,42 @@ def test_a_file_of_another_size_is_a_clean_error(digits_bundle: Path, file: str,
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-1] if change == "shorter" else path.read_bytes() + b"\n")
-    with pytest.raises(BundleError, match=r"checksum|another size|No such file"):
+    with pytest.raises(BundleError, match=r"checksum|another size|No such file|is missing"):
         Bundle.open(digits_bundle).check()
+
+
+@pytest.mark.parametrize("name", ["more.onnx", ".hidden", "model.fp32.onnx.old"])
+def test_a_file_that_the_manifest_does_not_list_is_refused(digits_bundle: Path, name: str) -> None:
+    (digits_bundle / name).write_bytes(b"more")
+    with pytest.raises(BundleError, match=f"must hold the files that its manifest lists, {name} is not one of them"):
+        Bundle.open(digits_bundle)
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
+def test_what_is_no_plain_file_is_refused_and_not_waited_for(digits_bundle: Path, kind: str) -> None:
+    path = digits_bundle / "golden.npz"
+    elsewhere = path.rename(digits_bundle.parent / "elsewhere")
+    {"link": lambda: path.symlink_to(elsewhere), "folder": path.mkdir, "pipe": lambda: os.mkfifo(path)}[kind]()
+    with pytest.raises(BundleError, match=r"golden\.npz, which is no plain file"):
+        Bundle.open(digits_bundle)
+
+
+def test_a_manifest_that_is_a_pipe_is_not_waited_for(digits_bundle: Path) -> None:
+    (digits_bundle / "manifest.json").unlink()
+    os.mkfifo(digits_bundle / "manifest.json")
+    with pytest.raises(BundleError, match="it is no plain file"):
+        Bundle.open(digits_bundle)
+
+
+@pytest.mark.parametrize(("name", "content"), [("more.onnx", b"more"), ("../more.onnx", b"more"), ("golden.npz", b"twice")])
+def test_a_zip_holds_each_listed_file_once_and_nothing_else(digits_bundle: Path, tmp_path: Path, name: str, content: bytes) -> None:
+    with zipfile.ZipFile(tmp_path / "digits.zip", "w") as archive:
+        for path in digits_bundle.iterdir():
+            archive.write(path, path.name)
+        with warnings.catch_warnings(action="ignore"):  # of a name that is there already
+            archive.writestr(name, content)
+    with pytest.raises(BundleError, match="is not one of them, or there twice"):
+        Bundle.open(tmp_path / "digits.zip")
 
 
 def test_a_session_refuses_the_damaged_file_that_it_would_load(digits_bundle: Path) -> None:

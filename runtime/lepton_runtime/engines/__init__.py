@@ -72,9 +72,12 @@ def open_engine(
     Raises:
         InputError: No such engine.
         MissingExtraError: The engine's package is not installed.
-        BundleError: The engine cannot load the model.
+        BundleError: The model holds what none of ours does, see :mod:`lepton_runtime.engines.onnx_guard` and
+            :mod:`lepton_runtime.engines.tflite_guard`; or the engine cannot load it.
     """
     check_engine(name)
+    if not is_optimized:  # which may hold operators of onnxruntime's own; it was made here, of a file that was looked at
+        _check_content(name, model)
     if name == "onnxruntime":
         from lepton_runtime.engines.onnxruntime import OnnxruntimeEngine
 
@@ -86,6 +89,17 @@ def open_engine(
     from lepton_runtime.engines.litert import LitertEngine
 
     return LitertEngine(model, inputs=inputs, outputs=outputs, threads=threads)
+
+
+def _check_content(engine: str, model: bytes) -> None:
+    if engine == "litert":
+        from lepton_runtime.engines.tflite_guard import check_tflite
+
+        check_tflite(model)
+    else:
+        from lepton_runtime.engines.onnx_guard import check_onnx
+
+        check_onnx(model)
 
 
 def check_engine(name: str) -> None:
