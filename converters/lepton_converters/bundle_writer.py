@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lepton_converters.output_place import check_folder, remove_stale, sync, temporary_place
-from lepton_runtime.bundle import DIGEST_FILE, MANIFEST_FILE, Bundle, digest_line
+from lepton_runtime.bundle import DIGEST_FILE, MANIFEST_FILE, SIGNATURE_FILE, Bundle, digest_line
 from lepton_runtime.encoders import Encoder
 from lepton_runtime.errors import BundleError, OutputError
 from lepton_runtime.manifest import EncoderRecord, FileRecord, Manifest
@@ -85,7 +85,7 @@ def _is_replaceable(path: Path) -> bool:
         manifest = Bundle.open(path).manifest
     except BundleError:
         return False
-    return found is None or found <= {MANIFEST_FILE, DIGEST_FILE, *(record.file for record in manifest.files)}
+    return found is None or found <= {MANIFEST_FILE, DIGEST_FILE, SIGNATURE_FILE, *(record.file for record in manifest.files)}
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes], *, force: bool) -> None:
@@ -122,6 +122,31 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes], *, 
             sync(path.parent)
     except OSError as error:
         raise OutputError(f"the output {str(path)!r} must be writable: {error.strerror}; nothing was left behind") from error
+
+
+def add_signature(path: Path, content: bytes) -> None:
+    """Put ``manifest.sig`` into a bundle, in place of one that is there; the bundle is whole at every moment.
+
+    Raises:
+        OutputError: It cannot be written.
+        BundleError: The bundle is damaged.
+    """
+    try:
+        with temporary_place(path) as temporary:
+            if path.is_dir():
+                _write_file(temporary, content)
+                os.replace(temporary, path / SIGNATURE_FILE)
+                sync(path)
+                return
+            bundle = Bundle.open(path)
+            files = {record.file: bundle.read(record) for record in bundle.manifest.files}
+            with zipfile.ZipFile(path) as archive:
+                files |= {name: archive.read(name) for name in (DIGEST_FILE, MANIFEST_FILE)}
+            _write_file(temporary, _zipped({**files, SIGNATURE_FILE: content}))
+            os.replace(temporary, path)
+            sync(path.parent)
+    except OSError as error:
+        raise OutputError(f"the bundle {str(path)!r} must be writable: {error.strerror}; it is as it was") from error
 
 
 def _zipped(files: Mapping[str, bytes]) -> bytes:

@@ -22,6 +22,7 @@ from lepton_edge.cli.report import report
 from lepton_edge.cli.run import run
 from lepton_edge.cli.selfcheck import selfcheck
 from lepton_edge.cli.serve import serve
+from lepton_edge.cli.sign import keygen, sign, verify
 from lepton_edge.cli.tune import tune
 from lepton_runtime.errors import LeptonError, ProfileWarning, SelfcheckWarning, TargetWarning
 
@@ -39,7 +40,11 @@ def cli(debug: bool) -> None:
         os.environ["LEPTON_EDGE_DEBUG"] = "1"
 
 
-for command in (check, export, finetune, inspect, explain, run, serve, benchmark, tune, compare, report, selfcheck, doctor, demo):
+_COMMANDS = (
+    *(check, export, finetune, inspect, explain, run, serve, benchmark, tune, compare, report, selfcheck, doctor, demo),
+    *(keygen, sign, verify),
+)
+for command in _COMMANDS:
     cli.add_command(command)
 
 

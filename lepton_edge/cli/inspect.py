@@ -29,8 +29,8 @@ def inspect(bundle: Path, json_path: str | None) -> None:
         write_json(manifest.to_dict(), json_path)
     if json_path == "-":
         return
-    digest = manifest.source["sha256"]
-    click.echo(f"source         {manifest.source['file'] or 'a model in memory'}" + (f"  sha256 {digest[:16]}…" if digest else ""))
+    for line in _origin_lines(opened):
+        click.echo(line)
     for name, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
         click.echo(f"{name:<14} {'; '.join(map(str, specs))}")
     for encoder in opened.load_encoders():
@@ -59,6 +59,16 @@ def _step_lines(manifest: Manifest) -> Iterator[str]:
     if manifest.answers:
         given = ", ".join(f"{name} {value}" for name, value in asdict(manifest.answers).items() if value not in (None, "none"))
         yield f"answers        {given}; made inside of the files"
+
+
+def _origin_lines(bundle: Bundle) -> Iterator[str]:
+    source = bundle.manifest.source
+    digest = source["sha256"]
+    yield f"source         {source['file'] or 'a model in memory'}" + (f"  sha256 {digest[:16]}…" if digest else "")
+    if signatures := bundle.read_signatures():
+        from lepton_runtime.signature import signers
+
+        yield f"signed         with {', '.join(key.fingerprint for key in signers(signatures))}, which verify checks"
 
 
 def _remarks(record: ArtifactRecord, manifest: Manifest) -> Iterator[str]:

@@ -34,6 +34,12 @@ engine_option = click.option(
     "--engine", metavar="NAME", help="onnxruntime, litert or openvino. [default: as tuned, else onnxruntime where it can]"
 )
 
+trusted_keys_option = click.option(
+    "--trusted-keys",
+    type=click.Path(path_type=Path),
+    help="Refuse a bundle that no key in this folder signed: public keys, *.pub, and `revoked`, a list of those that are trusted no more.",
+)
+
 
 def keep_result(json_path: str | None, *, force: bool) -> None:
     """Refuse to replace a measured result, unless it is asked for.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lepton_edge.cli.options import engine_option, json_option, precision_option
+from lepton_edge.cli.options import engine_option, json_option, precision_option, trusted_keys_option
 
 if TYPE_CHECKING:
     from lepton_runtime.labels import Prediction
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="Of frames: how long the camera, or an answer, may take before it is an error.",
 )
+@trusted_keys_option
 @precision_option
 @engine_option
 @click.option("--threads", type=click.IntRange(1), help="[default: as tuned, else 1]")
@@ -45,6 +46,7 @@ def run(
     watch: bool,
     count: int | None,
     timeout_s: float,
+    trusted_keys: Path | None,
     precision: str | None,
     engine: str | None,
     threads: int | None,
@@ -90,10 +92,10 @@ def run(
 
         steps = opened.manifest.preprocessing
         source = open_source(camera, video, folder, watch=watch, size=steps.size if isinstance(steps, FrameInput) else None)
-        with Session.open(opened, precision=precision, engine=engine, threads=threads) as session:
+        with Session.open(opened, precision=precision, engine=engine, threads=threads, trusted_keys=trusted_keys) as session:
             print_answers(session, source, count=count, top=top, timeout_s=timeout_s, strict=not watch)
         return
-    with Session.open(opened, precision=precision, engine=engine, threads=threads) as session:
+    with Session.open(opened, precision=precision, engine=engine, threads=threads, trusted_keys=trusted_keys) as session:
         outputs = run_on_file(input, session) if input is not None else run_on_text(text or "", session)
         real = {spec.name: spec.dequantize(outputs[spec.name]) for spec in session.artifact.outputs}
     answers = session.named(outputs, count=top) if is_named(opened.manifest) else []

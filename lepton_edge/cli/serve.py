@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from lepton_edge.cli.options import comma_list, engine_option, precision_option
+from lepton_edge.cli.options import comma_list, engine_option, precision_option, trusted_keys_option
 from lepton_runtime.errors import InputError, MissingExtraError
 
 
@@ -24,6 +24,7 @@ from lepton_runtime.errors import InputError, MissingExtraError
     metavar="NAME",
     help="Names under which it may be asked. [default: this machine's own with 127.0.0.1, any with others]",
 )
+@trusted_keys_option
 @precision_option
 @engine_option
 @click.option("--threads", type=click.IntRange(1), help="Of one inference. [default: as tuned, else 1]")
@@ -52,6 +53,7 @@ def serve(
     host: str,
     port: int,
     hostnames: tuple[str, ...],
+    trusted_keys: Path | None,
     precision: str | None,
     engine: str | None,
     threads: int | None,
@@ -87,7 +89,8 @@ def serve(
         for name, path in zip(names, bundles, strict=True):
             bundle = Bundle.open(path)
             bundle.check()
-            sessions[name] = stack.enter_context(Session.open(bundle, precision=precision, engine=engine, threads=threads))
+            session = Session.open(bundle, precision=precision, engine=engine, threads=threads, trusted_keys=trusted_keys)
+            sessions[name] = stack.enter_context(session)
         try:
             listening = stack.enter_context(socket.create_server((host, port), backlog=128))
         except OSError as error:

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from lepton_edge.remote import agent
 from lepton_edge.remote.wheel import DISTRIBUTION, build_wheel
-from lepton_runtime.bundle import DIGEST_FILE, MANIFEST_FILE, Bundle
+from lepton_runtime.bundle import DIGEST_FILE, MANIFEST_FILE, SIGNATURE_FILE, Bundle
 from lepton_runtime.errors import InputError, RemoteError
 
 SSH = "LEPTON_EDGE_SSH"
@@ -148,6 +148,9 @@ def _bundle_files(path: Path) -> Iterator[tuple[str, bytes]]:
     if path.is_dir():
         for name in (MANIFEST_FILE, DIGEST_FILE):
             yield f"/{name}", (path / name).read_bytes()
+        signatures = bundle.read_signatures()
+        if signatures is not None:
+            yield f"/{SIGNATURE_FILE}", signatures
         for record in bundle.manifest.files:
             yield f"/{record.file}", bundle.read(record)
     else:

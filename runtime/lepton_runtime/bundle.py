@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 MANIFEST_FILE = "manifest.json"
 DIGEST_FILE = "manifest.sha256"
+SIGNATURE_FILE = "manifest.sig"
+MAX_SIGNATURE_BYTES = 64 * 2**10
 
 
 def digest_line(manifest: bytes) -> bytes:
@@ -52,7 +54,7 @@ class Bundle:
                 "it is damaged or was changed: copy the bundle again"
             )
         manifest = Manifest.from_json(data)
-        _check_names(path, {MANIFEST_FILE, DIGEST_FILE, *(record.file for record in manifest.files)})
+        _check_names(path, {MANIFEST_FILE, DIGEST_FILE, *(record.file for record in manifest.files)}, optional={SIGNATURE_FILE})
         return cls(path, manifest, _sha256(data))
 
     def read(self, record: FileRecord) -> bytes:
@@ -69,6 +71,22 @@ class Bundle:
                 "it is damaged or was changed: copy the bundle again"
             )
         return data
+
+    def read_manifest(self) -> bytes:
+        """The very bytes that the manifest was read from.
+
+        Raises:
+            BundleError: They are not there any more.
+        """
+        data = _read(self.path, MANIFEST_FILE, MAX_MANIFEST_BYTES)
+        if _sha256(data) != self.digest:
+            raise BundleError(f"{str(self.path)!r} must stay as it is while it is open, its manifest was changed; open it again")
+        return data
+
+    def read_signatures(self) -> bytes | None:
+        """The content of ``manifest.sig``; ``None`` for a bundle without."""
+        names = os.listdir(self.path) if self.path.is_dir() else _zipped_names(self.path)
+        return _read(self.path, SIGNATURE_FILE, MAX_SIGNATURE_BYTES) if SIGNATURE_FILE in names else None
 
     def check(self) -> None:
         """Read every file against its digest.
@@ -119,21 +137,25 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _check_names(path: Path, wanted: set[str]) -> None:
+def _check_names(path: Path, wanted: set[str], *, optional: set[str]) -> None:
     """Refuse files that the manifest does not list, those that it lists and that are missing, and what is no plain file."""
     if path.is_dir():
         with os.scandir(path) as entries:
             found = [entry.name if entry.is_file(follow_symlinks=False) else f"{entry.name}, which is no plain file" for entry in entries]
     else:
-        import zipfile
-
-        with zipfile.ZipFile(path) as archive:
-            found = archive.namelist()
-    surplus = sorted(name for name in set(found) if name not in wanted or found.count(name) > 1)
+        found = _zipped_names(path)
+    surplus = sorted(name for name in set(found) if name not in wanted | optional or found.count(name) > 1)
     missing = sorted(wanted - set(found))
     if surplus or missing:
         what = f"{surplus[0]} is not one of them, or there twice" if surplus else f"{missing[0]} is missing"
         raise BundleError(f"{str(path)!r} must hold the files that its manifest lists, {what}; copy the bundle again")
+
+
+def _zipped_names(path: Path) -> list[str]:
+    import zipfile
+
+    with zipfile.ZipFile(path) as archive:
+        return archive.namelist()
 
 
 def _read(path: Path, file: str, limit_bytes: int) -> bytes:

@@ -4,6 +4,7 @@
 
     LeptonError (1)
       - BundleError (1)        a bundle is missing, damaged, or too new
+          - SignatureError (1) it is not signed with a trusted key
       - InputError (1)         an array or a file does not fit
       - OutputError (1)        a result cannot be written
       - MissingExtraError (1)  an optional package is not installed
@@ -27,6 +28,10 @@ class LeptonError(Exception):
 
 class BundleError(LeptonError):
     """A bundle is missing, damaged, or too new for this version."""
+
+
+class SignatureError(BundleError):
+    """A bundle is not signed with a trusted key, or was changed after it was."""
 
 
 class InputError(LeptonError):

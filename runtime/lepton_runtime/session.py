@@ -134,6 +134,7 @@ class Session:
         seed: int | None = None,
         selfcheck: bool = False,
         budget: ThreadBudget | None = None,
+        trusted_keys: str | Path | None = None,
     ) -> "Session":
         """A session on one artifact of a bundle.
 
@@ -154,13 +155,20 @@ class Session:
                 :class:`SelfcheckWarning`, if the one that would be opened does not: on the engine that was asked for, or any that
                 is installed, of the nearest precision, with ``fp32`` at last.
             budget: How many threads this and other sessions may use at a time, together: their calls wait for each other.
+            trusted_keys: A folder with public keys, see :class:`lepton_runtime.signature.TrustedKeys`: a bundle that none of them signed
+                is refused.
 
         Raises:
+            SignatureError: No trusted key signed it, as it is.
             BundleError: The bundle is missing, damaged or too new; or, with ``selfcheck``, nothing in it is right on this machine.
             InputError: It holds no such artifact, or ``threads`` is below 1.
             MissingExtraError: The engine is not installed.
         """
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        if trusted_keys is not None:
+            from lepton_runtime.signature import TrustedKeys  # for those who ask
+
+            TrustedKeys.read(trusted_keys).check_bundle(bundle)
         profile = load_profile(bundle) if precision is None and engine is None and threads is None else None
         record = choose_artifact(bundle, precision=precision, engine=engine) if profile is None else bundle.artifact(profile.file)
         settings: dict[str, Any] = {"threads": 1 if threads is None else threads, "seed": seed, "budget": budget}
