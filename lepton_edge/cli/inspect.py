@@ -29,22 +29,27 @@ def inspect(bundle: Path, json_path: str | None) -> None:
         write_json(manifest.to_dict(), json_path)
     if json_path == "-":
         return
-    for line in _origin_lines(opened):
+    for line in _lines(opened):
         click.echo(line)
-    for name, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
-        click.echo(f"{name:<14} {'; '.join(map(str, specs))}")
-    for encoder in opened.load_encoders():
-        click.echo(f"{'encoder':<14} {encoder}")
-    for line in _step_lines(manifest):
-        click.echo(line)
-    if manifest.labels:
-        click.echo(f"labels         {len(manifest.labels)}: {', '.join(manifest.labels[:8])}{'…' if len(manifest.labels) > 8 else ''}")
-    if manifest.evaluation:
-        click.echo(f"Keras          {100 * manifest.evaluation.accuracy:.2f} % on {manifest.evaluation.samples:,} samples")
     print_table(ARTIFACT_HEADERS, artifact_rows(manifest.artifacts))
     for record in manifest.artifacts:
         for text in _remarks(record, manifest):
             click.echo(f"{short_name(record.file):<18} {text}")
+
+
+def _lines(bundle: Bundle) -> Iterator[str]:
+    """What stands above the table."""
+    manifest = bundle.manifest
+    yield from _origin_lines(bundle)
+    for name, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
+        yield f"{name:<14} {'; '.join(map(str, specs))}"
+    for encoder in bundle.load_encoders():
+        yield f"{'encoder':<14} {encoder}"
+    yield from _step_lines(manifest)
+    if manifest.labels:
+        yield f"labels         {len(manifest.labels)}: {', '.join(manifest.labels[:8])}{'…' if len(manifest.labels) > 8 else ''}"
+    if manifest.evaluation:
+        yield f"Keras          {100 * manifest.evaluation.accuracy:.2f} % on {manifest.evaluation.samples:,} samples"
 
 
 def _step_lines(manifest: Manifest) -> Iterator[str]:
