@@ -187,13 +187,16 @@ class Stream(Generic[Value]):
 
     def _take(self) -> tuple[int, Frame] | None:
         """The frame to work on, once it is there and the last answer has been taken; ``None`` after the last."""
+        left: int | None = None  # for a fresher one, which is then taken however late this thread wakes: else it might leave all
         with self._changed:
             while not self._is_closed:
                 if self._waiting is None and "_read" in self._ended:
                     return None
                 wait: float | None = None
                 if self._waiting is not None and self._found is None:
-                    wait = self._wait_for_fresher(self._waiting[1])
+                    number, frame = self._waiting
+                    wait = self._wait_for_fresher(frame) if left in (None, number) else 0.0
+                    left = number
                     if wait <= 0:
                         taken, self._waiting = self._waiting, None
                         self._started, self._computed = time.monotonic(), taken[0]

@@ -76,6 +76,13 @@ def test_a_frame_that_has_waited_is_left_for_the_next() -> None:
     assert np.median(ages[2:]) < 0.05  # without that rule every second one waits for 0.05 s
 
 
+def test_a_machine_that_always_wakes_late_answers_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lepton_runtime.stream._FRESH", -1.0)  # every frame has waited for too long
+    with Stream(Ticking(0.01), slow(0.0), answer_timeout_s=5) as stream:
+        answers = list(itertools.islice(stream, 5))
+    assert [answer.number for answer in answers] == sorted({answer.number for answer in answers})
+
+
 def test_an_answer_waits_until_it_is_taken_and_only_one_does() -> None:
     computed: list[int] = []
     with Stream(range(100), lambda number: computed.append(number)) as stream:
