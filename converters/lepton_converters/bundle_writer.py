@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lepton_converters.output_place import check_folder, remove_stale, sync, temporary_place
+from lepton_converters.output_place import check_folder, remove_stale, temporary_place
 from lepton_runtime.bundle import DIGEST_FILE, MANIFEST_FILE, SIGNATURE_FILE, Bundle, digest_line
+from lepton_runtime.durable import sync, write_durably
 from lepton_runtime.encoders import Encoder
 from lepton_runtime.errors import BundleError, OutputError
 from lepton_runtime.manifest import EncoderRecord, FileRecord, Manifest
@@ -111,12 +112,12 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes], *, 
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_place(path) as temporary:
             if path.suffix == ".zip":
-                _write_file(temporary, _zipped(everything))
+                write_durably(temporary, _zipped(everything))
                 os.replace(temporary, path)
             else:
                 temporary.mkdir()
                 for name, content in everything.items():
-                    _write_file(temporary / name, content)
+                    write_durably(temporary / name, content)
                 sync(temporary)
                 _put_folder(temporary, path)
             sync(path.parent)
@@ -134,7 +135,7 @@ def add_signature(path: Path, content: bytes) -> None:
     try:
         with temporary_place(path) as temporary:
             if path.is_dir():
-                _write_file(temporary, content)
+                write_durably(temporary, content)
                 os.replace(temporary, path / SIGNATURE_FILE)
                 sync(path)
                 return
@@ -142,7 +143,7 @@ def add_signature(path: Path, content: bytes) -> None:
             files = {record.file: bundle.read(record) for record in bundle.manifest.files}
             with zipfile.ZipFile(path) as archive:
                 files |= {name: archive.read(name) for name in (DIGEST_FILE, MANIFEST_FILE)}
-            _write_file(temporary, _zipped({**files, SIGNATURE_FILE: content}))
+            write_durably(temporary, _zipped({**files, SIGNATURE_FILE: content}))
             os.replace(temporary, path)
             sync(path.parent)
     except OSError as error:
@@ -156,13 +157,6 @@ def _zipped(files: Mapping[str, bytes]) -> bytes:
         for name, content in files.items():
             archive.writestr(zipfile.ZipInfo(name), content)
     return buffer.getvalue()
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    with path.open("xb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def _put_folder(temporary: Path, path: Path) -> None:

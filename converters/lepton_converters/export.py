@@ -84,6 +84,7 @@ def export(
     preprocessing: Mapping[str, Any] | None = None,
     labels: Sequence[str] | None = None,
     license_: str | None = None,
+    serial: int | None = None,
     trust_code: bool = False,
     keep_dropout: bool = False,
     force: bool = False,
@@ -125,6 +126,7 @@ def export(
             come from the model.
         labels: Class names in the order of the outputs; by default those of class folders.
         license_: Recorded in the manifest.
+        serial: Likewise: a number from 0 that goes up from release to release.
         trust_code: Load Lambda layers and SavedModels, which are programs.
         keep_dropout: Keep dropout that is called with ``training=True``, or all of it if none is; its noise becomes inputs.
         force: Replace a bundle that is there.
@@ -146,6 +148,8 @@ def export(
     if max_drop is not None and evaluate is None:
         raise InputError(f"--max-drop {max_drop} needs labelled data to measure the accuracy on; give --eval PATH")
     budget = Budget.parse(max_drop or "1pp") if evaluate else None
+    if serial is not None and serial < 0:
+        raise InputError(f"--serial must be at least 0, found {serial}")
     if (batch is not None and batch < 1) or calib_samples < 1 or seed < 0:
         raise InputError(f"batch and calibration samples must be at least 1 and the seed 0, found {batch}, {calib_samples} and {seed}")
     if measure_blocks and repeat is not None:
@@ -225,6 +229,7 @@ def export(
         golden=file_record(GOLDEN_FILE, arrays),
         evaluation=evaluation,
         license=license_,
+        serial=serial,
         settings=settings,
         versions=installed_versions(_TOOLCHAIN),
         removed_layers=source.removed_layers,

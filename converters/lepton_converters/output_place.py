@@ -20,15 +20,6 @@ def check_folder(path: Path) -> None:
         raise OutputError(f"the output's folder must be writable, {str(folder)!r} is not; choose another with --output")
 
 
-def sync(folder: Path) -> None:
-    """Have what was written to a folder, or to a file, on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextmanager
 def temporary_place(path: Path) -> Iterator[Path]:
     """A free name beside the output, or where its folder will be; whatever lies there at the end is removed."""

@@ -17,6 +17,7 @@ from lepton_edge.cli.explain import explain
 from lepton_edge.cli.export import export
 from lepton_edge.cli.finetune import finetune
 from lepton_edge.cli.inspect import inspect
+from lepton_edge.cli.install import install
 from lepton_edge.cli.on_device import INTERRUPTED
 from lepton_edge.cli.report import report
 from lepton_edge.cli.run import run
@@ -42,7 +43,7 @@ def cli(debug: bool) -> None:
 
 _COMMANDS = (
     *(check, export, finetune, inspect, explain, run, serve, benchmark, tune, compare, report, selfcheck, doctor, demo),
-    *(keygen, sign, verify),
+    *(keygen, sign, verify, install),
 )
 for command in _COMMANDS:
     cli.add_command(command)

@@ -45,6 +45,8 @@ class Bundle:
             BundleError: There is none, its manifest is damaged or too new, or it holds other files than the manifest lists.
         """
         path = Path(path)
+        if path.is_symlink():  # `current` of an install may lead elsewhere tomorrow, this bundle stays
+            path = path.resolve()
         if not path.exists():
             raise BundleError(f"a bundle folder or .zip is needed, {str(path)!r} does not exist")
         data = _read(path, MANIFEST_FILE, MAX_MANIFEST_BYTES)

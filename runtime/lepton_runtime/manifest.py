@@ -211,6 +211,7 @@ class Manifest:
         removed_layers: Names of layers that work in training only, which no artifact holds.
         encoders: From raw values to the inputs, in the order in which they run.
         noise_inputs: Names of inputs that a session fills with uniform noise from 0 to 1, for dropout that is kept.
+        serial: A number that goes up from release to release, or ``None``; a device does not go back to a lower one.
         answers: The steps behind the network that the models hold, or ``None``.
         notes: What else is not as it was in the source model's file, in words.
     """
@@ -231,6 +232,7 @@ class Manifest:
     notes: tuple[str, ...] = ()
     noise_inputs: tuple[str, ...] = ()
     answers: Answers | None = None
+    serial: int | None = None
 
     @property
     def given_inputs(self) -> tuple[TensorSpec, ...]:
@@ -254,11 +256,13 @@ class Manifest:
         return (json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
     def check_answers(self) -> None:
-        """Refuse steps before and behind the models that these cannot have, and labels that are no names.
+        """Refuse steps before and behind the models that these cannot have, labels that are no names, and a serial that is no number.
 
         Raises:
             BundleError: There are some.
         """
+        if self.serial is not None and (type(self.serial) is not int or self.serial < 0):
+            raise BundleError(f"a bundle's serial number is a whole number from 0, found {self.serial!r}; do not use this bundle")
         if self.labels is not None and not all(isinstance(label, str) for label in self.labels):
             raise BundleError("a bundle's labels are names, found something else in manifest.json; do not use this bundle")
         if isinstance(self.preprocessing, FrameInput) and [spec.shape[1:] for spec in self.inputs] != [self.preprocessing.shape]:
