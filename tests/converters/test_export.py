@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from lepton_converters import export
-from lepton_converters.export import _search_doubts
+from lepton_converters.artifact_record import search_doubts
 from lepton_runtime import Bundle, Format, InputError, ParityError, Precision, Session, TensorSpec, UnsupportedError
 from lepton_runtime.golden import Golden
 from lepton_runtime.manifest import Quantization, SearchStep
@@ -548,7 +548,7 @@ def test_a_calibration_set_is_streamed(tmp_path: Path) -> None:
 def test_a_search_that_was_in_vain_is_told_of(cnn_bundle: Bundle, steps: int, float_blocks: tuple[str, ...], told: bool) -> None:
     record = next(record for record in cnn_bundle.manifest.artifacts if record.precision == Precision.STATIC_INT8)
     searched = Quantization("any", "mse", False, "fitted", float_blocks, 14, steps=(SearchStep(0, "", 0.0005, 0.0051),) * steps)
-    found = _search_doubts([replace(record, quantization=searched)])
+    found = search_doubts([replace(record, quantization=searched)])
     assert bool(found) is told
     if told:
         assert "may lose 0.56pp on other samples: so many of its 14 blocks would have to stay in float" in found[0]

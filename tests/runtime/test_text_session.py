@@ -80,6 +80,8 @@ def test_a_damaged_vocabulary_is_a_clean_error(text_bundle: Path) -> None:
 )
 def test_an_encoder_that_this_version_cannot_run_is_refused(text_bundle: Path, rewrite_manifest, change, message: str) -> None:
     rewrite_manifest(text_bundle, lambda values: values["encoders"][0].update(change))
+    if "vocabulary" in change:
+        (text_bundle / "vocabulary.words.json").unlink()
     with pytest.raises(BundleError, match=message):
         Session.open(text_bundle)
 
