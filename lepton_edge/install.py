@@ -9,7 +9,7 @@ import os
 import shutil
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -18,12 +18,13 @@ from lepton_runtime.bundle import DIGEST_FILE, MANIFEST_FILE, SIGNATURE_FILE, Bu
 from lepton_runtime.durable import sync, write_durably
 from lepton_runtime.errors import BundleError, InputError, OutputError, ParityError, RegressionError
 from lepton_runtime.golden import Golden, golden_fault, golden_limit
+from lepton_runtime.manifest import Manifest
 from lepton_runtime.session import Session
 from lepton_runtime.signature import TrustedKeys
 
 _NAMES = ("a", "b")
 _CURRENT, _SLOTS, _LOCK = "current", "slots", "lock"
-_NEW, _OLD = ".new", ".old"
+_NEW, _OLD = ".new", ".old-"  # the second is followed by the slot that it was in
 _CALLS = 20  # of which the median is the latency
 _SPARE_BYTES = 2**20
 
@@ -75,37 +76,47 @@ def install(
     if trusted_keys is not None:
         trusted_keys.check_bundle(bundle)
     with _locked(folder) as slots:
-        _check_serial(bundle, _in_use(folder), allow_downgrade=allow_downgrade)
-        used = _used_name(folder)
-        name = _NAMES[1] if used == _NAMES[0] else _NAMES[0]
+        _check_serial(bundle, _serial_in_use(folder), allow_downgrade=allow_downgrade)
+        name = _other(_used_name(folder))
         on_step(f"copy to slot {name}")
         _copy(bundle, slots / _NEW)
         on_step("try it here")
         file, latency_ms = _tried(slots / _NEW, max_latency_ms)
-        if (slots / name).exists():
-            os.rename(slots / name, slots / _OLD)
+        old = slots / f"{_OLD}{name}"
+        if os.path.lexists(slots / name):
+            os.rename(slots / name, old)
         os.rename(slots / _NEW, slots / name)
+        (slots / f"{name}.tuned.json").unlink(missing_ok=True)  # of the bundle that was there
         sync(slots)
         _use(folder, name)
-        _remove(slots / _OLD)
+        with suppress(OSError):  # it is done; the next install tidies up
+            _remove(old)
     return Installed(folder / _CURRENT, name, file, latency_ms)
 
 
-def roll_back(folder: Path) -> Installed:
+def roll_back(folder: Path, *, trusted_keys: TrustedKeys | None = None, max_latency_ms: float | None = None) -> Installed:
     """Use the bundle in the other slot again, the one before the last install.
 
+    Args:
+        folder: Where the slots are.
+        trusted_keys: As for :func:`install`.
+        max_latency_ms: Likewise.
+
     Raises:
-        BundleError: It is damaged.
+        BundleError: It is damaged, or not signed with a trusted key.
         InputError: There is none.
         OutputError: The link cannot be set, or an install is at work.
         ParityError: Its answers here are not the golden ones.
+        RegressionError: Its calls take longer than allowed.
     """
     with _locked(folder) as slots:
         used = _used_name(folder)
-        name = _NAMES[1] if used == _NAMES[0] else _NAMES[0]
+        name = _other(used)
         if used is None or not (slots / name).exists():
             raise InputError(f"{str(folder)!r} must hold a bundle of before, to go back to, it has none; install one")
-        file, latency_ms = _tried(slots / name, None)
+        if trusted_keys is not None:
+            trusted_keys.check_bundle(Bundle.open(slots / name))
+        file, latency_ms = _tried(slots / name, max_latency_ms)
         _use(folder, name)
     return Installed(folder / _CURRENT, name, file, latency_ms)
 
@@ -116,7 +127,8 @@ def _locked(folder: Path) -> Iterator[Path]:
     slots = folder / _SLOTS
     try:
         slots.mkdir(parents=True, exist_ok=True)
-        with (folder / _LOCK).open("w") as lock:
+        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        with open(descriptor, "rb") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system gives it back, however this process ends
             except BlockingIOError:
@@ -128,34 +140,48 @@ def _locked(folder: Path) -> Iterator[Path]:
 
 
 def _tidy(folder: Path, slots: Path) -> None:
-    for name in (_NEW, _OLD):
-        _remove(slots / name)
+    """Take back what an install has begun and not brought to its end."""
+    _remove(slots / _NEW)
     (folder / f".{_CURRENT}.new").unlink(missing_ok=True)
+    for name in _NAMES:
+        old = slots / f"{_OLD}{name}"
+        if os.path.lexists(old) and name != _used_name(folder):  # what came in its place was never used
+            _remove(slots / name)
+            os.rename(old, slots / name)
+        _remove(old)
 
 
 def _used_name(folder: Path) -> str | None:
     """The slot that is in use; ``None`` before the first install."""
     link = folder / _CURRENT
-    if not link.is_symlink():
-        if link.exists():
-            raise InputError(f"{str(link)!r} must be a link to a slot, it is something else; give another --slot")
+    if not os.path.lexists(link):
         return None
-    name = Path(os.readlink(link)).name
-    if name not in _NAMES:
-        raise InputError(f"{str(link)!r} must lead to slot a or b, it leads to {name!r}; give another --slot")
-    return name
+    found = os.readlink(link) if link.is_symlink() else "no link"
+    names = {str(Path(_SLOTS) / name): name for name in _NAMES}
+    if found not in names:
+        raise InputError(f"{str(link)!r} must be a link to {' or '.join(names)}, found {found!r}; give another --slot")
+    return names[found]
 
 
-def _in_use(folder: Path) -> Bundle | None:
-    """The bundle in use; ``None`` if there is none that opens, which any may replace."""
+def _other(name: str | None) -> str:
+    return _NAMES[1] if name == _NAMES[0] else _NAMES[0]
+
+
+def _serial_in_use(folder: Path) -> int | None:
+    """Of the bundle in use, also of a damaged one as long as its manifest can be read; ``None`` if it has none."""
+    current = folder / _CURRENT
     try:
-        return Bundle.open(folder / _CURRENT)
+        return Bundle.open(current).manifest.serial
     except BundleError:
+        pass
+    try:
+        return Manifest.from_json((current / MANIFEST_FILE).read_bytes()).serial
+    except (BundleError, OSError):
         return None
 
 
-def _check_serial(bundle: Bundle, used: Bundle | None, *, allow_downgrade: bool) -> None:
-    before, now = (None if one is None else one.manifest.serial for one in (used, bundle))
+def _check_serial(bundle: Bundle, before: int | None, *, allow_downgrade: bool) -> None:
+    now = bundle.manifest.serial
     if before is not None and not allow_downgrade and (now is None or now < before):
         raise InputError(f"a bundle's serial number must not go down, {before} is in use, found {now}; --allow-downgrade takes it")
 
@@ -194,7 +220,7 @@ def _tried(path: Path, max_latency_ms: float | None) -> tuple[str, float]:
             session.run(inputs)
             samples.append(1e3 * (perf_counter() - started))
         latency_ms = statistics.median(samples)
-        if max_latency_ms is not None and latency_ms > max_latency_ms:
+        if max_latency_ms is not None and not latency_ms <= max_latency_ms:  # nor where that is no number
             raise RegressionError(
                 f"{session.artifact.file} must answer within {max_latency_ms:g} ms here, it takes {latency_ms:.1f}; the other stays in use"
             )
@@ -210,5 +236,7 @@ def _use(folder: Path, name: str) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.exists():
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
         shutil.rmtree(path)

@@ -7,7 +7,7 @@ from typing import Any
 from lepton_edge.report.file import write_bytes
 from lepton_runtime.bundle import Bundle
 from lepton_runtime.errors import InputError, MissingExtraError, OutputError
-from lepton_runtime.signature import PublicKey, read_public_key, signature_of, signers
+from lepton_runtime.signature import PublicKey, read_public_key, signature_of, without_key
 
 VARIABLE = "LEPTON_EDGE_KEY_PASSPHRASE"
 
@@ -57,29 +57,23 @@ def sign(path: Path, key_path: Path) -> PublicKey:
     bundle = Bundle.open(path)
     bundle.check()
     data = bundle.read_manifest()
-    others = _others(bundle.read_signatures(), public)
+    signatures = bundle.read_signatures()
+    others = b"" if signatures is None else without_key(signatures, public)
     add_signature(path, others + signature_of(data, public, private.sign))
     return public
 
 
-def _others(signatures: bytes | None, key: PublicKey) -> bytes:
-    """The signatures that are by other keys."""
-    if signatures is None:
-        return b""
-    end = b"-----END SSH SIGNATURE-----\n"
-    parts = [part + end for part in signatures.split(end)[:-1]]
-    return b"".join(part for part, signer in zip(parts, signers(signatures), strict=True) if signer.raw != key.raw)
-
-
 def _read_private(path: Path) -> tuple[Any, PublicKey]:  # Any: a key of an optional package
     ed25519, serialization = _import_cryptography()
+    from cryptography import exceptions
+
     passphrase = os.environ.get(VARIABLE)
     try:
         content = path.read_bytes()
         private = serialization.load_ssh_private_key(content, passphrase.encode() if passphrase else None)
     except OSError as error:
         raise InputError(f"--key must be a file that can be read, {str(path)!r} cannot: {error.strerror}") from error
-    except (ValueError, TypeError) as error:  # of which the text may say what is in the file
+    except (ValueError, TypeError, exceptions.UnsupportedAlgorithm) as error:  # of which the text may say what is in the file
         raise InputError(
             f"--key must be a private key of OpenSSH, and {VARIABLE} its passphrase if it has one, {str(path)!r} cannot be read so"
         ) from error

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import zipfile
 from collections.abc import Container, Mapping, Sequence
 from itertools import count
@@ -133,6 +134,7 @@ def add_signature(path: Path, content: bytes) -> None:
         BundleError: The bundle is damaged.
     """
     try:
+        path = path.resolve()
         with temporary_place(path) as temporary:
             if path.is_dir():
                 write_durably(temporary, content)
@@ -144,6 +146,7 @@ def add_signature(path: Path, content: bytes) -> None:
             with zipfile.ZipFile(path) as archive:
                 files |= {name: archive.read(name) for name in (DIGEST_FILE, MANIFEST_FILE)}
             write_durably(temporary, _zipped({**files, SIGNATURE_FILE: content}))
+            shutil.copymode(path, temporary)
             os.replace(temporary, path)
             sync(path.parent)
     except OSError as error:

@@ -32,13 +32,16 @@ def install(
 
     if rollback == (bundle is not None):
         raise click.UsageError(f"give one of BUNDLE and --rollback, found {'both' if rollback else 'none'}")
+    if rollback and allow_downgrade:
+        raise click.UsageError("--rollback goes back to a lower serial number by itself; leave --allow-downgrade out")
+    trusted = None if trusted_keys is None else TrustedKeys.read(trusted_keys)
     if bundle is None:
-        found = roll_back(folder)
+        found = roll_back(folder, trusted_keys=trusted, max_latency_ms=max_latency_ms)
     else:
         found = install_bundle(
             bundle,
             folder,
-            trusted_keys=None if trusted_keys is None else TrustedKeys.read(trusted_keys),
+            trusted_keys=trusted,
             max_latency_ms=max_latency_ms,
             allow_downgrade=allow_downgrade,
             on_step=lambda step: click.echo(f"  {step}", err=True),

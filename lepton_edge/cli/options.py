@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from lepton_runtime.answers import MOST_SHARED, Activation, Answers, BoxFormat
+from lepton_runtime.bundle import Bundle
 from lepton_runtime.errors import InputError, OutputError
 
 Item = TypeVar("Item")
@@ -39,6 +40,19 @@ trusted_keys_option = click.option(
     type=click.Path(path_type=Path),
     help="Refuse a bundle that no key in this folder signed: public keys, *.pub, and `revoked`, a list of those that are trusted no more.",
 )
+
+
+def check_trusted(bundle: Bundle, trusted_keys: Path | None) -> None:
+    """Refuse a bundle that no trusted key signed, where one must have; before its other files are read, which may be of any size.
+
+    Raises:
+        SignatureError: None did.
+        InputError: The keys cannot be read.
+    """
+    if trusted_keys is not None:
+        from lepton_runtime.signature import TrustedKeys
+
+        TrustedKeys.read(trusted_keys).check_bundle(bundle)
 
 
 def keep_result(json_path: str | None, *, force: bool) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lepton_edge.cli.options import engine_option, json_option, precision_option, trusted_keys_option
+from lepton_edge.cli.options import check_trusted, engine_option, json_option, precision_option, trusted_keys_option
 
 if TYPE_CHECKING:
     from lepton_runtime.labels import Prediction
@@ -86,16 +86,17 @@ def run(
     if given[0] in streams and json_path:
         raise click.UsageError(f"{given[0]} prints one line of JSON a frame by itself; leave --json out")
     opened = Bundle.open(bundle)
+    check_trusted(opened, trusted_keys)
     opened.check()
     if given[0] in streams:
         from lepton_edge.cli.stream import open_source, print_answers
 
         steps = opened.manifest.preprocessing
         source = open_source(camera, video, folder, watch=watch, size=steps.size if isinstance(steps, FrameInput) else None)
-        with Session.open(opened, precision=precision, engine=engine, threads=threads, trusted_keys=trusted_keys) as session:
+        with Session.open(opened, precision=precision, engine=engine, threads=threads) as session:
             print_answers(session, source, count=count, top=top, timeout_s=timeout_s, strict=not watch)
         return
-    with Session.open(opened, precision=precision, engine=engine, threads=threads, trusted_keys=trusted_keys) as session:
+    with Session.open(opened, precision=precision, engine=engine, threads=threads) as session:
         outputs = run_on_file(input, session) if input is not None else run_on_text(text or "", session)
         real = {spec.name: spec.dequantize(outputs[spec.name]) for spec in session.artifact.outputs}
     answers = session.named(outputs, count=top) if is_named(opened.manifest) else []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from lepton_edge.cli.options import comma_list, engine_option, precision_option, trusted_keys_option
+from lepton_edge.cli.options import check_trusted, comma_list, engine_option, precision_option, trusted_keys_option
 from lepton_runtime.errors import InputError, MissingExtraError
 
 
@@ -88,9 +88,9 @@ def serve(
         sessions = {}
         for name, path in zip(names, bundles, strict=True):
             bundle = Bundle.open(path)
+            check_trusted(bundle, trusted_keys)
             bundle.check()
-            session = Session.open(bundle, precision=precision, engine=engine, threads=threads, trusted_keys=trusted_keys)
-            sessions[name] = stack.enter_context(session)
+            sessions[name] = stack.enter_context(Session.open(bundle, precision=precision, engine=engine, threads=threads))
         try:
             listening = stack.enter_context(socket.create_server((host, port), backlog=128))
         except OSError as error:

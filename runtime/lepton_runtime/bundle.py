@@ -2,6 +2,9 @@
 
 import os
 import stat
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +13,8 @@ from lepton_runtime.errors import BundleError, InputError
 from lepton_runtime.manifest import MAX_MANIFEST_BYTES, ArtifactRecord, EncoderRecord, FileRecord, Manifest
 
 if TYPE_CHECKING:
+    from zipfile import ZipFile
+
     from lepton_runtime.encoders import Encoder
 
 MANIFEST_FILE = "manifest.json"
@@ -44,11 +49,7 @@ class Bundle:
         Raises:
             BundleError: There is none, its manifest is damaged or too new, or it holds other files than the manifest lists.
         """
-        path = Path(path)
-        if path.is_symlink():  # `current` of an install may lead elsewhere tomorrow, this bundle stays
-            path = path.resolve()
-        if not path.exists():
-            raise BundleError(f"a bundle folder or .zip is needed, {str(path)!r} does not exist")
+        path = _existing(Path(path))
         data = _read(path, MANIFEST_FILE, MAX_MANIFEST_BYTES)
         if _read(path, DIGEST_FILE, MAX_MANIFEST_BYTES) != digest_line(data):
             raise BundleError(
@@ -139,24 +140,35 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def _existing(path: Path) -> Path:
+    """The path, or where a link leads: `current` of an install may lead elsewhere tomorrow, a bundle that is open stays."""
+    try:
+        found = path.resolve() if path.is_symlink() else path
+        if found.is_dir() or found.is_file():
+            return found
+        what = "is no folder and no file" if found.exists() else "does not exist"
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, links that lead to each other, a NUL
+        raise BundleError(f"a bundle folder or .zip is needed, {str(path)!r} is no place for one: {error}") from error
+    raise BundleError(f"a bundle folder or .zip is needed, {str(path)!r} {what}")
+
+
 def _check_names(path: Path, wanted: set[str], *, optional: set[str]) -> None:
     """Refuse files that the manifest does not list, those that it lists and that are missing, and what is no plain file."""
     if path.is_dir():
         with os.scandir(path) as entries:
-            found = [entry.name if entry.is_file(follow_symlinks=False) else f"{entry.name}, which is no plain file" for entry in entries]
+            found = [entry.name if entry.is_file(follow_symlinks=False) else f"{entry.name} (no plain file)" for entry in entries]
     else:
         found = _zipped_names(path)
-    surplus = sorted(name for name in set(found) if name not in wanted | optional or found.count(name) > 1)
-    missing = sorted(wanted - set(found))
+    counts, known = Counter(found), wanted | optional
+    surplus = sorted(name for name, count in counts.items() if name not in known or count > 1)
+    missing = sorted(wanted - set(counts))
     if surplus or missing:
-        what = f"{surplus[0]} is not one of them, or there twice" if surplus else f"{missing[0]} is missing"
+        what = f"{surplus[0]!r} is not one of them, or there twice" if surplus else f"{missing[0]!r} is missing"
         raise BundleError(f"{str(path)!r} must hold the files that its manifest lists, {what}; copy the bundle again")
 
 
 def _zipped_names(path: Path) -> list[str]:
-    import zipfile
-
-    with zipfile.ZipFile(path) as archive:
+    with _opened_zip(path, "list of files") as archive:
         return archive.namelist()
 
 
@@ -168,21 +180,44 @@ def _read(path: Path, file: str, limit_bytes: int) -> bytes:
         # O_NOFOLLOW: a link could lead out of the bundle. O_NONBLOCK: a pipe would be waited for.
         descriptor = os.open(path / file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
         with open(descriptor, "rb") as stream:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
                 raise _unreadable(path, file, "it is no plain file")
-            return stream.read(limit_bytes + 1)
+            return stream.read(min(limit_bytes, found.st_size) + 1)
     except OSError as error:
         raise _unreadable(path, file, error.strerror) from error
 
 
 def _read_zipped(path: Path, file: str, limit_bytes: int) -> bytes:
     import zipfile
+
+    with _opened_zip(path, file) as archive:
+        member = archive.getinfo(file)
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise _unreadable(path, file, "it is compressed in a way that no bundle is")
+        with archive.open(member) as stream:
+            return stream.read(min(limit_bytes, member.file_size) + 1)
+
+
+@contextmanager
+def _opened_zip(path: Path, file: str) -> "Iterator[ZipFile]":
+    import zipfile
     import zlib
 
-    damaged = (OSError, KeyError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error)
+    damaged = (
+        OSError,
+        KeyError,
+        EOFError,
+        ValueError,
+        NotImplementedError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zipfile.LargeZipFile,
+        zlib.error,
+    )
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(file) as member:
-            return member.read(limit_bytes + 1)
+        with zipfile.ZipFile(path) as archive:
+            yield archive
     except damaged as error:
         if path.suffix == ".keras":
             raise BundleError(f"{str(path)!r} must be a bundle, it is a Keras model; export it first") from error

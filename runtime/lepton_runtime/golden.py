@@ -1,6 +1,7 @@
 """The golden arrays of a bundle: a few inputs, and what the source model and each artifact answered."""
 
 import io
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -68,13 +69,15 @@ class Golden:
         try:
             with np.load(io.BytesIO(bundle.read(bundle.manifest.golden)), allow_pickle=False) as archive:
                 arrays = dict(archive)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, EOFError, TypeError, MemoryError, zipfile.BadZipFile) as error:
             raise BundleError(f"{bundle.manifest.golden.file!r} must be a NumPy archive of plain numbers: {error}") from error
         wanted = {f"input/{spec.name}" for spec in bundle.manifest.inputs}
         wanted |= {f"raw/{spec.name}" for spec in _raw_inputs(bundle)}
         wanted |= {f"{record.file}/{spec.name}" for record in bundle.manifest.artifacts for spec in record.outputs}
         if wanted - set(arrays):
             raise BundleError(f"{bundle.manifest.golden.file!r} must hold {min(wanted - set(arrays))!r}; export the bundle again")
+        if any(array.ndim < 1 for array in arrays.values()) or {len(arrays[name]) for name in wanted} & {0}:
+            raise BundleError(f"{bundle.manifest.golden.file!r} must hold at least one row of each array; export the bundle again")
         return cls(arrays)
 
     def batches(self, artifact: ArtifactRecord) -> list[dict[str, Array]]:

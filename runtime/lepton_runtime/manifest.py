@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
+import numpy as np
+
 from lepton_runtime.answers import Answers
 from lepton_runtime.errors import BundleError, LeptonError
 from lepton_runtime.formats import Format, Precision, Target
@@ -15,6 +17,7 @@ from lepton_runtime.tensors import TensorSpec
 
 SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 16 * 2**20
+MAX_FILE_BYTES = 2**33  # no device loads more
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _Record = TypeVar("_Record")
@@ -41,7 +44,12 @@ class FileRecord:
     def __post_init__(self) -> None:
         if not isinstance(self.file, str) or not _FILE_NAME.fullmatch(self.file):
             raise BundleError(f"a bundle's files have plain names inside its folder, found {self.file!r}; do not use this bundle")
-        if not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256) or not isinstance(self.size_bytes, int):
+        if (
+            not isinstance(self.sha256, str)
+            or not _SHA256.fullmatch(self.sha256)
+            or type(self.size_bytes) is not int
+            or not 0 <= self.size_bytes <= MAX_FILE_BYTES
+        ):
             raise BundleError(f"{self.file!r} must have a size and a SHA-256 digest in the manifest; export the bundle again")
 
 
@@ -261,6 +269,11 @@ class Manifest:
         Raises:
             BundleError: There are some.
         """
+        names = [record.file for record in self.files]
+        if len(set(names)) < len(names) or {"manifest.json", "manifest.sha256", "manifest.sig"} & set(names):
+            raise BundleError("a bundle's files have names of their own, found one twice or one of the manifest's; do not use this bundle")
+        if not self.inputs or not all(record.inputs and record.outputs for record in self.artifacts):
+            raise BundleError("a bundle's models take and give something, found one that does not; do not use this bundle")
         if self.serial is not None and (type(self.serial) is not int or self.serial < 0):
             raise BundleError(f"a bundle's serial number is a whole number from 0, found {self.serial!r}; do not use this bundle")
         if self.labels is not None and not all(isinstance(label, str) for label in self.labels):
@@ -283,7 +296,7 @@ class Manifest:
         try:
             values = json.loads(data)
             version = values.pop("schema_version")
-            maker = values.get("versions", {}).get("lepton-edge", "")
+            maker = str(values.get("versions", {}).get("lepton-edge", "")).encode("ascii", "backslashreplace").decode()
             if version != SCHEMA_VERSION:
                 raise BundleError(
                     f"this version of lepton-edge reads bundles of schema {SCHEMA_VERSION}, found schema {version!r}; "
@@ -338,6 +351,11 @@ def _answers(values: dict[str, Any]) -> Answers:
 
 
 def _specs(values: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+    for value in values:
+        if value["dtype"] != "string" and np.dtype(value["dtype"]).kind not in "biuf":
+            raise ValueError(f"the number type {value['dtype']!r}")
+        if not all(axis is None or (type(axis) is int and axis > 0) for axis in value["shape"]):
+            raise ValueError(f"the shape {value['shape']!r}")
     return tuple(_record(TensorSpec, {**value, "shape": tuple(value["shape"])}) for value in values)
 
 

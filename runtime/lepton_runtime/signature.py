@@ -3,6 +3,8 @@
 import base64
 import binascii
 import hashlib
+import os
+import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +16,9 @@ from lepton_runtime.errors import InputError, MissingExtraError, SignatureError
 NAMESPACE = "lepton-edge"
 REVOKED_FILE = "revoked"
 _KEY_TYPE = b"ssh-ed25519"
+_FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
 _BEGIN, _END = "-----BEGIN SSH SIGNATURE-----", "-----END SSH SIGNATURE-----"
+_LINE = 70
 _MAGIC, _VERSION, _HASH = b"SSHSIG", 1, b"sha512"
 _HASHES = {b"sha256": hashlib.sha256, b"sha512": hashlib.sha512}
 
@@ -63,16 +67,15 @@ class TrustedKeys:
         """
         folder = Path(folder)
         keys: dict[bytes, PublicKey] = {}
-        revoked = []
+        revoked: list[str] = []
         try:
             for path in sorted(folder.glob("*.pub")):
                 for line in _lines(path):
                     key = read_public_key(line, name=path.stem)
                     keys[key.raw] = key
             path = folder / REVOKED_FILE
-            for line in _lines(path) if path.exists() else ():
-                is_print = line.startswith("SHA256:")
-                revoked.append(line.split()[0].rstrip("=") if is_print else read_public_key(line, name=REVOKED_FILE).fingerprint)
+            if os.path.lexists(path):  # a link that leads nowhere is an error
+                revoked = [_fingerprint(line) for line in _lines(path)]
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"trusted keys must be in files that can be read, {str(folder)!r} cannot: {error}") from error
         if not keys:
@@ -114,13 +117,23 @@ class TrustedKeys:
             else:
                 return key
         known = ", ".join(sorted(key.name for key in self.keys.values()))
-        raise SignatureError(f"a bundle must be signed with a trusted key ({known}), this one is signed with {'; '.join(reasons)}")
+        found = "; ".join(reasons) or "no key of Ed25519"
+        raise SignatureError(f"a bundle must be signed with a trusted key ({known}), this one is signed with {found}")
 
 
 @dataclass(frozen=True)
 class _Signature:
-    """One signature. Source: OpenSSH, PROTOCOL.sshsig."""
+    """One signature. Source: OpenSSH, PROTOCOL.sshsig.
 
+    Attributes:
+        text: As it stands in the file.
+        key: That signed, as it says.
+        namespace: What for.
+        hash_name: Of the hash that is signed.
+        value: 64 bytes.
+    """
+
+    text: bytes
     key: PublicKey
     namespace: bytes
     hash_name: bytes
@@ -153,17 +166,35 @@ def signature_of(data: bytes, key: PublicKey, sign: Callable[[bytes], bytes]) ->
     value = _string(_KEY_TYPE) + _string(sign(_signed(data, _HASH)))
     parts = (key.blob, NAMESPACE.encode(), b"", _HASH, value)
     encoded = base64.b64encode(_MAGIC + struct.pack(">I", _VERSION) + b"".join(map(_string, parts))).decode()
-    lines = [encoded[start : start + 70] for start in range(0, len(encoded), 70)]
-    return "\n".join([_BEGIN, *lines, _END, ""]).encode()
+    return _armored(encoded)
 
 
 def signers(signatures: bytes) -> tuple[PublicKey, ...]:
-    """The keys that say to have signed; nothing is checked.
+    """The Ed25519 keys that say to have signed; nothing is checked.
 
     Raises:
         SignatureError: It is no such file.
     """
     return tuple(signature.key for signature in _signatures(signatures))
+
+
+def without_key(signatures: bytes, key: PublicKey) -> bytes:
+    """The Ed25519 signatures that are by other keys.
+
+    Raises:
+        SignatureError: It is no such file.
+    """
+    return b"".join(signature.text for signature in _signatures(signatures) if signature.key.raw != key.raw)
+
+
+def _fingerprint(line: str) -> str:
+    """Of a revoked key: as it stands there, or of the key that stands there."""
+    first = line.split()[0]
+    if _FINGERPRINT.fullmatch(first):
+        return first.rstrip("=")
+    if line.startswith(_KEY_TYPE.decode()):
+        return read_public_key(line, name=REVOKED_FILE).fingerprint
+    raise InputError(f"a line of {REVOKED_FILE!r} is a public key, or its fingerprint, SHA256: and 43 letters, found {line[:80]!r}")
 
 
 def read_public_key(line: str, *, name: str) -> PublicKey:
@@ -202,23 +233,31 @@ def _signatures(text: bytes) -> Iterator[_Signature]:
         try:
             if not end or rest.strip():
                 raise ValueError("it breaks off")
-            yield _signature("".join(encoded.split()))
+            signature = _signature("".join(encoded.split()))
         except (ValueError, struct.error) as error:  # base64's own error is a ValueError
-            raise SignatureError(
-                f"{SIGNATURE_FILE} must hold whole signatures, found a damaged one: {error}; sign the bundle again"
-            ) from error
+            raise SignatureError(f"{SIGNATURE_FILE} must hold whole signatures, found a damaged one: {error}; sign it again") from error
+        if signature is not None:
+            yield signature
 
 
-def _signature(encoded: str) -> _Signature:
+def _signature(encoded: str) -> _Signature | None:
+    """``None`` for one by a key of another kind, which is not looked at."""
     blob = base64.b64decode(encoded, validate=True)
     if blob[:6] != _MAGIC or struct.unpack(">I", blob[6:10])[0] != _VERSION:
         raise ValueError("it is of another kind")
     key, namespace, _, hash_name, value = _strings(blob[10:])
+    if _strings(key)[:1] != [_KEY_TYPE]:
+        return None
     kind, signature = _strings(value)
     if kind != _KEY_TYPE:
-        raise ValueError("it is by a key that is not Ed25519")
+        raise ValueError("it is by another key than it says")
     public = _public_key(key, "")
-    return _Signature(PublicKey(public.raw, public.fingerprint), namespace, hash_name, signature)
+    return _Signature(_armored(encoded), PublicKey(public.raw, public.fingerprint), namespace, hash_name, signature)
+
+
+def _armored(encoded: str) -> bytes:
+    lines = [encoded[start : start + _LINE] for start in range(0, len(encoded), _LINE)]
+    return "\n".join([_BEGIN, *lines, _END, ""]).encode()
 
 
 def _signed(data: bytes, hash_name: bytes) -> bytes:

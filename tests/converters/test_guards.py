@@ -60,14 +60,24 @@ def crafted() -> dict[str, bytes]:
     sparse = graph_of([add("x", "x")], [])
     sparse.sparse_initializer.add().values.CopyFrom(outside("w"))
     function = onnx.helper.make_function("", "Plus", ["x"], ["y"], [foreign], [onnx.helper.make_opsetid("", 17)])
+    good = model_of(graph_of([add("x", "x")], []))
+    external = outside("w").SerializeToString()
+    fat = external.replace(b"\x6a", b"\xea\x80\x80\x80\x10").replace(b"\x70\x01", b"\xf0\x80\x80\x80\x10\x01")
+    assert len(fat) == len(external) + 8
+    graph = graph_of([add("x", "w")], [])
+    graph = graph.SerializeToString() + b"\x2a" + bytes([len(fat)]) + fat
     return {
+        "fields whose numbers are written too long": b"\x08\x08\x3a" + bytes([len(graph) & 127 | 128, len(graph) >> 7]) + graph,
+        "a file of onnxruntime's own format": b"\x08\x00\x09\x00ORTM" + bytes(40) + good,
+        "a page of OpenVINO's": b"\n\x10<!--            " + good + b"-->",
+        "training": good + b"\xa2\x01\x00",
         "weights in another file": model_of(graph_of([add("x", "w")], [outside("w")])),
         "weights that are marked so": model_of(graph_of([add("x", "w")], [marked])),
         "a constant in another file": model_of(graph_of([onnx.helper.make_node("Constant", [], ["y"], value=outside("v"))], [])),
         "one in a graph inside": model_of(graph_of([inner(outside("w"))], [])),
         "sparse weights": model_of(sparse),
         "a foreign operator": model_of(graph_of([foreign], [])),
-        "one in a function": model_of(graph_of([add("x", "x")], []), functions=[function]),
+        "functions": model_of(graph_of([add("x", "x")], []), functions=[function]),
         "graphs without end": model_of(graph_of([deep(20)], [])),
         "a picture": b"\x89PNG\r\n\x1a\n" + bytes(100),
         "half of a model": model_of(graph_of([add("x", "w")], [onnx.numpy_helper.from_array(np.ones((1, 4), np.float32), "w")]))[:-9],
@@ -151,6 +161,74 @@ def test_other_faults_of_a_tflite_file_are_named(files: dict[str, bytes]) -> Non
     for content in (b"", b"TFL3", files["model.fp32.onnx"], b"\x89PNG\r\n\x1a\n"):
         with pytest.raises(BundleError, match="must have the mark TFL3"):
             check_tflite(content)
+
+
+def test_a_graph_that_runs_itself_is_refused(keras, tmp_path) -> None:
+    model = keras.Sequential([keras.Input((6, 3)), keras.layers.GRU(4)])
+    path = export(model, tmp_path / "gru.bundle", precisions=["fp32"], formats=["tflite"]).path
+    content = read_content((path / "model.fp32.tflite").read_bytes())
+    check_tflite(packed(content))
+    loops = [
+        operator for graph in content.subgraphs for operator in graph.operators if hasattr(operator.builtinOptions, "bodySubgraphIndex")
+    ]
+    assert loops
+    for body, message in ((0, "a graph runs itself"), (99, "a graph that is not there, 99")):
+        loops[0].builtinOptions.bodySubgraphIndex = body
+        with pytest.raises(BundleError, match=message):
+            check_tflite(packed(content))
+
+
+def test_half_of_an_input_gate_is_refused(files: dict[str, bytes]) -> None:
+    def change(content, *, kind: int, missing: set[int]) -> None:
+        operator = content.subgraphs[0].operators[0]
+        code = content.operatorCodes[operator.opcodeIndex]
+        code.builtinCode = code.deprecatedBuiltinCode = kind
+        content.subgraphs[0].operators = [operator]
+        operator.inputs = [-1 if place in missing else 0 for place in range(24)]
+
+    for kind in (16, 44):
+        check_tflite(changed_file(files, lambda content, kind=kind: change(content, kind=kind, missing={1, 5, 9, 12, 20})))
+        for missing in ({12}, {1, 5}, {2}, {18}):
+            with pytest.raises(BundleError, match=r"half of an input gate|a tensor that is not there"):
+                check_tflite(changed_file(files, lambda content, kind=kind, missing=missing: change(content, kind=kind, missing=missing)))
+
+
+def repeated(count: int) -> bytes:
+    """A file whose graphs are all the same one, with as many times the same operator, with as many times the same input."""
+    import flatbuffers
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    builder = flatbuffers.Builder(0)
+
+    def vector(entries: list[int], *, is_table: bool) -> int:
+        builder.StartVector(4, len(entries), 4)
+        for entry in entries:
+            builder.PrependUOffsetTRelative(entry) if is_table else builder.PrependInt32(entry)
+        return int(builder.EndVector())
+
+    places = vector([0] * count, is_table=False)
+    schema.OperatorStart(builder)
+    schema.OperatorAddInputs(builder, places)
+    operators = vector([schema.OperatorEnd(builder)] * count, is_table=True)
+    schema.TensorStart(builder)
+    tensors = vector([schema.TensorEnd(builder)], is_table=True)
+    schema.SubGraphStart(builder)
+    schema.SubGraphAddTensors(builder, tensors)
+    schema.SubGraphAddOperators(builder, operators)
+    graphs = vector([schema.SubGraphEnd(builder)] * count, is_table=True)
+    schema.OperatorCodeStart(builder)
+    codes = vector([schema.OperatorCodeEnd(builder)], is_table=True)
+    schema.ModelStart(builder)
+    schema.ModelAddSubgraphs(builder, graphs)
+    schema.ModelAddOperatorCodes(builder, codes)
+    builder.Finish(schema.ModelEnd(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+def test_a_file_that_names_one_thing_again_and_again_is_not_followed() -> None:
+    check_tflite(repeated(2))
+    with pytest.raises(BundleError, match="vectors are longer than the file"):
+        check_tflite(repeated(3000))  # it would take a day
 
 
 def test_damage_is_a_bundle_error_or_nothing(files: dict[str, bytes]) -> None:

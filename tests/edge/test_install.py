@@ -143,14 +143,14 @@ def test_two_installs_at_once_are_refused(releases: dict[int, Path], tmp_path: P
     assert install(releases[2], folder).slot == "b"
 
 
-@pytest.mark.parametrize("kind", ["folder", "foreign link"])
-def test_what_is_no_link_of_ours_is_left_alone(releases: dict[int, Path], tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("target", [None, "..", "/else/a", "slots/c"])
+def test_what_is_no_link_of_ours_is_left_alone(releases: dict[int, Path], tmp_path: Path, target: str | None) -> None:
     folder = tmp_path / "device"
     folder.mkdir()
-    if kind == "folder":
+    if target is None:
         (folder / "current").mkdir()
     else:
-        (folder / "current").symlink_to(tmp_path)
+        (folder / "current").symlink_to(target)
     with pytest.raises(InputError, match="give another --slot"):
         install(releases[1], folder)
 
@@ -215,3 +215,79 @@ def test_a_device_that_trusts_keys_takes_nothing_unsigned(lepton_edge, releases:
     assert lepton_edge("sign", releases[1], "--key", tmp_path / "keys" / "release").code == 0
     assert lepton_edge("install", releases[1], *options).code == 0
     assert lepton_edge("verify", tmp_path / "device" / "current", "--trusted-keys", tmp_path / "keys").code == 0
+
+
+@pytest.mark.parametrize("name", ["b", ".new", ".old-b"])
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_a_slot_that_is_no_folder_does_not_hold_up_updates(releases: dict[int, Path], tmp_path: Path, name: str, kind: str) -> None:
+    folder = tmp_path / "device"
+    for serial in (1, 2, 3):
+        install(releases[serial], folder)  # the last in slot a
+    place = folder / "slots" / name
+    if place.exists():
+        shutil.rmtree(place)
+    if kind == "link":
+        (tmp_path / "elsewhere").mkdir()
+        place.symlink_to(tmp_path / "elsewhere")
+    else:
+        place.write_bytes(b"")
+    for slot in ("b", "a"):
+        assert install(releases[3], folder).slot == slot
+        assert serial_in_use(folder) == 3
+    assert (tmp_path / "elsewhere").exists() == (kind == "link")
+
+
+def test_an_install_that_was_cut_off_leaves_the_way_back(releases: dict[int, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "device"
+    for serial in (1, 2):
+        install(releases[serial], folder)
+    slots = folder / "slots"
+    (slots / "a").rename(slots / ".old-a")  # between the two
+    assert roll_back(folder).slot == "a"
+    assert serial_in_use(folder) == 1
+    assert roll_back(folder).slot == "b"
+    (slots / "a").rename(slots / ".old-a")
+    shutil.copytree(releases[3], slots / "a")  # before the link
+    assert roll_back(folder).slot == "a"
+    assert serial_in_use(folder) == 1
+
+
+def test_going_back_asks_for_keys_too(lepton_edge, releases: dict[int, Path], tmp_path: Path) -> None:
+    pytest.importorskip("cryptography", reason="needs the [sign] extra")
+    (tmp_path / "keys").mkdir()
+    assert lepton_edge("keygen", tmp_path / "keys" / "release").code == 0
+    slot, trusted = ("--slot", tmp_path / "device"), ("--trusted-keys", tmp_path / "keys")
+    assert lepton_edge("install", releases[1], *slot).code == 0
+    assert lepton_edge("sign", releases[2], "--key", tmp_path / "keys" / "release").code == 0
+    assert lepton_edge("install", releases[2], *slot, *trusted).code == 0
+    lepton_edge("install", "--rollback", *slot, *trusted).refused(1, because="it is not signed")
+    lepton_edge("install", "--rollback", *slot, "--max-latency", "1e-6").refused(4, because="must answer within")
+    assert serial_in_use(tmp_path / "device") == 2
+    assert lepton_edge("install", "--rollback", *slot, "--allow-downgrade").code == 2
+
+
+def test_a_damaged_bundle_in_use_is_no_way_around_its_serial_number(releases: dict[int, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "device"
+    install(releases[3], folder)
+    (folder / "current" / "more").write_bytes(b"")
+    with pytest.raises(InputError, match="must not go down, 3 is in use"):
+        install(releases[2], folder)
+
+
+def test_a_profile_of_the_bundle_before_goes_with_it(releases: dict[int, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "device"
+    for serial in (1, 2):
+        install(releases[serial], folder)
+    (folder / "slots" / "a.tuned.json").write_text("[]")
+    install(releases[3], folder)
+    assert not (folder / "slots" / "a.tuned.json").exists()
+
+
+def test_the_lock_follows_no_link(releases: dict[int, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "device"
+    folder.mkdir()
+    (tmp_path / "victim").write_text("kept")
+    (folder / "lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(OutputError):
+        install(releases[1], folder)
+    assert (tmp_path / "victim").read_text() == "kept"

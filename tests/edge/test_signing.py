@@ -197,7 +197,7 @@ def test_no_changed_signature_is_taken_for_a_good_one(digits_bundle: Path, keys:
         ("rsa.pub", "ssh-rsa AAAA me", "begins with ssh-ed25519, found 'ssh-rsa'"),
         ("cut.pub", "ssh-ed25519 AAAA me", "must hold a whole public key"),
         ("bare.pub", "ssh-ed25519", "must hold a whole public key"),
-        ("revoked", "nonsense", "begins with ssh-ed25519, found 'nonsense'"),
+        ("revoked", "nonsense", "a line of 'revoked' is a public key, or its fingerprint"),
     ],
 )
 def test_a_line_that_is_no_key_is_named(keys: Path, name: str, line: str, message: str) -> None:
@@ -239,3 +239,58 @@ def test_without_cryptography_the_extra_is_named(digits_bundle: Path, keys: Path
 
 def test_the_shipped_bundle_stays_unsigned() -> None:
     assert Bundle.open(shipped_bundle()).read_signatures() is None
+
+
+@pytest.mark.parametrize("line", ["SHA256: abc", "SHA256:", "{short}", "{lower}", "{more},x", "dangling"])
+def test_a_revocation_that_is_misspelled_is_not_passed_over(digits_bundle: Path, keys: Path, line: str) -> None:
+    key = sign(digits_bundle, keys / "ours")
+    path = keys / "trusted" / "revoked"
+    if line == "dangling":
+        path.symlink_to(keys / "nowhere")
+    else:
+        path.write_text(line.format(short=key.fingerprint[:-1], lower=key.fingerprint.lower(), more=key.fingerprint) + "\n")
+    with pytest.raises(InputError, match=r"a line of 'revoked' is|must be in files that can be read"):
+        Session.open(digits_bundle, trusted_keys=keys / "trusted")
+
+
+@needs_ssh_keygen
+def test_signatures_by_keys_of_other_kinds_are_passed_over(digits_bundle: Path, keys: Path) -> None:
+    sign(digits_bundle, keys / "ours")
+    path = digits_bundle / "manifest.sig"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", keys / "other"], check=True)
+    signed = ["ssh-keygen", "-Y", "sign", "-f", keys / "other", "-n", "lepton-edge"]
+    made = subprocess.run(signed, input=(digits_bundle / "manifest.json").read_bytes(), capture_output=True, check=True).stdout
+    path.write_bytes(made + path.read_bytes().replace(b"\n", b"\r\n").rstrip())  # as an editor may leave it
+    assert TrustedKeys.read(keys / "trusted").check_bundle(Bundle.open(digits_bundle)).name == "ours"
+    sign(digits_bundle, keys / "theirs")
+    assert len(signers(path.read_bytes())) == 2
+    path.write_bytes(made)
+    with pytest.raises(SignatureError, match="no key of Ed25519"):
+        Session.open(digits_bundle, trusted_keys=keys / "trusted")
+    with pytest.raises(InputError, match=r"must be an Ed25519 key|must be a private key of OpenSSH"):
+        sign(digits_bundle, keys / "other")
+
+
+def test_a_signature_reaches_the_bundle_that_a_link_leads_to(digits_bundle: Path, keys: Path) -> None:
+    path = digits_bundle.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in digits_bundle.iterdir():
+            archive.write(file, file.name)
+    path.chmod(0o600)
+    link = keys / "link.zip"
+    link.symlink_to(path)
+    sign(link, keys / "ours")
+    assert link.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert Bundle.open(path).read_signatures()
+
+
+def test_nothing_but_the_manifest_is_read_of_a_bundle_that_no_trusted_key_signed(
+    lepton_edge, digits_bundle: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(bundle: Bundle, record: object) -> bytes:
+        raise AssertionError(record)
+
+    monkeypatch.setattr(Bundle, "read", read)
+    for command in (("run", digits_bundle, keys / "x.png"), ("serve", digits_bundle, "--port", 0)):
+        lepton_edge(*command, "--trusted-keys", keys / "trusted").refused(1, because="it is not signed")

@@ -1,12 +1,15 @@
+import hashlib
 import os
 import warnings
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lepton_edge.digits import shipped_bundle
 from lepton_runtime import Bundle, BundleError, Session
+from lepton_runtime.golden import Golden
 
 FILES = sorted(path.name for path in shipped_bundle().iterdir())
 
@@ -40,7 +43,7 @@ def test_a_file_of_another_size_is_a_clean_error(digits_bundle: Path, file: str,
 @pytest.mark.parametrize("name", ["more.onnx", ".hidden", "model.fp32.onnx.old"])
 def test_a_file_that_the_manifest_does_not_list_is_refused(digits_bundle: Path, name: str) -> None:
     (digits_bundle / name).write_bytes(b"more")
-    with pytest.raises(BundleError, match=f"must hold the files that its manifest lists, {name} is not one of them"):
+    with pytest.raises(BundleError, match=f"must hold the files that its manifest lists, '{name}' is not one of them"):
         Bundle.open(digits_bundle)
 
 
@@ -49,7 +52,7 @@ def test_what_is_no_plain_file_is_refused_and_not_waited_for(digits_bundle: Path
     path = digits_bundle / "golden.npz"
     elsewhere = path.rename(digits_bundle.parent / "elsewhere")
     {"link": lambda: path.symlink_to(elsewhere), "folder": path.mkdir, "pipe": lambda: os.mkfifo(path)}[kind]()
-    with pytest.raises(BundleError, match=r"golden\.npz, which is no plain file"):
+    with pytest.raises(BundleError, match=r"golden\.npz \(no plain file\)' is not one of them"):
         Bundle.open(digits_bundle)
 
 
@@ -150,3 +153,70 @@ def test_a_file_that_is_no_zip_is_refused(tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(os.urandom(100))
     with pytest.raises(BundleError, match="File is not a zip file"):
         Bundle.open(tmp_path / "photo.png")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "loop", "long", "nul"])
+def test_what_cannot_be_a_bundle_is_refused_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.zip"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "loop":
+        path.symlink_to(path)
+    else:
+        path = tmp_path / {"long": "x" * 300, "nul": "a\0b"}[kind]
+    with pytest.raises(BundleError, match=r"a bundle folder or \.zip is needed"):
+        Bundle.open(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "change"),
+    [
+        ("golden", {"size_bytes": 2**70}),
+        ("golden", {"size_bytes": -2}),
+        ("golden", {"size_bytes": True}),
+        ("golden", {"file": "manifest.json"}),
+        ("golden", {"file": "model.fp32.onnx"}),
+        ("artifact", {"inputs": []}),
+        ("input", {"dtype": "foo"}),
+        ("input", {"dtype": "object"}),
+        ("input", {"shape": [1, -28, 28, 1]}),
+        ("input", {"shape": [1, "28", 28, 1]}),
+    ],
+)
+def test_a_manifest_with_values_that_cannot_be_is_refused(digits_bundle: Path, rewrite_manifest, place: str, change: dict) -> None:
+    places = {"golden": lambda values: values["golden"], "artifact": lambda values: values["artifacts"][0]}
+    places["input"] = lambda values: values["artifacts"][0]["inputs"][0]
+    rewrite_manifest(digits_bundle, lambda values: places[place](values).update(change))
+    with pytest.raises(BundleError):
+        Bundle.open(digits_bundle)
+
+
+@pytest.mark.parametrize("content", [b"PK\3\4" + bytes(60), b"\x93NUMPY", b"", "rows", "scalars"])
+def test_golden_arrays_that_are_none_are_a_bundle_error(digits_bundle: Path, rewrite_manifest, content: bytes | str) -> None:
+    path = digits_bundle / "golden.npz"
+    if isinstance(content, str):
+        with np.load(path) as archive:
+            arrays = dict(archive)
+        np.savez(path, **{name: array[:0] if content == "rows" else np.float32(1) for name, array in arrays.items()})
+    else:
+        path.write_bytes(content)
+    data = path.read_bytes()
+    rewrite_manifest(digits_bundle, lambda values: values["golden"].update(size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
+    with pytest.raises(BundleError, match=r"golden\.npz"):
+        Golden.open(Bundle.open(digits_bundle))
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_that_is_compressed_in_another_way_is_refused(digits_bundle: Path, tmp_path: Path, compression: int) -> None:
+    with zipfile.ZipFile(tmp_path / "digits.zip", "w", compression) as archive:
+        for path in digits_bundle.iterdir():
+            archive.write(path, path.name)
+    with pytest.raises(BundleError, match="compressed in a way that no bundle is"):
+        Bundle.open(tmp_path / "digits.zip")
+
+
+def test_no_message_sends_control_characters_to_a_terminal(digits_bundle: Path) -> None:
+    (digits_bundle / "\x1b[2Jmore").write_bytes(b"")
+    with pytest.raises(BundleError) as caught:
+        Bundle.open(digits_bundle)
+    assert "\x1b" not in str(caught.value)
