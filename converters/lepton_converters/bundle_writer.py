@@ -80,14 +80,13 @@ def _is_replaceable(path: Path) -> bool:
     """Whether nothing but a bundle of ours, or an empty folder, is there."""
     if path.is_symlink():
         return False
-    found = {entry.name for entry in path.iterdir()} if path.is_dir() else None
-    if found == set():
+    if path.is_dir() and not any(path.iterdir()):
         return True
     try:
-        manifest = Bundle.open(path).manifest
+        Bundle.open(path)  # which holds its own files and no others
     except BundleError:
         return False
-    return found is None or found <= {MANIFEST_FILE, DIGEST_FILE, SIGNATURE_FILE, *(record.file for record in manifest.files)}
+    return True
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes], *, force: bool) -> None:
@@ -142,10 +141,9 @@ def add_signature(path: Path, content: bytes) -> None:
                 sync(path)
                 return
             bundle = Bundle.open(path)
+            data = bundle.read_manifest()
             files = {record.file: bundle.read(record) for record in bundle.manifest.files}
-            with zipfile.ZipFile(path) as archive:
-                files |= {name: archive.read(name) for name in (DIGEST_FILE, MANIFEST_FILE)}
-            write_durably(temporary, _zipped({**files, SIGNATURE_FILE: content}))
+            write_durably(temporary, _zipped({**files, DIGEST_FILE: digest_line(data), MANIFEST_FILE: data, SIGNATURE_FILE: content}))
             shutil.copymode(path, temporary)
             os.replace(temporary, path)
             sync(path.parent)
