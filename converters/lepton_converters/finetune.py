@@ -20,7 +20,7 @@ from lepton_converters.keras_reader import load_model
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.keras_writer import check_keras_output, keras_file
 from lepton_converters.label_doubt import label_doubts
-from lepton_converters.model_file import check_file, read_model_file
+from lepton_converters.model_file import read_model_file
 from lepton_runtime.errors import InputError, UnsupportedError
 from lepton_runtime.formats import Target
 from lepton_runtime.preprocess import Preprocessing
@@ -249,7 +249,6 @@ def _load(
     if path.is_dir():
         read_model_file(path)  # which says so if it is a bundle
         raise UnsupportedError(f"fine-tuning needs the layers of a .keras or .h5 file, a SavedModel keeps none: {str(model)!r}")
-    check_file(path, trust_code=trust_code)
     loaded = load_model(path, trust_code=trust_code, custom_objects=custom_objects, is_compiled=True)
     if loaded.compiled or not read_model_file(path).is_compiled:
         return loaded, []

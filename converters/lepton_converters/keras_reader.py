@@ -12,9 +12,10 @@ from lepton_converters.keras_loading import import_keras
 from lepton_converters.legacy_config import modernize
 from lepton_converters.legacy_layers import LEGACY_LAYERS, legacy_objects, register_legacy
 from lepton_converters.legacy_weights import load_legacy_archive, load_legacy_weights
-from lepton_converters.model_file import ModelFile, read_model_file
+from lepton_converters.model_file import ModelFile, check_file
 from lepton_converters.quiet import quiet_tensorflow, reason_of
-from lepton_runtime.errors import InputError, UnsupportedError
+from lepton_converters.weight_limit import limited_weights
+from lepton_runtime.errors import InputError, LeptonError, UnsupportedError
 
 if TYPE_CHECKING:
     import keras
@@ -59,6 +60,8 @@ _FORGOTTEN: dict[str, tuple[Any, ...] | None] = {
 def load_model(path: Path, *, trust_code: bool, custom_objects: Mapping[str, Any], is_compiled: bool = False) -> "keras.Model":
     """The model in a ``.keras`` or ``.h5`` file, by whatever Keras it was written.
 
+    Keras gets a copy, written by the process that could read the file, and makes no more weights than it has.
+
     Args:
         path: The file.
         trust_code: Load Lambda layers.
@@ -66,21 +69,32 @@ def load_model(path: Path, *, trust_code: bool, custom_objects: Mapping[str, Any
         is_compiled: With its loss, metrics and optimizer, if Keras 3 wrote the file and can load them.
 
     Raises:
-        InputError: Keras cannot load it.
-        UnsupportedError: A layer of Keras 1 or 2 has a setting that Keras 3 has not.
+        InputError: It is damaged, or Keras cannot load it.
+        UnsupportedError: It is a program that is not trusted, or a layer of Keras 1 or 2 has a setting that Keras 3 has not.
     """
-    keras = import_keras()
-    file = read_model_file(path)
     register_legacy()
+    with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
+        draft = Path(folder, "draft")
+        file = check_file(path, trust_code=trust_code, copy=draft)
+        copy = draft.rename(Path(folder, f"model{file.kind}"))  # Keras goes by the ending
+        return _load(copy, file, path, trust_code=trust_code, custom_objects=custom_objects, is_compiled=is_compiled)
+
+
+def _load(
+    copy: Path, file: ModelFile, path: Path, *, trust_code: bool, custom_objects: Mapping[str, Any], is_compiled: bool
+) -> "keras.Model":
+    keras = import_keras()
     try:
-        with quiet_tensorflow():
+        with quiet_tensorflow(), limited_weights(file.parameters or 0, path):
             if file.is_legacy:
-                return _load_legacy(path, file, trust_code=trust_code, custom_objects=custom_objects)
+                return _load_legacy(copy, file, trust_code=trust_code, custom_objects=custom_objects)
             settings = {"safe_mode": not trust_code, "custom_objects": dict(custom_objects)}
             if is_compiled:
                 with suppress(*_LOAD_ERRORS):  # of the model itself, they are raised again
-                    return keras.saving.load_model(path, compile=True, **settings)
-            return keras.saving.load_model(path, compile=False, **settings)
+                    return keras.saving.load_model(copy, compile=True, **settings)
+            return keras.saving.load_model(copy, compile=False, **settings)
+    except LeptonError:
+        raise
     except _LOAD_ERRORS as error:
         unknown = _UNKNOWN.search(str(error))
         if unknown:

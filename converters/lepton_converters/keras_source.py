@@ -105,9 +105,8 @@ class KerasSource:
         """
         import_keras()
         path = Path(model) if isinstance(model, str | Path) else None
-        if path is not None:
-            check_file(path, trust_code=trust_code)
         if path is not None and path.is_dir():
+            check_file(path, trust_code=trust_code)
             if keep_dropout:
                 raise UnsupportedError("a SavedModel keeps or drops its dropout by what was saved; leave --keep-dropout out")
             return _sized(_from_saved_model(path, signature, batch=batch), size)

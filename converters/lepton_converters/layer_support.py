@@ -16,7 +16,7 @@ from lepton_converters.keras_names import (
 )
 from lepton_converters.layer_config import INNER, INPUT, MODELS, LayerConfig, package_of
 from lepton_converters.layer_shape import output_shape
-from lepton_converters.model_file import is_code, serialized_objects
+from lepton_converters.model_file import PROGRAMS, is_code, serialized_objects
 from lepton_runtime.formats import PRECISIONS, Format, Precision
 
 Target = tuple[Format, Precision]
@@ -295,7 +295,7 @@ def misplaced(layers: Sequence[LayerConfig]) -> Iterator[tuple[LayerConfig, str,
 
 def holds_code(layer: LayerConfig) -> bool:
     """Whether Python code came with the layer."""
-    return layer.kind == "Lambda" or any(map(is_code, serialized_objects(_own_settings(layer))))
+    return layer.kind in PROGRAMS or any(map(is_code, serialized_objects(_own_settings(layer))))
 
 
 def note_of(layer: LayerConfig) -> str:

@@ -23,7 +23,7 @@ def load_legacy_weights(model: "keras.Model", path: Path) -> None:
     A layer gets the weights of its name; where the file has none of the names, as Keras 1 could leave it, they go by order.
 
     Raises:
-        InputError: They do not fit, or are in another file.
+        InputError: They do not fit.
 
     Source: keras/engine/saving.py of Keras 2, ``preprocess_weights_for_loading``.
     """
@@ -31,7 +31,6 @@ def load_legacy_weights(model: "keras.Model", path: Path) -> None:
 
     with h5py.File(path, "r") as opened:
         file: Any = opened  # its type hints know no kinds of groups
-        _check_links(file, path)
         group = file.get("model_weights", file)
         version = _text(group.attrs.get("keras_version", "1"))
         flips = _text(group.attrs.get("backend", "")) == "theano"  # whose convolutions turned their kernels
@@ -64,11 +63,7 @@ def _paired(names: Sequence[str], layers: Sequence[Any], path: Path) -> list[tup
 
 
 def load_legacy_archive(path: Path, folder: Path) -> Path:
-    """The weights of a ``.keras`` file of Keras 2 as a file in ``folder`` that Keras 3 reads: some groups have other names.
-
-    Raises:
-        InputError: They are in another file.
-    """
+    """The weights of a ``.keras`` file of Keras 2 as a file in ``folder`` that Keras 3 reads: some groups have other names."""
     import h5py
 
     file = folder / "model.weights.h5"
@@ -76,7 +71,6 @@ def load_legacy_archive(path: Path, folder: Path) -> Path:
         archive.extract("model.weights.h5", folder)
     with h5py.File(file, "r+") as opened:
         content: Any = opened
-        _check_links(content, path)
         groups: list[str] = []
         content.visit(groups.append)
         for name in sorted(groups, key=len, reverse=True):  # inner ones first
@@ -86,23 +80,6 @@ def load_legacy_archive(path: Path, folder: Path) -> Path:
             if new != last and new not in content[parent or "/"]:
                 content.move(name, f"{parent}/{new}")
     return file
-
-
-def _check_links(file: Any, path: Path) -> None:
-    """Refuse weights that lie elsewhere: a file could take in any other that this user may read."""
-    import h5py
-
-    def visit(name: str, link: Any) -> str | None:
-        if not isinstance(link, h5py.HardLink):
-            other = f" in {link.filename!r}" if isinstance(link, h5py.ExternalLink) else ""
-            return f"{name!r} is a link to {link.path!r}{other}"
-        if isinstance(item := file[name], h5py.Dataset) and (item.external or item.is_virtual):
-            return f"{name!r} is an array whose values are in another file"
-        return None
-
-    found = file.visititems_links(visit)
-    if found:
-        raise InputError(f"all weights must be in {path.name!r} itself, {found}; save the model again with model.save")
 
 
 def _assign(layer: Any, weights: Sequence[Array], path: Path) -> None:

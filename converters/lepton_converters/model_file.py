@@ -1,24 +1,20 @@
 """What a model file holds, read without TensorFlow: its configuration, its size, and whether it is whole."""
 
-import io
 import json
-import os
-import zipfile
-import zlib
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from lepton_runtime.bundle import MANIFEST_FILE
 from lepton_runtime.errors import InputError, MissingExtraError, UnsupportedError
 
 SAVED_MODEL = "SavedModel"
-_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-_ZIP_MAGIC = b"PK\x03\x04"
-_MAX_CONFIG_BYTES = 64 * 2**20
-_NOT_WEIGHTS = {b"optimizer", b"metrics", b"seed_generator"}  # what Keras saves beside them
-_HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError)
+PROGRAMS = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
+_WAITED = 6  # times the seconds of computing that are allowed: for a slow disk, a busy machine
 
 
 @dataclass(frozen=True)
@@ -49,52 +45,90 @@ class ModelFile:
         return (self.keras_version or ("1" if self.kind == ".h5" else "3")).startswith(("1", "2"))
 
 
-def read_model_file(path: Path, *, is_verified: bool = False) -> ModelFile:
-    """What a model file says about itself; its weights are not read.
+def read_model_file(path: Path, *, is_verified: bool = False, copy: Path | None = None) -> ModelFile:
+    """What a model file says about itself, read by a process with limits on computing time and memory.
 
     Args:
         path: A ``.keras`` or ``.h5`` file, or a SavedModel folder.
         is_verified: Also compare the checksums of a ``.keras`` file, which reads all of it (about 0.5 s a gigabyte).
+        copy: Where all that Keras reads of the file is written anew, weights included.
 
     Raises:
-        InputError: It is missing, damaged or no Keras model.
+        InputError: It is missing, damaged or no Keras model, or reading it takes more than it should.
     """
     if (path / MANIFEST_FILE).is_file():
         raise InputError(f"a model is a .keras or .h5 file, {str(path)!r} is a bundle already; give the model that it was made of")
     if path.is_dir():
         return _read_folder(path)
     try:
-        with path.open("rb") as stream:
-            magic = stream.read(8)
+        size = path.stat().st_size
     except OSError as error:
         raise InputError(f"a .keras or .h5 file is needed, {str(path)!r} cannot be read: {error.strerror}") from error
-    if magic.startswith(_ZIP_MAGIC):
-        return _read_zip(path, is_verified=is_verified)
-    if magic == _HDF5_MAGIC:
-        return _read_hdf5(path)
-    raise InputError(f"{str(path)!r} must be a .keras or .h5 file, its content is neither; save it with model.save('model.keras')")
+    if not path.is_file():
+        raise InputError(f"a .keras or .h5 file is needed, {str(path)!r} is no plain file")
+    answer = _answer_of_reader(path, size, is_verified=is_verified, copy=copy)
+    if "file" in answer:
+        return ModelFile(**answer["file"])
+    kinds = {kind.__name__: kind for kind in (InputError, MissingExtraError, UnsupportedError)}
+    raise kinds[answer["error"]](answer["text"])
 
 
-def check_file(path: Path, *, trust_code: bool = False) -> None:
+def limit_seconds(size: int) -> int:
+    """How long a file of ``size`` bytes may take to read, in seconds of computing: 100 times what it does take."""
+    return 10 + size // 20_000_000
+
+
+def _answer_of_reader(path: Path, size: int, *, is_verified: bool, copy: Path | None) -> dict[str, Any]:
+    seconds = limit_seconds(size)
+    request = {"path": str(path), "size": size, "is_verified": is_verified, "copy": str(copy) if copy else None}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "lepton_converters.model_reader", json.dumps(request)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_WAITED * seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InputError(f"{str(path)!r} must be readable within {_WAITED * seconds} s, it was not; is its disk well?") from error
+    if done.returncode == -signal.SIGXCPU:
+        raise InputError(
+            f"{str(path)!r} must be readable within {seconds} s of computing, it was not: a damaged file can lead its reader in circles; "
+            "copy it again"
+        )
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip().splitlines() or [f"ended by signal {-done.returncode}"]
+        raise InputError(f"{str(path)!r} must be readable, its reader failed ({reason[-1]}): it is damaged; copy it again")
+    return dict(json.loads(done.stdout))
+
+
+def check_file(path: Path, *, trust_code: bool = False, copy: Path | None = None) -> ModelFile:
     """Look into a model file without TensorFlow, before anything heavy starts; the checksums of a ``.keras`` file are compared.
+
+    Args:
+        path: The file, or a SavedModel folder.
+        trust_code: Let programs pass.
+        copy: Where all that Keras reads of the file is written anew, weights included.
 
     Raises:
         InputError: It is missing, damaged or no Keras model.
-        UnsupportedError: It holds a Lambda layer, or is a SavedModel, and its code is not trusted.
+        UnsupportedError: It holds a layer that is a program, or is a SavedModel, and its code is not trusted.
     """
-    file = read_model_file(path, is_verified=True)
+    file = read_model_file(path, is_verified=True, copy=copy)
     if trust_code:
-        return
+        return file
     if file.kind == SAVED_MODEL:
         raise UnsupportedError(
             f"the SavedModel {str(path)!r} is a program, which would run on this machine; if you trust whoever made it, add --trust-code"
         )
-    names = [_name(value) for value in serialized_objects(file.config) if is_code(value)]
-    if names:
+    programs = [value for value in serialized_objects(file.config) if is_code(value)]
+    if programs:
+        kind = programs[0]["class_name"].replace("__lambda__", "Lambda")
         raise UnsupportedError(
-            f"{str(path)!r} holds code in the Lambda layer {names[0]!r}, which would run on this machine; "
+            f"{str(path)!r} holds code in the {kind} layer {_name(programs[0])!r}, which would run on this machine; "
             "if you trust whoever made the file, add --trust-code"
         )
+    return file
 
 
 def serialized_objects(config: Any) -> Iterator[dict[str, Any]]:
@@ -111,8 +145,8 @@ def serialized_objects(config: Any) -> Iterator[dict[str, Any]]:
 
 
 def is_code(value: dict[str, Any]) -> bool:
-    """Whether a serialized object holds Python bytecode, or may: a Lambda layer, or a function without a name."""
-    return value["class_name"] in ("Lambda", "__lambda__")
+    """Whether a serialized object is a program, or may be: a Lambda layer, a function without a name, a layer that loads one."""
+    return value["class_name"] in PROGRAMS
 
 
 def _name(value: dict[str, Any]) -> str:
@@ -129,112 +163,3 @@ def _read_folder(path: Path) -> ModelFile:
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     version = "2" if (path / "keras_metadata.pb").is_file() else None  # only Keras 2 wrote that file
     return ModelFile(path.name, SAVED_MODEL, version, size, None, None)
-
-
-def _read_zip(path: Path, *, is_verified: bool) -> ModelFile:
-    try:
-        with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:
-            config = _read_json(archive, "config.json", path)
-            damaged = archive.testzip() if is_verified else None
-            if damaged:
-                raise InputError(f"{str(path)!r} is damaged: the checksum of {damaged!r} in it does not match; copy it again")
-            names = archive.namelist()
-            metadata = _read_json(archive, "metadata.json", path) if "metadata.json" in names else None
-            version = metadata.get("keras_version") if isinstance(metadata, dict) else None
-            parameters = _count_stored(archive, stream) if "model.weights.h5" in names else None
-    except KeyError as error:
-        raise InputError(f"{str(path)!r} must be a .keras file, it is another zip file: {error.args[0]}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise InputError(f"{str(path)!r} must be a whole .keras file, it is damaged or cut short ({error}); copy it again") from error
-    return ModelFile(
-        path.name, ".keras", version if isinstance(version, str) else None, path.stat().st_size, parameters, config, _has_compiled(config)
-    )
-
-
-def _has_compiled(config: Any) -> bool:
-    return isinstance(config, dict) and bool(config.get("compile_config"))
-
-
-def _read_json(archive: zipfile.ZipFile, name: str, path: Path) -> Any:
-    if archive.getinfo(name).file_size > _MAX_CONFIG_BYTES:
-        raise InputError(f"{str(path)!r} must have a {name} under 64 MiB; it is not a usual Keras model")
-    return json.loads(archive.read(name))
-
-
-def _count_stored(archive: zipfile.ZipFile, stream: BinaryIO) -> int | None:
-    """The weights in the HDF5 file inside, which Keras stores as it is: its tables are read where they lie."""
-    entry = archive.getinfo("model.weights.h5")
-    if entry.compress_type != zipfile.ZIP_STORED:
-        return None
-    try:
-        import h5py
-    except ImportError:
-        return None
-    # A local header is 30 bytes, the last four of which are the lengths of name and extra field. Source: APPNOTE 4.3.7.
-    stream.seek(entry.header_offset + 26)
-    lengths = stream.read(4)
-    start = entry.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
-    try:
-        with h5py.File(_Window(stream, start, entry.file_size), "r") as file:
-            return _count_weights(file)
-    except _HDF5_ERRORS as error:
-        raise ValueError(f"model.weights.h5: {error}") from error
-
-
-class _Window(io.RawIOBase):
-    """A part of a file, as a file."""
-
-    def __init__(self, stream: BinaryIO, start: int, length: int) -> None:
-        self._stream, self._start, self._length, self._position = stream, start, length, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        self._position = offset + (0, self._position, self._length)[whence]
-        return self._position
-
-    def readinto(self, buffer: Any, /) -> int:  # Any: whatever takes bytes
-        data = os.pread(self._stream.fileno(), min(len(buffer), max(0, self._length - self._position)), self._start + self._position)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-
-def _read_hdf5(path: Path) -> ModelFile:
-    try:
-        import h5py
-    except ImportError as error:
-        raise MissingExtraError('reading .h5 files needs h5py: pip install "lepton-edge[convert]"') from error
-    try:
-        with h5py.File(path, "r") as file:
-            config, version = file.attrs.get("model_config"), file.attrs.get("keras_version")
-            if config is None:
-                raise InputError(f"{str(path)!r} must hold a whole model, it holds weights only; save it with model.save, not save_weights")
-            parameters = _count_weights(file["model_weights"]) if "model_weights" in file else None
-            is_compiled = "training_config" in file.attrs
-    except _HDF5_ERRORS as error:
-        raise InputError(f"{str(path)!r} must be a whole .h5 file, it is damaged or cut short ({error}); copy it again") from error
-    try:
-        config = json.loads(config)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{str(path)!r} must hold a readable model configuration: {error}; copy it again") from error
-    version = version.decode() if isinstance(version, bytes) else version
-    return ModelFile(path.name, ".h5", version if isinstance(version, str) else None, path.stat().st_size, parameters, config, is_compiled)
-
-
-def _count_weights(group: Any) -> int:  # Any: h5py has no type hints
-    """How many numbers are in the arrays of a group; h5py's own objects would take twice as long."""
-    from h5py import h5d, h5o  # pyright: ignore[reportAttributeAccessIssue]  # compiled modules without stubs
-
-    found: list[bytes] = []
-
-    def visit(name: bytes, info: Any) -> None:
-        if info.type == h5o.TYPE_DATASET and not _NOT_WEIGHTS & set(name.split(b"/")):
-            found.append(name)
-
-    h5o.visit(group.id, visit, info=True)
-    return sum(h5d.open(group.id, name).get_space().get_simple_extent_npoints() for name in found)

@@ -737,15 +737,14 @@ def test_an_old_file_cannot_take_in_another(tmp_path: Path, kind: str) -> None:
 def test_an_archive_of_keras_2_cannot_take_in_another_file(tmp_path: Path) -> None:
     import h5py
 
-    from lepton_converters.legacy_weights import load_legacy_archive
-
     with h5py.File(tmp_path / "model.weights.h5", "w") as file:
         file["layers/dense"] = h5py.ExternalLink("secret.h5", "kernel")
     with zipfile.ZipFile(tmp_path / "old.keras", "w") as archive:
         archive.write(tmp_path / "model.weights.h5", "model.weights.h5")
-    (tmp_path / "folder").mkdir()
+        archive.writestr("config.json", "{}")
+        archive.writestr("metadata.json", json.dumps({"keras_version": "2.15.0"}))
     with pytest.raises(InputError, match=r"all weights must be in 'old.keras' itself, .* is a link to 'kernel' in 'secret.h5'"):
-        load_legacy_archive(tmp_path / "old.keras", tmp_path / "folder")
+        KerasSource.open(tmp_path / "old.keras")
 
 
 def test_what_keras_3_has_no_word_for_is_refused_by_name(tmp_path: Path) -> None:
