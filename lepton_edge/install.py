@@ -16,7 +16,7 @@ from time import perf_counter
 
 from lepton_runtime.bundle import DIGEST_FILE, MANIFEST_FILE, SIGNATURE_FILE, Bundle, digest_line
 from lepton_runtime.durable import sync, write_durably
-from lepton_runtime.errors import BundleError, InputError, OutputError, ParityError, RegressionError
+from lepton_runtime.errors import BundleError, InputError, OutputError, ParityError, RegressionError, UnsupportedError
 from lepton_runtime.golden import Golden, golden_fault, golden_limit
 from lepton_runtime.manifest import Manifest
 from lepton_runtime.session import Session
@@ -26,6 +26,7 @@ _NAMES = ("a", "b")
 _CURRENT, _SLOTS, _LOCK = "current", "slots", "lock"
 _NEW, _OLD = ".new", ".old-"  # the second is followed by the slot that it was in
 _CALLS = 20  # of which the median is the latency
+_LONGEST_CALL_S = 60.0  # a model that takes longer, does not end
 _SPARE_BYTES = 2**20
 
 
@@ -71,6 +72,7 @@ def install(
         OutputError: It cannot be written, or another install is at work.
         ParityError: Its answers here are not the golden ones.
         RegressionError: Its calls take longer than allowed.
+        CallTimeoutError: A call does not end.
     """
     bundle = Bundle.open(source)
     if trusted_keys is not None:
@@ -108,6 +110,7 @@ def roll_back(folder: Path, *, trusted_keys: TrustedKeys | None = None, max_late
         OutputError: The link cannot be set, or an install is at work.
         ParityError: Its answers here are not the golden ones.
         RegressionError: Its calls take longer than allowed.
+        CallTimeoutError: A call does not end.
     """
     with _locked(folder) as slots:
         used = _used_name(folder)
@@ -209,7 +212,7 @@ def _tried(path: Path, max_latency_ms: float | None) -> tuple[str, float]:
     bundle = Bundle.open(path)
     bundle.check()
     golden = Golden.open(bundle)
-    with Session.open(bundle) as session:
+    with _opened(bundle) as session:
         fault = golden_fault(golden.difference(session), golden_limit(session.artifact))
         if fault:
             raise ParityError(f"{session.artifact.file} must answer here as on export, {fault}; the other stays in use")
@@ -225,6 +228,14 @@ def _tried(path: Path, max_latency_ms: float | None) -> tuple[str, float]:
                 f"{session.artifact.file} must answer within {max_latency_ms:g} ms here, it takes {latency_ms:.1f}; the other stays in use"
             )
         return session.artifact.file, latency_ms
+
+
+def _opened(bundle: Bundle) -> Session:
+    """A session whose calls end, where its engine can be stopped; where it cannot, to end this process leaves in use what is."""
+    try:
+        return Session.open(bundle, timeout_s=_LONGEST_CALL_S)
+    except UnsupportedError:
+        return Session.open(bundle)
 
 
 def _use(folder: Path, name: str) -> None:

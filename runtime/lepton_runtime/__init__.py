@@ -20,6 +20,7 @@ from lepton_runtime.bundle import Bundle
 from lepton_runtime.engines.budget import ThreadBudget
 from lepton_runtime.errors import (
     BundleError,
+    CallTimeoutError,
     InputError,
     LeptonError,
     MissingExtraError,
@@ -49,6 +50,7 @@ __all__ = [
     "Answers",
     "Bundle",
     "BundleError",
+    "CallTimeoutError",
     "Camera",
     "Detection",
     "Folder",

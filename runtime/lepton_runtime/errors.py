@@ -8,6 +8,7 @@
       - InputError (1)         an array or a file does not fit
       - OutputError (1)        a result cannot be written
       - MissingExtraError (1)  an optional package is not installed
+      - CallTimeoutError (1)   a call took longer than it may, and was stopped
       - StreamError (1)        a source of frames fails, or frames or answers are late
       - RemoteError (1)        another machine cannot be reached, or cannot do what it is asked for
       - ParityError (3)        outputs, or accuracy, differ more than allowed
@@ -44,6 +45,10 @@ class OutputError(LeptonError):
 
 class MissingExtraError(LeptonError):
     """An optional package is needed; the text names the command that installs it."""
+
+
+class CallTimeoutError(LeptonError):
+    """A call of a session took longer than it may, and was stopped."""
 
 
 class StreamError(LeptonError):

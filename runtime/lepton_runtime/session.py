@@ -1,6 +1,8 @@
 """One loaded model: arrays in, arrays out; or a picture, a text or a row of a table in, named answers out."""
 
+import atexit
 import ctypes
+import math
 import os
 import threading
 import warnings
@@ -19,9 +21,11 @@ from lepton_runtime.cpu import may_saturate, saturation_text
 from lepton_runtime.device_profile import DeviceProfile, load_profile, optimized_path, read_optimized, warn_of_optimized
 from lepton_runtime.engines import Engine, engine_of, open_engine
 from lepton_runtime.engines.budget import BudgetedEngine, ThreadBudget
+from lepton_runtime.engines.parking import ParkingEngine, wait_for_calls
 from lepton_runtime.errors import BundleError, InputError, LeptonError, TargetWarning, UnsupportedError
 from lepton_runtime.labels import Prediction, class_output, rank_labels
 from lepton_runtime.manifest import ArtifactRecord
+from lepton_runtime.memory import check_memory
 from lepton_runtime.tensors import Array, TensorSpec
 
 if TYPE_CHECKING:
@@ -41,6 +45,7 @@ class Session:
         engine: The name of what runs it.
         threads: How many threads one call may use.
         spins: Whether these wait actively for work while a call goes on.
+        timeout_s: How long a call may take, in seconds; ``None`` if it may take for ever.
         encoders: What :meth:`encode` runs before it, for texts and tables.
         inputs: What :meth:`run` takes; the noise of a model that keeps its dropout is drawn where it is not given.
     """
@@ -53,6 +58,7 @@ class Session:
         engine: str | None = None,
         threads: int = 1,
         spins: bool = True,
+        timeout_s: float | None = None,
         seed: int | None = None,
         optimized: bytes | None = None,
         budget: ThreadBudget | None = None,
@@ -65,16 +71,21 @@ class Session:
             engine: What runs it; by default the first of its format.
             threads: How many threads one call may use.
             spins: Whether these wait actively for work while a call goes on; onnxruntime only.
+            timeout_s: How long a call may take, in seconds; onnxruntime only.
             seed: Of the noise that it draws, for a model that keeps its dropout; by default another each time.
             optimized: The artifact as the engine has rewritten it on this device, to be loaded in its place.
             budget: Shared with other sessions, whose calls wait for each other.
 
         Raises:
             BundleError: The file is damaged, or the engine cannot load it.
+            UnsupportedError: The engine cannot be stopped, as ``timeout_s`` asks for.
             MissingExtraError: The engine is not installed.
+            LeptonError: There is surely not enough memory for it.
         """
         if not isinstance(threads, int) or threads < 1:
             raise InputError(f"threads must be a whole number of at least 1, found {threads!r}")
+        if timeout_s is not None and not (isinstance(timeout_s, float | int) and 0 < timeout_s < math.inf):
+            raise InputError(f"timeout_s must be a number of seconds above 0, found {timeout_s!r}")
         if may_saturate(artifact):
             warnings.warn(saturation_text(artifact), TargetWarning, stacklevel=2)
         self.bundle = bundle
@@ -82,6 +93,7 @@ class Session:
         self.engine = engine or engine_of(artifact)
         self.threads = threads
         self.spins = spins
+        self.timeout_s = timeout_s
         self.encoders: tuple[Encoder, ...] = bundle.load_encoders()
         self._budget = budget
         self._engine: Engine | None = self._load(optimized)
@@ -99,6 +111,7 @@ class Session:
         _sessions.add(self)
 
     def _load(self, optimized: bytes | None = None) -> Engine:
+        check_memory(self.engine, self.artifact.file, self.artifact.size_bytes)
         engine = open_engine(
             self.engine,
             self.bundle.read(self.artifact) if optimized is None else optimized,
@@ -106,6 +119,7 @@ class Session:
             outputs=self.artifact.outputs,
             threads=self.threads,
             spins=self.spins,
+            timeout_s=self.timeout_s,
             is_optimized=optimized is not None,
         )
         return engine if self._budget is None else BudgetedEngine(engine, self._budget, self.threads)
@@ -131,6 +145,7 @@ class Session:
         precision: str | None = None,
         engine: str | None = None,
         threads: int | None = None,
+        timeout_s: float | None = None,
         seed: int | None = None,
         selfcheck: bool = False,
         budget: ThreadBudget | None = None,
@@ -150,6 +165,8 @@ class Session:
             precision: ``fp32``, ``fp16``, ``dynamic-int8``, ``static-int8`` or ``int16x8``.
             engine: ``onnxruntime``, ``litert`` or ``openvino``.
             threads: How many threads one call may use; 1 by default.
+            timeout_s: How long a call may take, in seconds, waiting for a budget aside; one that takes longer is stopped at the next
+                operator, and raises a :class:`CallTimeoutError`. The session can be called again. onnxruntime only.
             seed: Of the noise that a model draws which keeps its dropout, to have the same answers again.
             selfcheck: Run the bundle's golden inputs first, and open the next artifact that gives the golden answers here, with a
                 :class:`SelfcheckWarning`, if the one that would be opened does not: on the engine that was asked for, or any that
@@ -162,7 +179,9 @@ class Session:
             SignatureError: No trusted key signed it, as it is.
             BundleError: The bundle is missing, damaged or too new; or, with ``selfcheck``, nothing in it is right on this machine.
             InputError: It holds no such artifact, or ``threads`` is below 1.
+            UnsupportedError: The engine cannot be stopped, as ``timeout_s`` asks for.
             MissingExtraError: The engine is not installed.
+            LeptonError: There is surely not enough memory for it.
         """
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         if trusted_keys is not None:
@@ -171,10 +190,12 @@ class Session:
             TrustedKeys.read(trusted_keys).check_bundle(bundle)
         profile = load_profile(bundle) if precision is None and engine is None and threads is None else None
         record = choose_artifact(bundle, precision=precision, engine=engine) if profile is None else bundle.artifact(profile.file)
-        settings: dict[str, Any] = {"threads": 1 if threads is None else threads, "seed": seed, "budget": budget}
+        settings: dict[str, Any] = {"timeout_s": timeout_s, "seed": seed, "budget": budget}
+
+        chosen = {**settings, "threads": 1 if threads is None else threads}
 
         def first() -> Session:
-            return cls._open_profile(bundle, profile, seed, budget) if profile else cls(bundle, record, engine=engine, **settings)
+            return cls._open_profile(bundle, profile, settings) if profile else cls(bundle, record, engine=engine, **chosen)
 
         if not selfcheck:
             return first()
@@ -183,15 +204,14 @@ class Session:
         used = profile.engine if profile else engine or engine_of(record)
         others = other_choices(bundle, record, used, only_engine=engine)
         openers: list[tuple[str, Callable[[], Session]]] = [(f"{record.file} on {used}", first)]
-        openers += [(f"{other.file} on {name}", partial(cls, bundle, other, engine=name, **settings)) for other, name in others]
+        openers += [(f"{other.file} on {name}", partial(cls, bundle, other, engine=name, **chosen)) for other, name in others]
         return open_right(bundle, openers)
 
     @classmethod
-    def _open_profile(cls, bundle: Bundle, profile: DeviceProfile, seed: int | None, budget: ThreadBudget | None) -> "Session":
+    def _open_profile(cls, bundle: Bundle, profile: DeviceProfile, settings: dict[str, Any]) -> "Session":
         """What was found to be the fastest on this device, as the engine has rewritten it where that is kept."""
         record = bundle.artifact(profile.file)
-        settings: dict[str, Any] = {"engine": profile.engine, "threads": profile.threads, "spins": profile.spins}
-        settings |= {"seed": seed, "budget": budget}
+        settings = {**settings, "engine": profile.engine, "threads": profile.threads, "spins": profile.spins}
         optimized = read_optimized(bundle, profile)
         if optimized is not None:
             try:
@@ -219,7 +239,8 @@ class Session:
 
         Raises:
             InputError: Something does not fit the model.
-            LeptonError: The session is closed.
+            CallTimeoutError: It took longer than the session's calls may.
+            LeptonError: The session is closed, or there is not enough memory.
         """
         engine = self._engine or self._loaded_again()
         if out is not None:
@@ -429,6 +450,16 @@ class Session:
             return answers.named(outputs, labels, count=count)
         return [rank_labels(row, labels, count=count or _SHOWN) for row in spec.dequantize(outputs[spec.name])] if spec else []
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To send to another process, or to copy: it is opened again there, of the same bundle."""
+        if self._is_closed or self._budget is not None:
+            what = "was closed" if self._is_closed else "has a budget, which is one of this process"
+            raise LeptonError(
+                f"a session that is sent to another process or copied must be open and on its own, this one {what}; open one there"
+            )
+        settings = {"engine": self.engine, "threads": self.threads, "spins": self.spins, "timeout_s": self.timeout_s, "seed": self._seed}
+        return _opened_again, (str(self.bundle.path.absolute()), self.bundle.digest, self.artifact.file, settings)
+
     def close(self) -> None:
         """Free the model. Calls that are under way end normally; later ones are refused."""
         self._is_closed = True
@@ -439,6 +470,18 @@ class Session:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
+
+
+def _opened_again(path: str, digest: str, file: str, settings: dict[str, Any]) -> Session:
+    """A session that was pickled, in the process that it was sent to.
+
+    Raises:
+        BundleError: The bundle is not there, or is another by now.
+    """
+    bundle = Bundle.open(path)
+    if bundle.digest != digest:
+        raise BundleError(f"{path!r} must be the bundle that the session was opened on, it was changed since; open it again")
+    return Session(bundle, bundle.artifact(file), **settings)
 
 
 def _leave_engines_behind() -> None:
@@ -454,5 +497,14 @@ def _leave_engines_behind() -> None:
             session._generator = np.random.default_rng(session._seed)
 
 
+def _let_calls_end() -> None:
+    """Before Python shuts down: calls of daemon threads end, and no new ones begin."""
+    for session in list(_sessions):
+        if session._engine is not None:
+            session._bound, session._engine = None, ParkingEngine(session._engine)
+    wait_for_calls()
+
+
+atexit.register(_let_calls_end)
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_leave_engines_behind)

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -52,6 +53,16 @@ def test_named_inputs_give_named_outputs(session: Session, digit: np.ndarray) ->
         (lambda array: array.astype(np.float64), r"must be float32, found float64; convert it on purpose"),
         (lambda array: array.astype(np.uint8), r"must be float32, found uint8"),
         (lambda array: array.astype(">f4"), r"must be float32, found >f4"),
+        (lambda array: array.astype(np.float16), r"must be float32, found float16"),
+        (lambda array: array.astype(np.int64), r"must be float32, found int64"),
+        (lambda array: array.astype(object), r"must be float32, found object"),
+        (lambda array: array.astype(str), r"must be float32, found <U"),
+        (lambda array: array.view([("pixel", "f4")]), r"must be float32, found \[\('pixel', '<f4'\)\]"),
+        (lambda array: np.float32(1), r"takes a numpy array .* found float32"),
+        (lambda array: np.array(1, np.float32), r"found \(\)"),
+        (lambda array: {"image": array, "other": array}, r"inputs are \['image'\], found \['image', 'other'\]"),
+        (lambda array: {"image": None}, r"plain numpy array, found NoneType"),
+        (lambda array: {}, r"inputs are \['image'\], found \[\]"),
         (lambda array: array[0], r"must have shape \(1, 28, 28, 1\), found \(28, 28, 1\); add the batch axis: array\[None\]"),
         (lambda array: array[..., 0], r"found \(1, 28, 28\)"),
         (lambda array: array.transpose(0, 3, 1, 2), r"found \(1, 1, 28, 28\); channels come last"),
@@ -69,9 +80,59 @@ def test_what_does_not_fit_says_how_to_fix_it(session: Session, digit: np.ndarra
         session.run(change(digit))
 
 
-@pytest.mark.parametrize("view", [np.asfortranarray, lambda array: array[:, ::-1], lambda array: array[:, :, ::-1]])
-def test_strided_arrays_are_read_right(session: Session, digit: np.ndarray, view) -> None:
-    np.testing.assert_array_equal(session.run(view(digit)), session.run(np.ascontiguousarray(view(digit))))
+def unaligned(array: np.ndarray) -> np.ndarray:
+    data = np.frombuffer(b"?" + array.tobytes(), np.uint8)[1:]
+    return data.view(array.dtype).reshape(array.shape)
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+def mapped(array: np.ndarray) -> np.ndarray:
+    with tempfile.NamedTemporaryFile(suffix=".npy") as file:
+        np.save(file.name, array)
+        return np.load(file.name, mmap_mode="r")
+
+
+VIEWS = {
+    "Fortran order": np.asfortranarray,
+    "upside down": lambda array: array[:, ::-1],
+    "mirrored": lambda array: array[:, :, ::-1],
+    "transposed": lambda array: array.transpose(0, 2, 1, 3),
+    "cropped": lambda array: np.pad(array, ((0, 0), (3, 3), (5, 0), (1, 1)))[:, 3:-3, 5:, 1:-1],
+    "every second": lambda array: np.repeat(array, 2, axis=1)[:, ::2],
+    "unaligned": unaligned,
+    "read-only": read_only,
+    "mapped": mapped,
+    "repeated": lambda array: np.broadcast_to(array[:, :1], array.shape),
+}
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("view", VIEWS)
+def test_an_array_is_read_right_however_it_lies_in_memory(digit: np.ndarray, view: str, engine: str) -> None:
+    pytest.importorskip(engine)
+    given = VIEWS[view](digit)
+    plain = np.array(given, order="C")
+    with Session.open(shipped_bundle(), engine=engine) as session:
+        expected, out = session.run(plain), np.empty((1, 10), np.float32)
+        np.testing.assert_array_equal(session.run(given), expected)
+        np.testing.assert_array_equal(session.run(given, out=out), expected)
+        np.testing.assert_array_equal(session.run({"image": given})["scores"], expected)
+        np.testing.assert_array_equal(session.predict(given[0])[0].score, expected.max())
+    np.testing.assert_array_equal(given, plain)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_pass_and_can_be_refused(session: Session, digit: np.ndarray, value: float) -> None:
+    digit = digit.copy()
+    digit[0, 3, 4, 0] = value
+    assert session.run(digit).shape == (1, 10)
+    with pytest.raises(InputError, match=r"must be finite, found 1 of 784 NaN or infinite"):
+        session.inputs[0].check(digit, finite=True)
 
 
 def test_predict_refuses_values_that_are_not_finite(session: Session, digit: np.ndarray) -> None:

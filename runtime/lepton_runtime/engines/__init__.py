@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from lepton_runtime.errors import InputError, MissingExtraError
+from lepton_runtime.errors import InputError, MissingExtraError, UnsupportedError
 from lepton_runtime.formats import Format
 from lepton_runtime.manifest import ArtifactRecord
 from lepton_runtime.tensors import Array, TensorSpec
@@ -14,6 +14,8 @@ ENGINES_OF_FORMAT = {Format.ONNX: ("onnxruntime", "openvino"), Format.TFLITE: ("
 PACKAGE_OF_ENGINE = {"onnxruntime": "onnxruntime", "litert": "ai-edge-litert", "openvino": "openvino"}
 """By engine, the package that it is."""
 ENGINES = tuple(PACKAGE_OF_ENGINE)
+STOPPABLE = "onnxruntime"
+"""The engine that can be told to stop in the middle of a call: LiteRT has no word for it, OpenVINO hears it after a Loop only."""
 _MODULES = {"litert": "ai_edge_litert", "openvino": "openvino"}
 
 
@@ -55,6 +57,7 @@ def open_engine(
     outputs: Sequence[TensorSpec],
     threads: int,
     spins: bool = True,
+    timeout_s: float | None = None,
     is_optimized: bool = False,
 ) -> Engine:
     """A loaded model, ready to run.
@@ -67,21 +70,29 @@ def open_engine(
         threads: How many it may use.
         spins: Whether threads that have nothing to do wait actively, to an instant after a call; faster where their cores are idle.
             Only onnxruntime lets one choose.
+        timeout_s: How long a call may take, in seconds; one that takes longer is stopped, and raises a :class:`CallTimeoutError`.
         is_optimized: Whether the content is what :func:`optimized_model` gave for this engine on this device.
 
     Raises:
         InputError: No such engine.
+        UnsupportedError: One with ``timeout_s`` that cannot be stopped.
         MissingExtraError: The engine's package is not installed.
         BundleError: The model holds what none of ours does, see :mod:`lepton_runtime.engines.onnx_guard` and
             :mod:`lepton_runtime.engines.tflite_guard`; or the engine cannot load it.
     """
     check_engine(name)
+    if timeout_s is not None and name != STOPPABLE:
+        raise UnsupportedError(
+            f"timeout_s needs an engine that can be stopped in a call, {STOPPABLE}, found {name}; run it in a process of its own"
+        )
     if not is_optimized:  # which may hold operators of onnxruntime's own; it was made here, of a file that was looked at
         _check_content(name, model)
     if name == "onnxruntime":
         from lepton_runtime.engines.onnxruntime import OnnxruntimeEngine
 
-        return OnnxruntimeEngine(model, inputs=inputs, outputs=outputs, threads=threads, spins=spins, is_optimized=is_optimized)
+        return OnnxruntimeEngine(
+            model, inputs=inputs, outputs=outputs, threads=threads, spins=spins, timeout_s=timeout_s, is_optimized=is_optimized
+        )
     if name == "openvino":
         from lepton_runtime.engines.openvino import OpenvinoEngine
 

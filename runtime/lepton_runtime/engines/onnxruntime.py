@@ -1,18 +1,22 @@
 """ONNX files on onnxruntime, the default engine."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import onnxruntime
 
 from lepton_runtime.engines import OperatorTime
-from lepton_runtime.errors import BundleError, InputError
+from lepton_runtime.engines.deadline import deadline, timed_out
+from lepton_runtime.errors import BundleError, InputError, LeptonError
+from lepton_runtime.memory import out_of_memory
 from lepton_runtime.tensors import Array, TensorSpec
 
 # How long a thread without work spins before it sleeps, so that calls back to back wake none. To sleep as each call ends took
 # networks of 13 to 90 µs 7 to 36 % more time; from 50 µs on the duration makes no difference, and a slower device needs some times
 # that. A camera's 30 calls a second took 1.8 % of a core, spinning included (benchmarks/spinning.py: DS-CNN, x86, onnxruntime 1.32).
 _SPIN_US = 200
+
+Answer = TypeVar("Answer")
 
 
 class OnnxruntimeEngine:
@@ -26,6 +30,7 @@ class OnnxruntimeEngine:
         outputs: Sequence[TensorSpec],
         threads: int,
         spins: bool = True,
+        timeout_s: float | None = None,
         is_optimized: bool = False,
     ) -> None:
         """Load a model.
@@ -36,6 +41,7 @@ class OnnxruntimeEngine:
             outputs: What it gives, in order.
             threads: How many one call may use.
             spins: Whether threads wait actively for work while a call goes on, and for an instant after it.
+            timeout_s: How long a call may take, in seconds.
             is_optimized: Whether the content is what :func:`optimized` gave on this device.
 
         Raises:
@@ -45,8 +51,9 @@ class OnnxruntimeEngine:
         # The Python layer of ``InferenceSession.run`` checks again what a TensorSpec has checked, for 1 µs a call.
         # The C++ session below it takes the same arguments, and should that attribute go, so does the layer.
         inner: Any = getattr(self._session, "_sess", self._session)  # Any: an extension without types
-        self._run: Callable[[list[str], dict[str, Array], None], list[Array]] = inner.run
-        self._run_bound: Callable[[Any, None], None] = inner.run_with_iobinding
+        self._run: Callable[[list[str], dict[str, Array], Any], list[Array]] = inner.run
+        self._run_bound: Callable[[Any, Any], None] = inner.run_with_iobinding
+        self._timeout_s = timeout_s
         self._input_names = [spec.name for spec in inputs]
         self._output_names = [spec.name for spec in outputs]
 
@@ -55,11 +62,15 @@ class OnnxruntimeEngine:
 
         Raises:
             InputError: The model fails on these values, such as an index out of range.
+            CallTimeoutError: It takes too long.
         """
+        feed = dict(zip(self._input_names, arrays, strict=True))
         try:
-            return self._run(self._output_names, dict(zip(self._input_names, arrays, strict=True)), None)
+            if self._timeout_s is not None:
+                return self._within_limit(lambda options: self._run(self._output_names, feed, options), self._timeout_s)
+            return self._run(self._output_names, feed, None)
         except Exception as error:  # its own exception classes share no base but this
-            raise InputError(f"the model must be able to run on these values: {str(error).splitlines()[0]}") from error
+            raise _failed(error) from error
 
     def bind(self, arrays: Sequence[Array], outputs: Sequence[Array]) -> Callable[[], object]:
         """A call that reads these inputs and writes those outputs, where they are.
@@ -72,17 +83,41 @@ class OnnxruntimeEngine:
             binding.bind_cpu_input(name, array)
         for name, array in zip(self._output_names, outputs, strict=True):
             binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        run, bound = self._run_bound, getattr(binding, "_iobinding", binding)
+        run, bound, timeout_s = self._run_bound, getattr(binding, "_iobinding", binding), self._timeout_s
         kept = (*arrays, *outputs)
 
         def call() -> object:
             try:
-                run(bound, None)
+                if timeout_s is not None:
+                    self._within_limit(lambda options: run(bound, options), timeout_s)
+                else:
+                    run(bound, None)
             except Exception as error:  # its own exception classes share no base but this
-                raise InputError(f"the model must be able to run on these values: {str(error).splitlines()[0]}") from error
+                raise _failed(error) from error
             return kept  # the binding knows addresses only
 
         return call
+
+    @staticmethod
+    def _within_limit(run: Callable[[Any], Answer], timeout_s: float) -> Answer:
+        """What a call gives, which is stopped at the next operator once its time is over; within a Loop, too."""
+        options = onnxruntime.RunOptions()
+        with deadline(timeout_s, lambda: setattr(options, "terminate", True)) as limit:
+            try:
+                return run(options)
+            except Exception as error:
+                if limit.is_stopped:
+                    raise timed_out(timeout_s) from error
+                raise
+
+
+def _failed(error: Exception) -> LeptonError:
+    if isinstance(error, LeptonError):
+        return error
+    text = str(error).splitlines()[0]
+    if "allocat" in text:
+        return out_of_memory(text)
+    return InputError(f"the model must be able to run on these values: {text}")
 
 
 def _options(threads: int, *, spins: bool = True, is_optimized: bool = False) -> onnxruntime.SessionOptions:
