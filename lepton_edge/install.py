@@ -9,11 +9,12 @@ import os
 import shutil
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
+from lepton_edge.download import download, forget, is_address
 from lepton_runtime.bundle import DIGEST_FILE, MANIFEST_FILE, SIGNATURE_FILE, Bundle, digest_line
 from lepton_runtime.durable import sync, write_durably
 from lepton_runtime.errors import BundleError, InputError, OutputError, ParityError, RegressionError, UnsupportedError
@@ -48,7 +49,7 @@ class Installed:
 
 
 def install(
-    source: Path,
+    source: Path | str,
     folder: Path,
     *,
     trusted_keys: TrustedKeys | None = None,
@@ -59,7 +60,7 @@ def install(
     """Put a bundle into the slot that is not in use, try it there, and only then use it.
 
     Args:
-        source: The bundle, a folder or a ``.zip``.
+        source: The bundle, a folder or a ``.zip``; or the https:// address of a ``.zip``.
         folder: Where the slots are; made if it is not there.
         trusted_keys: A bundle that none of them signed is refused.
         max_latency_ms: A bundle whose calls take longer here is refused; ``None`` for any.
@@ -68,16 +69,17 @@ def install(
 
     Raises:
         BundleError: It is damaged, or not signed with a trusted key.
-        InputError: Its serial number is lower than that in use.
+        InputError: Its serial number is lower than that in use, or the address does not give it.
         OutputError: It cannot be written, or another install is at work.
         ParityError: Its answers here are not the golden ones.
         RegressionError: Its calls take longer than allowed.
         CallTimeoutError: A call does not end.
     """
-    bundle = Bundle.open(source)
-    if trusted_keys is not None:
-        trusted_keys.check_bundle(bundle)
-    with _locked(folder) as slots:
+    with ExitStack() as stack:
+        bundle = None if is_address(source) else _trusted(source, trusted_keys)  # if it is wrong, the folder is left alone
+        slots = stack.enter_context(_locked(folder))
+        if bundle is None:
+            bundle = stack.enter_context(_downloaded(str(source), folder, trusted_keys, on_step))
         _check_serial(bundle, _serial_in_use(folder), allow_downgrade=allow_downgrade)
         name = _other(_used_name(folder))
         on_step(f"copy to slot {name}")
@@ -94,6 +96,25 @@ def install(
         with suppress(OSError):  # it is done; the next install tidies up
             _remove(old)
     return Installed(folder / _CURRENT, name, file, latency_ms)
+
+
+def _trusted(path: Path | str, trusted_keys: TrustedKeys | None) -> Bundle:
+    bundle = Bundle.open(path)
+    if trusted_keys is not None:
+        trusted_keys.check_bundle(bundle)
+    return bundle
+
+
+@contextmanager
+def _downloaded(address: str, folder: Path, trusted_keys: TrustedKeys | None, on_step: Callable[[str], None]) -> Iterator[Bundle]:
+    """The bundle at an address, as a zip that is there meanwhile; of a download that stops a part stays, of one that is wrong nothing."""
+    path = download(address, folder, on_step=on_step)
+    try:
+        bundle = _trusted(path, trusted_keys)
+        bundle.check()
+        yield bundle
+    finally:
+        forget(path)
 
 
 def roll_back(folder: Path, *, trusted_keys: TrustedKeys | None = None, max_latency_ms: float | None = None) -> Installed:
