@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_runtime.bundle import MANIFEST_FILE
-from lepton_runtime.errors import InputError, MissingExtraError, UnsupportedError
+from lepton_runtime.errors import InputError, MissingExtraError, OutputError, UnsupportedError
 
 SAVED_MODEL = "SavedModel"
 PROGRAMS = ("Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
@@ -55,6 +55,7 @@ def read_model_file(path: Path, *, is_verified: bool = False, copy: Path | None 
 
     Raises:
         InputError: It is missing, damaged or no Keras model, or reading it takes more than it should.
+        OutputError: There is no room for the copy.
     """
     if (path / MANIFEST_FILE).is_file():
         raise InputError(f"a model is a .keras or .h5 file, {str(path)!r} is a bundle already; give the model that it was made of")
@@ -69,7 +70,7 @@ def read_model_file(path: Path, *, is_verified: bool = False, copy: Path | None 
     answer = _answer_of_reader(path, size, is_verified=is_verified, copy=copy)
     if "file" in answer:
         return ModelFile(**answer["file"])
-    kinds = {kind.__name__: kind for kind in (InputError, MissingExtraError, UnsupportedError)}
+    kinds = {kind.__name__: kind for kind in (InputError, MissingExtraError, OutputError)}
     raise kinds[answer["error"]](answer["text"])
 
 

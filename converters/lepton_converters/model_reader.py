@@ -6,6 +6,7 @@ process of its own, with limits on computing time and memory. What Keras gets is
 Source: HDFGroup/hdf5 issue 1707; CVE-2026-0897 (declared sizes), CVE-2026-1669 (links).
 """
 
+import errno
 import io
 import json
 import os
@@ -14,12 +15,14 @@ import sys
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lepton_converters.model_file import ModelFile, limit_seconds
-from lepton_runtime.errors import InputError, LeptonError, MissingExtraError
+from lepton_runtime.errors import InputError, LeptonError, MissingExtraError, OutputError
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -92,7 +95,10 @@ def _read_zip(path: Path, *, is_verified: bool, copy: Path | None) -> ModelFile:
                 config,
                 isinstance(config, dict) and bool(config.get("compile_config")),
             )
-            return _copied_zip(archive, file, path, copy) if copy else file
+            if copy:
+                with _room(copy, path):
+                    return _copied_zip(archive, file, path, copy)
+            return file
     except KeyError as error:
         raise InputError(f"{str(path)!r} must be a .keras file, it is another zip file: {error.args[0]}") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
@@ -180,6 +186,21 @@ class _Window(io.RawIOBase):
         return len(data)
 
 
+@contextmanager
+def _room(copy: Path, path: Path) -> Iterator[None]:
+    """Say where there is no room for a copy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise
+        megabytes = max(1, 2 * path.stat().st_size // 10**6)
+        reason = os.strerror(error.errno)
+        raise OutputError(
+            f"the temporary folder {str(copy.parent.parent)!r} must have room for {megabytes:,} MB: {reason}; free some, or set TMPDIR"
+        ) from error
+
+
 def _copied_zip(archive: zipfile.ZipFile, file: ModelFile, path: Path, copy: Path) -> ModelFile:
     """Write what Keras reads of the file anew, with the number of weights in it."""
     if _WEIGHTS not in archive.namelist():
@@ -210,7 +231,8 @@ def _read_hdf5(path: Path, copy: Path | None) -> ModelFile:
             parameters = _count_weights(file["model_weights"]) if "model_weights" in file else None
             is_compiled = "training_config" in file.attrs
         if copy:
-            parameters = _copy_hdf5(path, copy, path)
+            with _room(copy, path):
+                parameters = _copy_hdf5(path, copy, path)
     except _HDF5_ERRORS as error:
         raise InputError(f"{str(path)!r} must be a whole .h5 file, it is damaged or cut short ({error}); copy it again") from error
     version = version.decode() if isinstance(version, bytes) else version

@@ -292,7 +292,8 @@ class Session:
             return out
         call = engine.bind((inputs,), (out,))
         call()
-        self._bound = inputs, out, call
+        if self._engine is engine:  # it was not closed meanwhile
+            self._bound = inputs, out, call
         return out
 
     @overload

@@ -115,7 +115,7 @@ def _failed(error: Exception) -> LeptonError:
     if isinstance(error, LeptonError):
         return error
     text = str(error).splitlines()[0]
-    if "allocat" in text:
+    if any(words in text for words in ("Failed to allocate", "bad allocation", "bad_alloc")):
         return out_of_memory(text)
     return InputError(f"the model must be able to run on these values: {text}")
 
