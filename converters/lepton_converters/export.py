@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lepton_converters.artifact_record import record_of_file, search_doubts, target_doubts, verify_artifacts
+from lepton_converters.bill_of_materials import BILL_FILE, bill_of_materials
 from lepton_converters.budget import Budget
 from lepton_converters.bundle_writer import GOLDEN_FILE, check_output, file_record, pack_arrays, pack_encoders, write_bundle
 from lepton_converters.calibration import Calibration
@@ -18,6 +19,7 @@ from lepton_converters.export_data import ExportData, plan_preprocessing
 from lepton_converters.keras_loading import CustomObjects, import_keras
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.label_doubt import label_doubts
+from lepton_converters.model_card import CARD_FILE, ModelCard, card_text
 from lepton_converters.recipe import IntegerIo, Recipe, Repeated, plan_recipe, read_repeated
 from lepton_runtime.answers import Answers
 from lepton_runtime.errors import InputError, ParityError, UnsupportedError
@@ -85,6 +87,8 @@ def export(
     labels: Sequence[str] | None = None,
     license_: str | None = None,
     serial: int | None = None,
+    card: str | Path | None = None,
+    sbom: bool = False,
     trust_code: bool = False,
     keep_dropout: bool = False,
     force: bool = False,
@@ -127,6 +131,9 @@ def export(
         labels: Class names in the order of the outputs; by default those of class folders.
         license_: Recorded in the manifest.
         serial: Likewise: a number from 0 that goes up from release to release.
+        card: A TOML file with what there is to say of the model, see :class:`lepton_converters.model_card.ModelCard`; with what was
+            measured it becomes ``model-card.md``.
+        sbom: Add a bill of materials, ``sbom.cdx.json``.
         trust_code: Load Lambda layers and SavedModels, which are programs.
         keep_dropout: Keep dropout that is called with ``training=True``, or all of it if none is; its noise becomes inputs.
         force: Replace a bundle that is there.
@@ -150,6 +157,7 @@ def export(
     budget = Budget.parse(max_drop or "1pp") if evaluate else None
     if serial is not None and serial < 0:
         raise InputError(f"--serial must be at least 0, found {serial}")
+    said = ModelCard.read(Path(card)) if card is not None else None
     if (batch is not None and batch < 1) or calib_samples < 1 or seed < 0:
         raise InputError(f"batch and calibration samples must be at least 1 and the seed 0, found {batch}, {calib_samples} and {seed}")
     if measure_blocks and repeat is not None:
@@ -247,9 +255,13 @@ def export(
         answers=doors.answering.answers if doors.answering else None,
         encoders=encoders,
     )
+    documents = {CARD_FILE: card_text(said, manifest).encode()} if said else {}
+    if sbom:
+        documents[BILL_FILE] = bill_of_materials(manifest)
+    manifest = replace(manifest, documents=tuple(file_record(name, content) for name, content in documents.items()))
     models = {artifact.file: artifact.model for artifact in artifacts}
     on_step(Step("write", str(path)))
-    write_bundle(path, manifest, {**models, GOLDEN_FILE: arrays, **vocabularies}, force=force)
+    write_bundle(path, manifest, {**models, GOLDEN_FILE: arrays, **vocabularies, **documents}, force=force)
     size_bytes = sum(record.size_bytes for record in manifest.files)
     on_step(Step("write", str(path), f"{len(manifest.files) + 2} files, {size_bytes / 1000:,.0f} kB", 1))
     if any(record.passed for record in records):

@@ -9,6 +9,7 @@ from typing import TextIO
 import click
 
 from lepton_edge.cli.benchmark import benchmark
+from lepton_edge.cli.card import card
 from lepton_edge.cli.check import check
 from lepton_edge.cli.compare import compare
 from lepton_edge.cli.demo import demo
@@ -43,7 +44,7 @@ def cli(debug: bool) -> None:
 
 _COMMANDS = (
     *(check, export, finetune, inspect, explain, run, serve, benchmark, tune, compare, report, selfcheck, doctor, demo),
-    *(keygen, sign, verify, install),
+    *(card, keygen, sign, verify, install),
 )
 for command in _COMMANDS:
     cli.add_command(command)

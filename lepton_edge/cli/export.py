@@ -101,6 +101,13 @@ def _batch(context: click.Context, parameter: click.Parameter, value: str) -> in
 @preprocessing_options
 @answer_options
 @click.option("--license", "license_", help="Recorded in the bundle.")
+@click.option(
+    "--card",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="What there is to say of the model, as `lepton-edge card` prints it; it becomes model-card.md, with what was measured.",
+)
+@click.option("--sbom", is_flag=True, help="Add a bill of materials, sbom.cdx.json (CycloneDX).")
 @click.option("--serial", type=click.IntRange(0), help="Recorded: a number that goes up from release to release; see install.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything chosen at random.")
 @click.option("--signature", metavar="NAME", help="Which of a SavedModel's signatures. [default: serving_default, or the only one]")

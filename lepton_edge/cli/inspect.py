@@ -35,6 +35,15 @@ def inspect(bundle: Path, json_path: str | None) -> None:
     for record in manifest.artifacts:
         for text in _remarks(record, manifest):
             click.echo(f"{short_name(record.file):<18} {text}")
+    for document in manifest.documents:
+        click.echo(f"\n{document.file}:")
+        if document.file.endswith(".md"):
+            click.echo(_shown(opened.read(document).decode(errors="replace")))
+
+
+def _shown(text: str) -> str:
+    """The text without what a terminal would take for commands."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text.strip())
 
 
 def _lines(bundle: Bundle) -> Iterator[str]:

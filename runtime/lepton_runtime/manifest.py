@@ -220,6 +220,7 @@ class Manifest:
         encoders: From raw values to the inputs, in the order in which they run.
         noise_inputs: Names of inputs that a session fills with uniform noise from 0 to 1, for dropout that is kept.
         serial: A number that goes up from release to release, or ``None``; a device does not go back to a lower one.
+        documents: Files about the bundle, for people and other tools: ``model-card.md``, ``sbom.cdx.json``.
         answers: The steps behind the network that the models hold, or ``None``.
         notes: What else is not as it was in the source model's file, in words.
     """
@@ -241,6 +242,7 @@ class Manifest:
     noise_inputs: tuple[str, ...] = ()
     answers: Answers | None = None
     serial: int | None = None
+    documents: tuple[FileRecord, ...] = ()
 
     @property
     def given_inputs(self) -> tuple[TensorSpec, ...]:
@@ -251,7 +253,7 @@ class Manifest:
     def files(self) -> tuple[FileRecord, ...]:
         """Every file of the bundle but the manifest and its digest."""
         vocabularies = dict.fromkeys(encoder.vocabulary for encoder in self.encoders if encoder.vocabulary is not None)
-        return (*self.artifacts, self.golden, *vocabularies)
+        return (*self.artifacts, self.golden, *vocabularies, *self.documents)
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as JSON values, schema version first."""
@@ -316,6 +318,7 @@ class Manifest:
                 "notes": tuple(values.get("notes", ())),
                 "noise_inputs": tuple(values.get("noise_inputs", ())),
                 "answers": _optional(_answers, values.get("answers")),
+                "documents": tuple(_record(FileRecord, found) for found in values.get("documents", ())),
             }
             manifest = _record(cls, {**values, **read})
             manifest.check_answers()
