@@ -1,19 +1,19 @@
 """What a bundle says about itself: the one place that reads and writes a manifest key."""
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
-
-import numpy as np
 
 from lepton_runtime.answers import Answers
 from lepton_runtime.errors import BundleError, LeptonError
 from lepton_runtime.formats import Format, Precision, Target
 from lepton_runtime.frame_input import FrameInput
+from lepton_runtime.labels import class_output
 from lepton_runtime.preprocess import Preprocessing
-from lepton_runtime.tensors import TensorSpec
+from lepton_runtime.tensors import NUMBER_TYPES, TensorSpec
 
 SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 16 * 2**20
@@ -280,6 +280,9 @@ class Manifest:
             raise BundleError(f"a bundle's serial number is a whole number from 0, found {self.serial!r}; do not use this bundle")
         if self.labels is not None and not all(isinstance(label, str) for label in self.labels):
             raise BundleError("a bundle's labels are names, found something else in manifest.json; do not use this bundle")
+        classes = {_classes(record.outputs) for record in self.artifacts} - {None}
+        if self.labels and self.answers is None and classes - {len(self.labels)}:
+            raise BundleError(f"a bundle has one label a class, found {len(self.labels)} for {classes.pop()}; do not use this bundle")
         if isinstance(self.preprocessing, FrameInput) and [spec.shape[1:] for spec in self.inputs] != [self.preprocessing.shape]:
             raise BundleError(f"a bundle's models must take its frame, {self.preprocessing}; do not use this bundle")
         if self.answers is not None and (self.answers.top_k is not None or self.answers.boxes):
@@ -336,6 +339,14 @@ class Manifest:
             ) from error
 
 
+def _classes(outputs: Sequence[TensorSpec]) -> int | None:
+    """How many classes the outputs have scores for; ``None`` where that is not known."""
+    spec = class_output(outputs)
+    if spec is None or spec.shape[1] is None:
+        return None
+    return max(2, spec.shape[1])  # a single unit stands for two
+
+
 def _record(kind: type[_Record], values: Mapping[str, Any]) -> _Record:
     """The record that JSON values describe, all of which it must know."""
     known = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]  # every kind is a dataclass
@@ -355,10 +366,14 @@ def _answers(values: dict[str, Any]) -> Answers:
 
 def _specs(values: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
     for value in values:
-        if value["dtype"] != "string" and np.dtype(value["dtype"]).kind not in "biuf":
-            raise ValueError(f"the number type {value['dtype']!r}")
+        if type(value["name"]) is not str or value["dtype"] not in ("string", *NUMBER_TYPES):
+            raise ValueError(f"the name {value['name']!r} or the number type {value['dtype']!r}")
         if not all(axis is None or (type(axis) is int and axis > 0) for axis in value["shape"]):
             raise ValueError(f"the shape {value['shape']!r}")
+        scale, zero_point = value.get("scale"), value.get("zero_point")
+        is_scaled = type(scale) in (int, float) and 0 < scale < math.inf and type(zero_point) is int
+        if not (is_scaled or (scale is None and zero_point is None)):
+            raise ValueError(f"the scale {scale!r} or the zero point {zero_point!r}")
     return tuple(_record(TensorSpec, {**value, "shape": tuple(value["shape"])}) for value in values)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from lepton_runtime.errors import InputError, MissingExtraError
 from lepton_runtime.formats import did_you_mean
-from lepton_runtime.tensors import Array, cast_exactly, fits_shape
+from lepton_runtime.tensors import NUMBER_TYPES, Array, cast_exactly, fits_shape
 
 Resize = Literal["none", "stretch", "crop", "pad"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -110,7 +110,7 @@ class Preprocessing:
                 height, width = (None if length is None else int(length) for length in values["size"])
                 values["size"] = (height, width)
             return cls(**values)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"preprocessing has a value that does not fit: {error}") from error
 
     @classmethod
@@ -360,6 +360,7 @@ def _shape_text(shape: tuple[int | None, ...]) -> str:
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
+    "dtype": NUMBER_TYPES,
     "resize": get_args(Resize),
     "interpolation": get_args(Interpolation),
     "color": get_args(Color),

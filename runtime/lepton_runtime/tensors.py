@@ -12,6 +12,12 @@ from lepton_runtime.errors import InputError
 # The number type differs from model to model and is checked at run time against the TensorSpec.
 Array = NDArray[Any]
 
+NUMBER_TYPES = (
+    *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+    *("float16", "float32", "float64"),
+)
+"""The number types of models' inputs and outputs, by numpy's names; numpy itself takes far more for one, and fails at some."""
+
 
 @dataclass(frozen=True)
 class TensorSpec:
