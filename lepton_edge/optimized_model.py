@@ -2,12 +2,12 @@
 
 import hashlib
 import statistics
-import tempfile
 from pathlib import Path
 from time import perf_counter
 
 from lepton_edge.latency.result import Candidate
 from lepton_runtime.bundle import Bundle
+from lepton_runtime.durable import temporary_folder
 from lepton_runtime.engines import optimized_model
 from lepton_runtime.golden import Golden
 from lepton_runtime.session import Session
@@ -33,7 +33,7 @@ def faster_to_load(bundle: Bundle, candidate: Candidate) -> tuple[bytes, float] 
     made = optimized_model(candidate.engine, bundle.read(record), threads=candidate.threads)
     if made is None:
         return None
-    with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
+    with temporary_folder() as folder:
         path = Path(folder) / "model.onnx"
         path.write_bytes(made)
 

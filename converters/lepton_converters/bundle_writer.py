@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lepton_converters.output_place import check_folder, remove_stale, temporary_place
+from lepton_converters.output_place import check_folder
 from lepton_runtime.bundle import DIGEST_FILE, MANIFEST_FILE, SIGNATURE_FILE, Bundle, digest_line
-from lepton_runtime.durable import sync, write_durably
+from lepton_runtime.durable import remove_stale, sync, temporary_place, write_durably
 from lepton_runtime.encoders import Encoder
 from lepton_runtime.errors import BundleError, OutputError
 from lepton_runtime.manifest import EncoderRecord, FileRecord, Manifest

@@ -20,6 +20,7 @@ from lepton_converters.keras_loading import CustomObjects, import_keras
 from lepton_converters.keras_source import KerasSource
 from lepton_converters.label_doubt import label_doubts
 from lepton_converters.model_card import CARD_FILE, ModelCard, card_text
+from lepton_converters.output_place import alone_at_output
 from lepton_converters.recipe import IntegerIo, Recipe, Repeated, plan_recipe, read_repeated
 from lepton_runtime.answers import Answers
 from lepton_runtime.errors import InputError, ParityError, UnsupportedError
@@ -57,6 +58,7 @@ class ExportResult:
     remarks: tuple[str, ...] = ()
 
 
+@alone_at_output
 def export(
     model: "str | Path | keras.Model",
     output: str | Path,
@@ -141,7 +143,7 @@ def export(
 
     Raises:
         InputError: A file or an option does not fit.
-        OutputError: The bundle cannot be written.
+        OutputError: The bundle cannot be written, or another process is writing it.
         UnsupportedError: The model cannot be converted.
         ParityError: Nothing that was made keeps to the budget.
         MissingExtraError: TensorFlow is not installed.

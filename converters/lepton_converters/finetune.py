@@ -21,6 +21,7 @@ from lepton_converters.keras_source import KerasSource
 from lepton_converters.keras_writer import check_keras_output, keras_file
 from lepton_converters.label_doubt import label_doubts
 from lepton_converters.model_file import read_model_file
+from lepton_converters.output_place import alone_at_output
 from lepton_runtime.errors import InputError, UnsupportedError
 from lepton_runtime.formats import Target
 from lepton_runtime.preprocess import Preprocessing
@@ -83,6 +84,7 @@ class FinetuneResult:
     notes: tuple[str, ...]
 
 
+@alone_at_output
 def finetune(
     model: "str | Path | keras.Model",
     output: str | Path,

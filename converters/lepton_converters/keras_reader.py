@@ -2,7 +2,6 @@
 
 import inspect
 import re
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from lepton_converters.legacy_weights import load_legacy_archive, load_legacy_we
 from lepton_converters.model_file import ModelFile, check_file
 from lepton_converters.quiet import quiet_tensorflow, reason_of
 from lepton_converters.weight_limit import limited_weights
+from lepton_runtime.durable import temporary_folder
 from lepton_runtime.errors import InputError, LeptonError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def load_model(path: Path, *, trust_code: bool, custom_objects: Mapping[str, Any
         UnsupportedError: It is a program that is not trusted, or a layer of Keras 1 or 2 has a setting that Keras 3 has not.
     """
     register_legacy()
-    with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
+    with temporary_folder() as folder:
         draft = Path(folder, "draft")
         file = check_file(path, trust_code=trust_code, copy=draft)
         copy = draft.rename(Path(folder, f"model{file.kind}"))  # Keras goes by the ending
@@ -115,7 +115,7 @@ def _load_legacy(path: Path, file: ModelFile, *, trust_code: bool, custom_object
     if file.kind == ".h5":
         load_legacy_weights(model, path)
         return model
-    with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
+    with temporary_folder() as folder:
         model.load_weights(load_legacy_archive(path, Path(folder)))
     return model
 

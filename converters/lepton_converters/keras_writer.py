@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_converters.keras_reader import load_model
-from lepton_converters.output_place import check_folder, remove_stale, temporary_place
+from lepton_converters.output_place import check_folder
 from lepton_converters.quiet import quiet_tensorflow, reason_of
-from lepton_runtime.durable import sync
+from lepton_runtime.durable import remove_stale, sync, temporary_place
 from lepton_runtime.errors import InputError, OutputError, UnsupportedError
 
 if TYPE_CHECKING:

@@ -1,6 +1,5 @@
 """ONNX files from a frozen graph, at the lowest opset that holds it."""
 
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from lepton_converters.onnx_weights import store_weights_fp16
 from lepton_converters.quantizer import Quantizer
 from lepton_converters.quiet import reason_of
 from lepton_converters.tflite_export import TfliteExporter, remembered, told_once
+from lepton_runtime.durable import temporary_folder
 from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.formats import Format, Precision, Target
 from lepton_runtime.tensors import TensorSpec
@@ -106,7 +106,7 @@ class OnnxExporter:
 
     def _convert_tflite(self) -> onnx.ModelProto:
         artifact = self._tflite.make(Precision.FP32, quantizer=None)
-        with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
+        with temporary_folder() as folder:
             path = Path(folder) / artifact.file
             path.write_bytes(artifact.model)
             return self._lowest(lambda opset: convert_tflite(str(path), opset))

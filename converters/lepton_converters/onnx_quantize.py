@@ -2,7 +2,6 @@
 
 import logging
 import os
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from onnxruntime.quantization.quant_utils import add_quant_input_suffix
 
 from lepton_converters.float_graph import Ranges
 from lepton_converters.onnx_weights import stored_smaller
+from lepton_runtime.durable import temporary_folder
 from lepton_runtime.errors import OutputError
 from lepton_runtime.tensors import Array
 
@@ -202,7 +202,7 @@ def _folder_for(model: onnx.ModelProto) -> Iterator[Path]:
     Raises:
         OutputError: It has no room; the quantizer itself would write half a file and say nothing.
     """
-    with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
+    with temporary_folder() as folder:
         _check_room(Path(folder) / "room", size_bytes=4 * model.ByteSize())
         yield Path(folder)
 

@@ -1,12 +1,21 @@
-"""Where an output is written: beside its place, so that it is there whole or not at all."""
+"""Where an output is written: a folder that can be written to, by one process at a time."""
 
+import errno
+import hashlib
 import os
-import shutil
-from collections.abc import Iterator
+import socket
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
+from lepton_runtime.durable import existing_parent
 from lepton_runtime.errors import OutputError
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
 def check_folder(path: Path) -> None:
@@ -15,48 +24,46 @@ def check_folder(path: Path) -> None:
     Raises:
         OutputError: The nearest folder that exists is not writable.
     """
-    folder = _existing_parent(path)
+    folder = existing_parent(path)
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"the output's folder must be writable, {str(folder)!r} is not; choose another with --output")
 
 
+def alone_at_output(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Let one process at a time write an output, the function's second argument.
+
+    Raises:
+        OutputError: Another process is at work there.
+    """
+
+    @wraps(function)
+    def alone(*given: _Arguments.args, **options: _Arguments.kwargs) -> _Result:
+        output: Any = given[1] if len(given) > 1 else options.get("output")
+        if not isinstance(output, str | Path):
+            return function(*given, **options)
+        with _alone(Path(output)):
+            return function(*given, **options)
+
+    return alone
+
+
 @contextmanager
-def temporary_place(path: Path) -> Iterator[Path]:
-    """A free name beside the output, or where its folder will be; whatever lies there at the end is removed."""
-    temporary = _existing_parent(path) / f".{path.name}.tmp-{os.getpid()}"
-    try:
-        yield temporary
-    finally:
-        _remove(temporary)
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a name that the kernel gives to one process, and takes back however that ends: no file is left behind. Linux only.
 
-
-def remove_stale(path: Path) -> None:
-    """Remove what processes that were killed have left beside the output."""
-    for stale in _existing_parent(path).glob(f".{path.name}.tmp-*"):
-        process = stale.name.rpartition("-")[2]
-        if process.isdigit() and (int(process) == os.getpid() or not _is_alive(int(process))):
-            _remove(stale)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _existing_parent(path: Path) -> Path:
-    for folder in path.absolute().parents:
-        if folder.exists():
-            return folder
-    return Path("/")
+    Source: unix(7), abstract socket addresses.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as held:
+        try:
+            held.bind(f"\0lepton-edge-output-{name}")
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise OutputError(
+                f"the output {str(path)!r} must be free, another process is writing it; wait for it, or choose another with --output"
+            ) from None
+        yield

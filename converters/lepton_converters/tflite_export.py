@@ -1,6 +1,5 @@
 """TFLite files with built-in operators only, by the first route whose result is right."""
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
@@ -20,6 +19,7 @@ from lepton_converters.tflite_artifact import make_artifact
 from lepton_converters.tflite_content import operator_codes, packed, read_content
 from lepton_converters.tflite_float_graph import TfliteFloatGraph
 from lepton_converters.tflite_recurrent import TfliteRecurrence
+from lepton_runtime.durable import temporary_folder
 from lepton_runtime.errors import UnsupportedError
 from lepton_runtime.formats import Format, Precision
 from lepton_runtime.tensors import Array
@@ -109,7 +109,7 @@ class TfliteExporter:
             model = _run_converter(_converter_of(graph), precision, self._batches(calibration, named=False), io)
             return make_artifact(_with_undivided_loops(model) if _holds_loops(graph) else model, precision, self._source, route)
         operator = TfliteRecurrence()
-        with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
+        with temporary_folder() as folder:
             save_traced(self._source, folder, recurrence=operator, unrolls=precision.needs_calibration)
             if not operator.count:
                 return None

@@ -23,13 +23,14 @@ class StepPrinter:
 
     def __enter__(self) -> Callable[["Step"], None]:
         self._is_interrupted = False
-        self._handler = signal.signal(signal.SIGINT, self._interrupt)
+        self._handlers = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         self._started = monotonic()
         self._is_terminal = sys.stderr.isatty()
         return self._show
 
     def __exit__(self, *error: object) -> None:
-        signal.signal(signal.SIGINT, self._handler)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
         if self._is_terminal:
             click.echo("\r\033[K", nl=False, err=True)
 

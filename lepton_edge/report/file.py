@@ -1,9 +1,9 @@
 """A file whole or not at all."""
 
 import os
-import tempfile
 from pathlib import Path
 
+from lepton_runtime.durable import remove_stale, sync, temporary_place, write_durably
 from lepton_runtime.errors import OutputError
 
 
@@ -27,19 +27,11 @@ def write_bytes(data: bytes, path: Path, *, option: str) -> None:
         if path.exists() and not path.is_file():
             path.write_bytes(data)
             return
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.tmp-")
-        try:
-            with open(descriptor, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(name, 0o666 & ~umask)
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
+        remove_stale(path)
+        with temporary_place(path) as temporary:
+            write_durably(temporary, data)
+            os.replace(temporary, path)
+        sync(path.parent)
     except OSError as error:
         raise OutputError(f"{option} needs a file that can be written, {str(path)!r} cannot: {error.strerror}") from error
 

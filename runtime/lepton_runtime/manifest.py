@@ -371,7 +371,7 @@ def _specs(values: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
         if not all(axis is None or (type(axis) is int and axis > 0) for axis in value["shape"]):
             raise ValueError(f"the shape {value['shape']!r}")
         scale, zero_point = value.get("scale"), value.get("zero_point")
-        is_scaled = type(scale) in (int, float) and 0 < scale < math.inf and type(zero_point) is int
+        is_scaled = isinstance(scale, int | float) and 0 < scale < math.inf and type(zero_point) is int
         if not (is_scaled or (scale is None and zero_point is None)):
             raise ValueError(f"the scale {scale!r} or the zero point {zero_point!r}")
     return tuple(_record(TensorSpec, {**value, "shape": tuple(value["shape"])}) for value in values)

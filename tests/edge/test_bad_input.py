@@ -485,6 +485,25 @@ def test_ctrl_c_in_the_middle_of_an_export(small_model: Path, images: Path, work
     assert left_behind(work) == []
 
 
+def test_sigterm_in_the_middle_of_an_export(small_model: Path, images: Path, work: Path) -> None:
+    with start_export(small_model, images) as process:
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert rest.splitlines()[-1] == "interrupted: nothing was left half-written"
+    assert left_behind(work) == []
+
+
+def test_two_exports_do_not_write_one_output(lepton_edge, small_model: Path, images: Path, work: Path) -> None:
+    with start_export(small_model, images) as process:
+        message = r"the output 'b' must be free, another process is writing it; wait for it, or choose another with --output"
+        lepton_edge("export", small_model, "-o", "b", "--precision", "fp32").refused(1, because=message)
+        assert lepton_edge("export", small_model, "-o", "other", "--precision", "fp32").code == 0
+        process.send_signal(signal.SIGKILL)
+    assert lepton_edge("export", small_model, "-o", "b", "--precision", "fp32").code == 0
+    assert left_behind(work) == []
+
+
 def test_sigkill_in_the_middle_of_an_export(small_model: Path, images: Path, work: Path) -> None:
     with start_export(small_model, images) as process:
         process.send_signal(signal.SIGKILL)

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import onnxruntime
 
+from lepton_runtime.durable import temporary_folder
 from lepton_runtime.engines import OperatorTime
 from lepton_runtime.engines.deadline import deadline, timed_out
 from lepton_runtime.errors import BundleError, InputError, LeptonError
@@ -158,10 +159,9 @@ def optimized(model: bytes, *, threads: int) -> bytes:
         BundleError: onnxruntime refuses the model, or cannot write what it makes of it.
         OSError: There is no folder for temporary files.
     """
-    import tempfile
     from pathlib import Path
 
-    with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
+    with temporary_folder() as folder:
         options = _options(threads)
         options.optimized_model_filepath = f"{folder}/model.onnx"
         _load(model, options)
@@ -176,10 +176,9 @@ def profile(
     Source: onnxruntime's profiling, a Chrome trace: events of category "Node" that end in "_kernel_time", in microseconds.
     """
     import json
-    import tempfile
     from pathlib import Path
 
-    with tempfile.TemporaryDirectory(prefix="lepton-edge-") as folder:
+    with temporary_folder() as folder:
         options = _options(threads)
         options.enable_profiling = True
         options.profile_file_prefix = f"{folder}/profile"
