@@ -2,12 +2,14 @@
 
 python benchmarks/soak.py stream [MINUTES]
 python benchmarks/soak.py runs [CALLS]
+python benchmarks/soak.py threads [CALLS] [THREADS] [BUNDLE]
 python benchmarks/soak.py serve BUNDLE [MINUTES]
 
 The camera gives 30 frames a second, the model can do 20: what was answered, how late each answer was, and the memory. The sessions run the
 shipped bundle's files in threads of their own: the memory's slope over the second half, how many threads computed at a time at the
-most, and the share of the cores that the process used. The service gets twice the requests a second that it can answer: how many were
-answered, and rightly, how many were turned away with 429 or 503, and its memory.
+most, and the share of the cores that the process used. In ``threads`` sixteen share one session, for as many calls as a day has frames
+at 30 a second, for each file of a bundle. The service gets twice the requests a second that it can answer: how many were answered, and
+rightly, how many were turned away with 429 or 503, and its memory.
 """
 
 from __future__ import annotations
@@ -130,6 +132,41 @@ def soak_runs(calls: int) -> None:
     print(f"memory {memory[0][1] / 1e6:.1f} → {memory[-1][1] / 1e6:.1f} MB, slope {slope(memory):+.3f} bytes a call in the second half")
 
 
+def soak_threads(calls: int, threads: int, path: str | None) -> None:
+    """Print what a session comes to that many threads share, of each file of a bundle: every answer is compared with the first."""
+    bundle = Bundle.open(path or shipped_bundle())
+    for record in bundle.manifest.artifacts:
+        with Session(bundle, record) as session:
+            print(f"{record.file}: {_shared(session, calls, threads)}", flush=True)
+
+
+def _shared(session: Session, calls: int, threads: int) -> str:
+    pixels, specs = load_digits().test_images, session.artifact.inputs
+    shapes = {spec.name: [axis or 1 for axis in spec.shape] for spec in specs}
+    given = [{spec.name: np.resize(pixels[number], shapes[spec.name]).astype(spec.dtype) for spec in specs} for number in range(16)]
+    expected = [{name: array.tobytes() for name, array in session.run(one).items()} for one in given]
+    done, wrong, memory = [0] * threads, [0] * threads, []
+
+    def work(number: int) -> None:
+        for call in range(calls // threads):
+            picked = (call + number) % len(given)
+            answers = session.run(given[picked])
+            wrong[number] += {name: array.tobytes() for name, array in answers.items()} != expected[picked]
+            done[number] += 1
+
+    started = time.monotonic()
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    while any(worker.is_alive() for worker in workers):
+        time.sleep(0.05)
+        memory.append((sum(done), memory_bytes()))
+    return (
+        f"{sum(done):,} calls by {threads} threads in {time.monotonic() - started:.0f} s, {sum(wrong)} answers other than the first to the "
+        f"bit; memory {memory[0][1] / 1e6:.1f} → {memory[-1][1] / 1e6:.1f} MB, slope {slope(memory):+.3f} bytes a call in the second half"
+    )
+
+
 class Client:
     """Asks a service for the same again and again, and counts what comes back."""
 
@@ -218,6 +255,8 @@ def main() -> None:
     what, size = sys.argv[1], sys.argv[2:]
     if what == "stream":
         soak_stream(float(size[0]) if size else 10.0)
+    elif what == "threads":
+        soak_threads(int(size[0]) if size else 30 * 24 * 3600, int(size[1]) if size[1:] else 16, size[2] if size[2:] else None)
     elif what == "serve":
         soak_service(size[0], float(size[1]) if size[1:] else 10.0)
     else:
