@@ -1,13 +1,17 @@
 """What a session opens where the CPU, as it seems, computes otherwise than the one that exported the bundle."""
 
+import hashlib
+import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from lepton_runtime import Bundle, BundleError, Format, InputError, Precision, SelfcheckWarning, Session
+from lepton_runtime import Bundle, BundleError, Format, InputError, LeptonError, Precision, SelfcheckWarning, Session
 from lepton_runtime.choice import other_choices
 from lepton_runtime.engines import is_installed
+from lepton_runtime.golden import Golden, golden_fault, golden_limit
 
 FP32, INT8 = "model.fp32.onnx", "model.static-int8.onnx"
 
@@ -90,3 +94,36 @@ def test_the_nearest_precision_comes_next_and_fp32_at_last(digits_bundle: Path) 
     assert order[-1] == "fp32"
     distances = [abs(list(Precision).index(precision) - list(Precision).index(Precision.STATIC_INT8)) for precision in order]
     assert distances == sorted(distances)
+
+
+@pytest.mark.parametrize("file", [FP32, INT8])
+def test_changed_bytes_with_the_right_checksums_are_found_where_an_answer_moves(digits_bundle: Path, rewrite_manifest, file: str) -> None:
+    """Whoever may write checksums is not found by them; golden answers that are others are."""
+    chance, whole = random.Random(1), (digits_bundle / file).read_bytes()
+    number = [record.file for record in Bundle.open(digits_bundle).manifest.artifacts].index(file)
+    golden = Golden.open(Bundle.open(digits_bundle))
+    with Session.open(digits_bundle, precision="fp32" if file == FP32 else "static-int8") as session:
+        before = [session.run(inputs)["scores"] for inputs in golden.batches(session.artifact)]
+    moved = 0
+    for _ in range(60):
+        content = bytearray(whole)
+        length = chance.choice([1, 100, len(whole) // 8])
+        start = chance.randrange(len(whole) - length)
+        content[start : start + length] = chance.randbytes(length)
+        (digits_bundle / file).write_bytes(content)
+        entry = {"sha256": hashlib.sha256(content).hexdigest()}
+        rewrite_manifest(digits_bundle, lambda values, entry=entry: values["artifacts"][number].update(entry))
+        bundle = Bundle.open(digits_bundle)
+        try:
+            with Session(bundle, bundle.artifact(file)) as session:
+                after = [session.run(inputs)["scores"] for inputs in golden.batches(session.artifact)]
+                fault = golden_fault(golden.difference(session), golden_limit(session.artifact))
+        except LeptonError:
+            continue  # the engine, or who looks at files before it, has refused it
+        apart = max(float(np.abs(new.astype(float) - old).max()) for old, new in zip(before, after, strict=True))
+        has_moved = not apart <= golden_limit(session.artifact)
+        moved += has_moved
+        assert bool(fault) == has_moved
+        if any((old.argmax(axis=1) != new.argmax(axis=1)).any() for old, new in zip(before, after, strict=True)):
+            assert fault
+    assert moved > 3

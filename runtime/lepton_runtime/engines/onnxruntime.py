@@ -144,7 +144,7 @@ def _version() -> tuple[int, ...]:
 
 def _load(model: bytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)  # which prints
     except Exception as error:  # its own exception classes share no base but this
         text = str(error).splitlines()[0]
         raise BundleError(f"onnxruntime {onnxruntime.__version__} must be able to load the model: {text}") from error
