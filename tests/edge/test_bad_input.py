@@ -475,22 +475,14 @@ def start_export(model: Path, images: Path) -> "subprocess.Popen[str]":
     raise AssertionError("the export never converted anything")
 
 
-def test_ctrl_c_in_the_middle_of_an_export(small_model: Path, images: Path, work: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_in_the_middle_of_an_export(small_model: Path, images: Path, work: Path, number: signal.Signals) -> None:
     with start_export(small_model, images) as process:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         rest = process.stderr.read()
     assert process.returncode == 130
     assert rest.splitlines()[-1] == "interrupted: nothing was left half-written"
     assert "Traceback" not in rest
-    assert left_behind(work) == []
-
-
-def test_sigterm_in_the_middle_of_an_export(small_model: Path, images: Path, work: Path) -> None:
-    with start_export(small_model, images) as process:
-        process.send_signal(signal.SIGTERM)
-        rest = process.stderr.read()
-    assert process.returncode == 130
-    assert rest.splitlines()[-1] == "interrupted: nothing was left half-written"
     assert left_behind(work) == []
 
 

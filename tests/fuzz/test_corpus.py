@@ -5,12 +5,10 @@ import pytest
 from tests.fuzz.fuzz import CORPUS
 from tests.fuzz.readers import READERS
 
-INPUTS = [(name, path) for name in READERS for path in sorted((CORPUS / name).iterdir())]
-
 
 def test_every_reader_has_inputs() -> None:
     assert {path.name for path in CORPUS.iterdir()} == set(READERS)
-    assert {name for name, _ in INPUTS} == set(READERS)
+    assert all(any((CORPUS / name).iterdir()) for name in READERS)
 
 
 @pytest.mark.parametrize("name", READERS)

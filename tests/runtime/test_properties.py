@@ -7,12 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as some
-from hypothesis.extra import numpy as some_numpy
 
 from lepton_edge.digits import shipped_bundle
 from lepton_runtime import Bundle, InputError, LeptonError, Manifest, Preprocessing, Session, TensorSpec
@@ -20,6 +16,10 @@ from lepton_runtime.bundle import DIGEST_FILE, MANIFEST_FILE, digest_line
 from lepton_runtime.device_profile import UNREADABLE, DeviceProfile, parse_profiles, profiles_text
 from lepton_runtime.encoders import raw_inputs
 from lepton_runtime.tensors import cast_exactly, fits_shape
+
+hypothesis = pytest.importorskip("hypothesis", reason="needs hypothesis")
+given, some = hypothesis.given, pytest.importorskip("hypothesis.strategies")
+some_numpy = pytest.importorskip("hypothesis.extra.numpy")
 
 pytestmark = pytest.mark.simulation
 hypothesis.settings.register_profile("ours", deadline=None, database=None, derandomize=True, max_examples=300)
