@@ -158,7 +158,11 @@ def _locked(folder: Path) -> Iterator[Path]:
             except BlockingIOError:
                 raise OutputError(f"{str(folder)!r} must be free, another install is at work there; wait for it") from None
             _tidy(folder, slots)
-            yield slots
+            try:
+                yield slots
+            finally:
+                with suppress(OSError):  # the next install tidies up
+                    _remove(slots / _NEW)
     except OSError as error:
         raise OutputError(f"{str(folder)!r} must be writable: {error.strerror}; what was in use stays in use") from error
 

@@ -1,7 +1,6 @@
 """The command ``lepton-edge``: parse, call one function, print."""
 
 import os
-import signal
 import sys
 import traceback
 import warnings
@@ -69,7 +68,6 @@ def main() -> None:
 
 
 def _run() -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left behind; as Ctrl-C
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:

@@ -27,6 +27,7 @@ def install(
     DIR/current is a link to the slot in use, for Session.open. Its golden inputs must give the golden answers here; its serial number
     (export --serial) must not be lower than that in use. Whenever the power fails, DIR/current leads to a bundle that passed.
     """
+    from lepton_edge.cli.progress import ending_as_ctrl_c
     from lepton_edge.download import is_address
     from lepton_edge.install import install as install_bundle
     from lepton_edge.install import roll_back
@@ -37,15 +38,16 @@ def install(
     if rollback and allow_downgrade:
         raise click.UsageError("--rollback goes back to a lower serial number by itself; leave --allow-downgrade out")
     trusted = None if trusted_keys is None else TrustedKeys.read(trusted_keys)
-    if bundle is None:
-        found = roll_back(folder, trusted_keys=trusted, max_latency_ms=max_latency_ms)
-    else:
-        found = install_bundle(
-            bundle if is_address(bundle) else Path(bundle),
-            folder,
-            trusted_keys=trusted,
-            max_latency_ms=max_latency_ms,
-            allow_downgrade=allow_downgrade,
-            on_step=lambda step: click.echo(f"  {step}", err=True),
-        )
+    with ending_as_ctrl_c():
+        if bundle is None:
+            found = roll_back(folder, trusted_keys=trusted, max_latency_ms=max_latency_ms)
+        else:
+            found = install_bundle(
+                bundle if is_address(bundle) else Path(bundle),
+                folder,
+                trusted_keys=trusted,
+                max_latency_ms=max_latency_ms,
+                allow_downgrade=allow_downgrade,
+                on_step=lambda step: click.echo(f"  {step}", err=True),
+            )
     click.echo(f"{found.path} is slot {found.slot}: {found.file}, {found.latency_ms:.1f} ms a call", err=True)

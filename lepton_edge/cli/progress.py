@@ -3,7 +3,8 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -49,6 +50,16 @@ class StepPrinter:
             click.echo(("\r\033[K" if self._is_terminal else "") + line, err=True)
         elif self._is_terminal:
             click.echo(f"\r\033[K{line}", nl=False, err=True)
+
+
+@contextmanager
+def ending_as_ctrl_c() -> Iterator[None]:
+    """Take SIGTERM for Ctrl-C meanwhile, so that nothing is left behind; an engine in a call hears neither."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 FORCED = "LEPTON_EDGE_PROGRESS"
