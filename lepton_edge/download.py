@@ -2,13 +2,16 @@
 
 import contextlib
 import hashlib
+import http
 import http.client
 import json
 import os
+import re
 import shutil
+import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from email.message import Message
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +22,7 @@ from lepton_runtime.errors import InputError, OutputError
 _STALLED_S = 30.0  # without a byte
 _CHUNK_BYTES = 2**20
 _SPARE_BYTES = 2**20
+_PREFIX = ".download-"
 
 
 def is_address(source: object) -> bool:
@@ -38,18 +42,41 @@ def download(address: str, folder: Path, *, on_step: Callable[[str], None]) -> P
         InputError: The address is none, the server does not have the file, does not say how large it is, or stops.
         OutputError: There is no room for it.
     """
-    url = urlsplit(address)
-    if url.scheme != "https" or not url.hostname:
-        raise InputError(f"a bundle is a path or an https:// address, found {_shown(address)}; over http anybody between could change it")
-    part = folder / f".download-{hashlib.sha256(address.encode()).hexdigest()[:16]}"
+    part = _part(address, folder)
     try:
-        _fetch(address, part, on_step)
+        if not _fetch(address, part, on_step):
+            forget(part)
+            _fetch(address, part, on_step)
     except urllib.error.HTTPError as error:
         raise InputError(f"{_shown(address)} must be there, the server answers {error.code} {error.reason}") from error
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        reason = getattr(error, "reason", None) or error
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
+        reason = getattr(error, "reason", None) or type(error).__name__
         raise InputError(f"{_shown(address)} must be reachable: {reason}; the same command goes on where it stopped") from error
     return part
+
+
+def _part(address: str, folder: Path) -> Path:
+    """Where a file lies meanwhile, named by its address without what changes from time to time; those of other addresses are forgotten.
+
+    Raises:
+        InputError: It is no address.
+    """
+    try:
+        url = urlsplit(address)
+        is_address = url.scheme == "https" and bool(url.hostname) and (url.port is None or url.port > 0)
+        (url.hostname or "").encode("idna")
+    except ValueError:  # of a port or a host
+        is_address = False
+    if not is_address or not re.fullmatch(r"[!-~]+", address):
+        raise InputError(
+            f"a bundle is a path or an https:// address, in letters of ASCII and without spaces, found {_shown(address)}; "
+            "over http anybody between could change it"
+        )
+    name = hashlib.sha256(f"{url.netloc}{url.path}".encode()).hexdigest()[:16]
+    for other in folder.glob(f"{_PREFIX}*"):
+        if not other.name.startswith(f"{_PREFIX}{name}"):
+            other.unlink(missing_ok=True)
+    return folder / f"{_PREFIX}{name}"
 
 
 def forget(part: Path) -> None:
@@ -58,18 +85,28 @@ def forget(part: Path) -> None:
     _notes(part).unlink(missing_ok=True)
 
 
-def _fetch(address: str, part: Path, on_step: Callable[[str], None]) -> None:
+def _fetch(address: str, part: Path, on_step: Callable[[str], None]) -> bool:
+    """Get the file, or the rest of it; ``False`` if the server has another one by now, or does not know its parts."""
     notes = _read_notes(part)
     have = part.stat().st_size if notes and part.is_file() else 0
-    if notes and have == notes["size"]:
-        return
+    if notes and have >= notes["size"]:
+        have = notes["size"] - 1  # one byte is asked for again, to hear whether the file is still the same
+        os.truncate(part, have)
     headers = {"Accept-Encoding": "identity", "User-Agent": "lepton-edge"}
     if have and notes:
         headers |= {"Range": f"bytes={have}-", "If-Range": notes["version"]}
     opener = urllib.request.build_opener(_OnlyHttps)
-    with opener.open(urllib.request.Request(address, headers=headers), timeout=_STALLED_S) as answer:  # noqa: S310  # https, as checked
-        size = _size(answer, have, notes, address)
-        is_rest = answer.status == 206
+    try:
+        answer = opener.open(urllib.request.Request(address, headers=headers), timeout=_STALLED_S)  # noqa: S310  # https, as checked
+    except urllib.error.HTTPError as error:
+        if have and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return False
+        raise
+    with answer:
+        is_rest = answer.status == http.HTTPStatus.PARTIAL_CONTENT
+        if is_rest and notes and answer.headers.get("Content-Range") != f"bytes {have}-{notes['size'] - 1}/{notes['size']}":
+            return False
+        size = int(notes["size"]) if is_rest and notes else _size(answer, address)
         free = shutil.disk_usage(part.parent).free
         left = size - have if is_rest else size
         if free < left + _SPARE_BYTES:
@@ -86,6 +123,7 @@ def _fetch(address: str, part: Path, on_step: Callable[[str], None]) -> None:
             os.fsync(stream.fileno())
     if part.stat().st_size != size:
         raise http.client.IncompleteRead(b"", size - part.stat().st_size)
+    return True
 
 
 def _receive(answer: Any, stream: IO[bytes], left: int) -> None:  # Any: what urllib opens
@@ -94,19 +132,14 @@ def _receive(answer: Any, stream: IO[bytes], left: int) -> None:  # Any: what ur
         left -= len(chunk)
 
 
-def _size(answer: Any, have: int, notes: Mapping[str, Any] | None, address: str) -> int:
+def _size(answer: Any, address: str) -> int:
     """How large the whole file is, as the server says.
 
     Raises:
-        InputError: It does not, or answers with another part than was asked for.
+        InputError: It does not.
     """
-    if answer.status == 206 and notes:
-        wanted = f"bytes {have}-{notes['size'] - 1}/{notes['size']}"
-        if answer.headers.get("Content-Range") == wanted:
-            return int(notes["size"])
-        raise InputError(f"{_shown(address)} must go on with {wanted}, the server has {answer.headers.get('Content-Range')}; try again")
     length = answer.headers.get("Content-Length", "")
-    if answer.status != 200 or not length.isdecimal() or int(length) == 0:
+    if answer.status != http.HTTPStatus.OK or not re.fullmatch("[1-9][0-9]{0,14}", length):
         raise InputError(f"{_shown(address)} must come with its size, the server answers {answer.status} without; use another server")
     return int(length)
 
@@ -132,8 +165,9 @@ def _read_notes(part: Path) -> dict[str, Any] | None:
 
 def _shown(address: str) -> str:
     """The address without what may be secret in it."""
-    url = urlsplit(address)
-    return f"'{url.scheme}://{url.hostname}{f':{url.port}' if url.port else ''}{url.path}'"
+    place, _, _ = address.partition("?")
+    head, slashes, rest = place.partition("://")
+    return ascii(f"{head}{slashes}{rest.rpartition('@')[2]}")
 
 
 class _OnlyHttps(urllib.request.HTTPRedirectHandler):

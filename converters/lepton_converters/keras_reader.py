@@ -85,7 +85,7 @@ def _load(
 ) -> "keras.Model":
     keras = import_keras()
     try:
-        with quiet_tensorflow(), limited_weights(file.parameters or 0, path):
+        with limited_weights(file.parameters or 0, path), quiet_tensorflow():
             if file.is_legacy:
                 return _load_legacy(copy, file, trust_code=trust_code, custom_objects=custom_objects)
             settings = {"safe_mode": not trust_code, "custom_objects": dict(custom_objects)}

@@ -1,6 +1,7 @@
 """What a model file holds, read without TensorFlow: its configuration, its size, and whether it is whole."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -85,6 +86,10 @@ def _answer_of_reader(path: Path, size: int, *, is_verified: bool, copy: Path | 
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "lepton_converters.model_reader", json.dumps(request)],
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path))),
+            },  # as this process finds modules
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_WAITED * seconds,
@@ -100,7 +105,7 @@ def _answer_of_reader(path: Path, size: int, *, is_verified: bool, copy: Path | 
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip().splitlines() or [f"ended by signal {-done.returncode}"]
         raise InputError(f"{str(path)!r} must be readable, its reader failed ({reason[-1]}): it is damaged; copy it again")
-    return dict(json.loads(done.stdout))
+    return dict(json.loads(done.stdout.splitlines()[-1]))  # before it, whatever starts with Python may have printed
 
 
 def check_file(path: Path, *, trust_code: bool = False, copy: Path | None = None) -> ModelFile:

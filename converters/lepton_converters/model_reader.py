@@ -15,7 +15,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ _MEMORY_BYTES = 2**30  # beside twice the file
 _MAX_CONFIG_BYTES = 64 * 2**20
 _MAX_DEPTH = 150  # of a configuration: some 35 models, each inside the next
 _MAX_GROWTH, _SMALL_BYTES = 100, 2**20  # of what is packed or declared, if it is more than a little
+_PART_BYTES = 16 * 2**20
 _CONFIG, _METADATA, _WEIGHTS, _ASSETS = "config.json", "metadata.json", "model.weights.h5", "assets/"
 _NOT_WEIGHTS = {b"optimizer", b"metrics", b"seed_generator"}  # what Keras saves beside them
 _HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
@@ -51,17 +52,24 @@ def main() -> None:
         answer = {"error": "InputError", "text": text}
     except OSError as error:
         answer = {"error": "InputError", "text": f"a .keras or .h5 file is needed, {str(path)!r} cannot be read: {error.strerror}"}
-    json.dump(answer, sys.stdout)
+    sys.stdout.write(f"\n{json.dumps(answer)}\n")
 
 
 def _limit(size: int) -> None:
     """Let the kernel end this process where it computes for too long, and refuse it memory where it asks for too much."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (limit_seconds(size), limit_seconds(size) + 5))
+    _lower(resource.RLIMIT_CPU, limit_seconds(size), spare=5)
     if sys.platform == "linux":  # others do not keep to it
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         memory = pages * resource.getpagesize() + _MEMORY_BYTES + 2 * size
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        _lower(resource.RLIMIT_AS, memory)
+
+
+def _lower(kind: int, limit: int, *, spare: int = 0) -> None:
+    """Set a limit, if there is none that is lower; the kernel kills by the second number what goes on after the first."""
+    hard = resource.getrlimit(kind)[1]
+    highest = limit + spare if hard == resource.RLIM_INFINITY else min(hard, limit + spare)
+    resource.setrlimit(kind, (min(limit, highest), highest))
 
 
 def _read(path: Path, *, is_verified: bool, copy: Path | None) -> ModelFile:
@@ -158,7 +166,7 @@ def _count_stored(archive: zipfile.ZipFile, stream: BinaryIO) -> int | None:
     start = entry.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
     try:
         with h5py.File(_Window(stream, start, entry.file_size), "r") as file:
-            return _count_weights(file)
+            return _count_weights(file, _NOT_WEIGHTS)
     except _HDF5_ERRORS as error:
         raise ValueError(f"{_WEIGHTS}: {error}") from error
 
@@ -211,6 +219,7 @@ def _copied_zip(archive: zipfile.ZipFile, file: ModelFile, path: Path, copy: Pat
             parameters = _copy_hdf5(found, found.with_suffix(".copy"), path)
         except _HDF5_ERRORS as error:
             raise ValueError(f"{_WEIGHTS}: {error}") from error
+        found.unlink()
         written.write(found.with_suffix(".copy"), _WEIGHTS)
         for entry in archive.infolist():
             if entry.filename in (_CONFIG, _METADATA) or entry.filename.startswith(_ASSETS):
@@ -224,15 +233,15 @@ def _read_hdf5(path: Path, copy: Path | None) -> ModelFile:
     except ImportError as error:
         raise MissingExtraError('reading .h5 files needs h5py: pip install "lepton-edge[convert]"') from error
     try:
-        with h5py.File(path, "r") as file:
+        if copy:
+            with _room(copy, path):
+                _copy_hdf5(path, copy, path)
+        with h5py.File(copy or path, "r") as file:
             config, version = file.attrs.get("model_config"), file.attrs.get("keras_version")
             if config is None:
                 raise InputError(f"{str(path)!r} must hold a whole model, it holds weights only; save it with model.save, not save_weights")
-            parameters = _count_weights(file["model_weights"]) if "model_weights" in file else None
+            parameters = _count_weights(file["model_weights"]) if "model_weights" in file else _count_weights(file) if copy else None
             is_compiled = "training_config" in file.attrs
-        if copy:
-            with _room(copy, path):
-                parameters = _copy_hdf5(path, copy, path)
     except _HDF5_ERRORS as error:
         raise InputError(f"{str(path)!r} must be a whole .h5 file, it is damaged or cut short ({error}); copy it again") from error
     version = version.decode() if isinstance(version, bytes) else version
@@ -241,56 +250,87 @@ def _read_hdf5(path: Path, copy: Path | None) -> ModelFile:
 
 
 def _copy_hdf5(path: Path, copy: Path, named: Path) -> int:
-    """Write all that is in an HDF5 file anew, and say how many weights that is.
+    """Write all that is in an HDF5 file anew, in the plainest form there is, and say how many weights that is.
 
     Raises:
         InputError: Something in it is in another file, or larger than the file can hold.
     """
     import h5py
 
-    with h5py.File(path, "r") as file, h5py.File(copy, "w") as written:
-        _check_objects(file, named)
-        for name in file.attrs:
-            kind = file.attrs.get_id(name)
-            written.attrs.create(name, file.attrs[name], shape=kind.shape, dtype=kind.dtype)
-        for name in file:
-            file.copy(name, written)
-        return _count_weights(written.get("model_weights", written))
+    with h5py.File(path, "r") as file, h5py.File(copy, "w", libver="latest") as written:
+        _check_links(file, named)
+        _copy_attributes(file, written)
+
+        def visit(name: str, item: Any) -> None:  # each object once, groups before what is in them
+            if not isinstance(item, h5py.Dataset):
+                _copy_attributes(item, written.require_group(name))
+                return
+            _check_stored(name, item, named)
+            if item.shape is None:
+                made = written.create_dataset(name, data=h5py.Empty(item.dtype))
+            else:
+                made = written.create_dataset(name, item.shape, item.dtype)  # in one piece
+                for part in _parts(item):
+                    made[part] = item[part]
+            _copy_attributes(item, made)
+
+        file.visititems(visit)
+        return _count_weights(written, _NOT_WEIGHTS)
 
 
-def _check_objects(file: Any, path: Path) -> None:  # Any: h5py has no type hints
-    """Refuse weights that lie elsewhere, as a file could take in any other that this user may read, and those that lie nowhere."""
+def _copy_attributes(source: Any, target: Any) -> None:  # Any: h5py has no type hints
+    for name in source.attrs:
+        kind = source.attrs.get_id(name)
+        target.attrs.create(name, source.attrs[name], shape=kind.shape, dtype=kind.dtype)
+
+
+def _parts(item: Any) -> Iterator[Any]:
+    """Places in an array that together are all of it, each of a few megabytes along the first axis."""
+    if not item.shape or not item.size:
+        yield from [()] if item.shape == () else []
+        return
+    rows = max(1, _PART_BYTES * item.shape[0] // max(1, item.nbytes))
+    for start in range(0, item.shape[0], rows):
+        yield slice(start, start + rows)
+
+
+def _check_links(file: Any, path: Path) -> None:
+    """Refuse weights that lie elsewhere: a file could take in any other that this user may read."""
     import h5py
-
-    room = [max(_SMALL_BYTES, _MAX_GROWTH * path.stat().st_size)]
 
     def visit(name: str, link: Any) -> str | None:
         if not isinstance(link, h5py.HardLink):
             other = f" in {link.filename!r}" if isinstance(link, h5py.ExternalLink) else ""
-            return f"all weights must be in {path.name!r} itself, {name!r} is a link to {link.path!r}{other}"
-        item = file[name]
-        if isinstance(item, h5py.Dataset):
-            if item.external or item.is_virtual:
-                return f"all weights must be in {path.name!r} itself, {name!r} is an array whose values are in another file"
-            room[0] -= item.nbytes
-            if room[0] < 0:
-                has = f"{name!r} is to have {item.nbytes:,} bytes and the file has {path.stat().st_size:,}"
-                return f"all weights must be in {path.name!r} itself, {has}"
+            return f"{name!r} is a link to {link.path!r}{other}"
+        if isinstance(item := file[name], h5py.Dataset) and (item.external or item.is_virtual):
+            return f"{name!r} is an array whose values are in another file"
         return None
 
     found = file.visititems_links(visit)
     if found:
-        raise InputError(f"{found}; save the model again with model.save")
+        raise InputError(f"all weights must be in {path.name!r} itself, {found}; save the model again with model.save")
 
 
-def _count_weights(group: Any) -> int:  # Any: h5py has no type hints
+def _check_stored(name: str, item: Any, path: Path) -> None:
+    """Refuse weights that lie nowhere: arrays that are larger than what is stored of them."""
+    stored = item.id.get_storage_size()
+    if item.id.get_create_plist().get_nfilters():
+        stored = max(_SMALL_BYTES, _MAX_GROWTH * stored)  # they are compressed
+    if item.shape is not None and item.nbytes > stored:
+        raise InputError(
+            f"all weights must be in {path.name!r} itself, {name!r} is to have {item.nbytes:,} bytes and the file holds "
+            f"{item.id.get_storage_size():,} of them; save the model again with model.save"
+        )
+
+
+def _count_weights(group: Any, skipped: Collection[bytes] = ()) -> int:
     """How many numbers are in the arrays of a group; h5py's own objects would take twice as long."""
     from h5py import h5d, h5o  # pyright: ignore[reportAttributeAccessIssue]  # compiled modules without stubs
 
     found: list[bytes] = []
 
     def visit(name: bytes, info: Any) -> None:
-        if info.type == h5o.TYPE_DATASET and not _NOT_WEIGHTS & set(name.split(b"/")):
+        if info.type == h5o.TYPE_DATASET and name.partition(b"/")[0] not in skipped:
             found.append(name)
 
     h5o.visit(group.id, visit, info=True)

@@ -49,7 +49,7 @@ def alone_at_output(function: Callable[_Arguments, _Result]) -> Callable[_Argume
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Hold a name that the kernel gives to one process, and takes back however that ends: no file is left behind. Linux only.
+    """Hold a name that the kernel gives to one process of this machine, and takes back however that ends: no file is left. Linux only.
 
     Source: unix(7), abstract socket addresses.
     """

@@ -1,11 +1,16 @@
 """Files that are on the disk, and not only in memory, when the power fails; and nothing beside them that nobody needs."""
 
+import glob
 import os
+import re
+import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_PREFIX = "lepton-edge-"
+_PREFIX, _MARK = "lepton-edge-", ".lock"
+_YOUNG_S = 1.0  # a mark may not be locked yet
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -32,37 +37,73 @@ def sync(path: Path) -> None:
 @contextmanager
 def temporary_place(path: Path) -> Iterator[Path]:
     """A free name beside the output, or where its folder will be; whatever lies there at the end is removed."""
-    temporary = existing_parent(path) / f".{path.name}.tmp-{os.getpid()}"
-    try:
+    with _marked(existing_parent(path), f".{path.name}.tmp-") as temporary:
         yield temporary
-    finally:
-        _remove(temporary)
 
 
 def remove_stale(path: Path) -> None:
     """Remove what processes that were killed have left beside the output."""
-    for stale in existing_parent(path).glob(f".{path.name}.tmp-*"):
-        process = stale.name.rpartition("-")[2]
-        if process.isdigit() and (int(process) == os.getpid() or not _is_alive(int(process))):
-            _remove(stale)
+    _remove_unmarked(existing_parent(path), f".{path.name}.tmp-")
 
 
 @contextmanager
 def temporary_folder() -> Iterator[str]:
-    """A folder of this process alone; those that processes of this user have left, which were killed, are removed.
+    """A folder of one's own; those that processes have left, which were killed, are removed.
 
     Raises:
         OSError: There is no folder for temporary files.
     """
     import tempfile
 
-    for stale in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
-        process = stale.name.removeprefix(_PREFIX).partition("-")[0]
-        if process.isdigit() and not _is_alive(int(process)):
-            with suppress(OSError):  # of another user, or gone already
-                _remove(stale)
-    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as folder:
-        yield folder
+    place = Path(tempfile.gettempdir())
+    _remove_unmarked(place, _PREFIX)
+    with _marked(place, _PREFIX) as temporary:
+        temporary.mkdir(mode=0o700)
+        yield str(temporary)
+
+
+@contextmanager
+def _marked(folder: Path, prefix: str) -> Iterator[Path]:
+    """A free name, and beside it a file that is locked as long as it is in use, however its process ends, on whatever machine."""
+    name = f"{prefix}{secrets.token_hex(8)}"
+    mark, temporary = folder / f"{name}{_MARK}", folder / name
+    descriptor = os.open(mark, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        _lock(descriptor)
+        yield temporary
+    finally:
+        _remove(temporary)
+        mark.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _remove_unmarked(folder: Path, prefix: str) -> None:
+    """Remove names that nobody uses any more, with their marks; those of other users are theirs."""
+    for mark in folder.glob(f"{glob.escape(prefix)}*{_MARK}"):
+        if not re.fullmatch(r"[0-9a-f]{16}", mark.name.removeprefix(prefix).removesuffix(_MARK)):
+            continue
+        with suppress(OSError):
+            descriptor = os.open(mark, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+            try:
+                is_stale = _lock(descriptor) and time.time() - os.fstat(descriptor).st_mtime > _YOUNG_S
+                if is_stale:
+                    _remove(mark.with_name(mark.name.removesuffix(_MARK)))
+                    mark.unlink(missing_ok=True)
+            finally:
+                os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether the file is this process's now; where there are no locks, nothing is."""
+    try:
+        import fcntl
+    except ImportError:  # on Windows
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def existing_parent(path: Path) -> Path:
@@ -71,16 +112,6 @@ def existing_parent(path: Path) -> Path:
         if folder.exists():
             return folder
     return Path("/")
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _remove(path: Path) -> None:

@@ -21,7 +21,7 @@ from lepton_runtime.cpu import may_saturate, saturation_text
 from lepton_runtime.device_profile import DeviceProfile, load_profile, optimized_path, read_optimized, warn_of_optimized
 from lepton_runtime.engines import Engine, engine_of, open_engine
 from lepton_runtime.engines.budget import BudgetedEngine, ThreadBudget
-from lepton_runtime.engines.parking import ParkingEngine, wait_for_calls
+from lepton_runtime.engines.ending import EndingEngine, wait_for_calls
 from lepton_runtime.errors import BundleError, InputError, LeptonError, TargetWarning, UnsupportedError
 from lepton_runtime.labels import Prediction, class_output, rank_labels
 from lepton_runtime.manifest import ArtifactRecord
@@ -502,7 +502,7 @@ def _let_calls_end() -> None:
     """Before Python shuts down: calls of daemon threads end, and no new ones begin."""
     for session in list(_sessions):
         if session._engine is not None:
-            session._bound, session._engine = None, ParkingEngine(session._engine)
+            session._bound, session._engine = None, EndingEngine(session._engine)
     wait_for_calls()
 
 

@@ -28,7 +28,7 @@ class Server(http.server.ThreadingHTTPServer):
         tag: Its version; ``None`` for a server that knows none.
         cut: After how many bytes of an answer the connection ends; ``None`` for never.
         asked: The ``Range`` of each request.
-        faults: ``no size``, ``no parts`` or ``wrong part``.
+        faults: ``no size``, ``no parts``, ``wrong part`` or ``out of range``.
     """
 
     content = b""
@@ -67,6 +67,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             return
         start, body = 0, server.content
+        if asked and "out of range" in server.faults:
+            self.send_error(416)
+            return
         if asked and server.tag and self.headers.get("If-Range") == server.tag and "no parts" not in server.faults:
             start = int(asked.removeprefix("bytes=").rstrip("-"))
             body = body[start:]
@@ -174,13 +177,34 @@ def test_it_begins_again_where_parts_would_not_fit_together(server: Server, fold
     assert download(server.address, folder, on_step=lambda step: None).read_bytes() == server.content
 
 
-def test_a_part_that_was_not_asked_for_is_not_taken(server: Server, folder: Path) -> None:
+@pytest.mark.parametrize("fault", ["wrong part", "out of range"])
+def test_a_server_that_ignores_what_was_asked_is_asked_for_all(server: Server, folder: Path, fault: str) -> None:
     server.cut = 100_000
     with pytest.raises(InputError, match="goes on where it stopped"):
         download(server.address, folder, on_step=lambda step: None)
-    server.cut, server.faults = None, {"wrong part"}
-    with pytest.raises(InputError, match=r"must go on with bytes 100000-\d+/\d+, the server has bytes 100001-"):
-        download(server.address, folder, on_step=lambda step: None)
+    server.cut, server.faults = None, {fault}
+    assert download(server.address, folder, on_step=lambda step: None).read_bytes() == server.content
+    assert server.asked == [None, "bytes=100000-", None]
+
+
+def test_a_whole_download_is_taken_only_if_the_server_still_has_it(server: Server, folder: Path) -> None:
+    """The last byte is asked for again."""
+    for version, content in (('"1"', server.content), ('"1"', server.content), ('"2"', server.content[::-1])):
+        server.tag, server.content = version, content
+        assert download(server.address, folder, on_step=lambda step: None).read_bytes() == content
+    assert server.asked == [None, *[f"bytes={len(server.content) - 1}-"] * 2]
+
+
+def test_a_download_has_another_token_next_time_and_another_address_no_part_of_it(server: Server, folder: Path) -> None:
+    server.cut = 100_000
+    for address in (server.address, server.address.replace("secret", "other")):
+        with pytest.raises(InputError, match="goes on where it stopped"):
+            download(address, folder, on_step=lambda step: None)
+    assert server.asked == [None, "bytes=100000-"]
+    with pytest.raises(InputError, match="goes on where it stopped"):
+        download(server.address.replace("digits", "there"), folder, on_step=lambda step: None)
+    assert server.asked[2:] == [None]
+    assert len(names(folder)) == 2
 
 
 def test_a_download_that_is_no_bundle_or_damaged_is_forgotten(server: Server, folder: Path) -> None:
@@ -216,7 +240,18 @@ def test_the_server_must_be_the_one_it_says(server: Server, folder: Path, monkey
 
 
 def test_https_is_not_left(server: Server, folder: Path) -> None:
-    for address in ("http://localhost/x.zip", "ftp://localhost/x.zip", "https:///x.zip", "file:///etc/passwd"):
+    for address in (
+        "http://localhost/x.zip",
+        "ftp://localhost/x.zip",
+        "https:///x.zip",
+        "file:///etc/passwd",
+        "https://[::1/x.zip",
+        "https://a:99999/x",
+        "https://a:b/x",
+        "https://a/ü.zip",
+        "https://a..b/x",
+        "https://a/x y",
+    ):
         with pytest.raises(InputError, match=r"is a path or an https:// address"):
             download(address, folder, on_step=lambda step: None)
     server.redirection = "http://localhost/there.zip"

@@ -4,6 +4,7 @@ import copy
 import pickle
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,17 @@ from lepton_runtime.errors import InputError
 DIGIT = np.random.default_rng(0).uniform(0, 255, (1, 28, 28, 1)).astype(np.float32)
 
 
+_HEAD = """
+import sys, threading, time
+import numpy as np
+from lepton_runtime import Session, ThreadBudget
+digit = np.ones((1, 28, 28, 1), np.float32)
+"""
+
+
 def ended(code: str, bundle: Path) -> "subprocess.CompletedProcess[str]":
     """What a process that runs some code comes to."""
-    head = "import sys, threading, time\nimport numpy as np\nfrom lepton_runtime import Session, ThreadBudget\n"
-    head += "digit = np.ones((1, 28, 28, 1), np.float32)\n"
-    return subprocess.run([sys.executable, "-c", head + code, bundle], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([sys.executable, "-c", _HEAD + code, bundle], capture_output=True, text=True, timeout=60, check=False)
 
 
 CALLS = {
@@ -98,10 +105,10 @@ def test_a_deadline_changes_no_answer() -> None:
 
 def test_a_model_that_surely_does_not_fit_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_bytes", lambda: 100 * 2**20)
-    memory.check_memory("onnxruntime", "model.onnx", 28 * 2**20)
+    memory.check_memory("onnxruntime", "model.onnx", 40 * 2**20)
     message = r"model.onnx takes at least 105 MB of memory on onnxruntime, 100 MB are free; end other programs, or take a smaller precision"
     with pytest.raises(LeptonError, match=message):
-        memory.check_memory("onnxruntime", "model.onnx", 30 * 2**20)
+        memory.check_memory("onnxruntime", "model.onnx", 42 * 2**20)
     monkeypatch.setattr(memory, "free_bytes", lambda: None)
     memory.check_memory("onnxruntime", "model.onnx", 2**40)
 
@@ -130,3 +137,72 @@ resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32))
 print(free_bytes() < 2**32)
 """
     assert ended(code, shipped_bundle()).stdout == "True\n"
+
+
+def test_a_control_group_and_those_around_it_limit_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read from disks does not count as taken."""
+    own = next((line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")), None)
+    if own is None:
+        own = "/app"
+        read = Path.read_text
+        fake = lambda path, **how: "0::/app\n" if str(path) == "/proc/self/cgroup" else read(path, **how)  # noqa: E731
+        monkeypatch.setattr(Path, "read_text", fake)
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path)
+    group = tmp_path / own.lstrip("/")
+    group.mkdir(parents=True, exist_ok=True)
+    (group / "memory.max").write_text("1000\n")
+    (group / "memory.current").write_text("990\n")
+    (group / "memory.stat").write_text("anon 1\ninactive_file 300\nactive_file 50\nslab_reclaimable 5\n")
+    assert memory.free_bytes() == 365
+    (group / "memory.max").write_text("max\n")
+    found = memory.free_bytes()
+    assert found is not None
+    assert found > 2**20
+
+
+def test_who_ends_a_process_may_stop_a_thread_that_computes() -> None:
+    """Also after the guard has run, which was registered later."""
+    code = """
+import atexit
+stop = []
+def again_and_again():
+    while not stop:
+        session.run(digit)
+def join():
+    stop.append(1)
+    thread.join()
+    print("joined")
+atexit.register(join)
+thread = threading.Thread(target=again_and_again, daemon=True)
+session = Session.open(sys.argv[1], timeout_s=100)
+thread.start()
+"""
+    head, rest = code.split("thread = ")[0], "thread = " + code.split("thread = ", 1)[1]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys, threading\n{head}\n{_HEAD}{rest}", shipped_bundle()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "joined\n", "")
+
+
+def test_the_thread_that_watches_over_deadlines_is_no_call() -> None:
+    from lepton_runtime.engines import deadline, ending
+
+    with Session.open(shipped_bundle(), timeout_s=100) as session:
+        session.run(DIGIT)
+    watching = deadline._watch._thread
+    assert watching is not None
+    assert not ending._computes(sys._current_frames()[watching.ident])
+
+
+def test_a_deadline_far_away_does_not_end_the_others() -> None:
+    from lepton_runtime.engines import deadline
+
+    stopped = threading.Event()
+    with deadline.deadline(1e12, lambda: None), deadline.deadline(0.01, stopped.set):
+        assert stopped.wait(20)
+    assert deadline._watch._thread is not None
+    assert deadline._watch._thread.is_alive()

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 from lepton_runtime.errors import CallTimeoutError
 
+_LONGEST_WAIT_S = 3600.0  # a condition takes no more than some years
+
 
 class _Call:
     def __init__(self, stop: Callable[[], object], ends_s: float) -> None:
@@ -28,8 +30,9 @@ class _Watch:
         with self._changed:
             self._calls.add(call)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="lepton-deadlines", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._watch, name="lepton-deadlines", daemon=True)
+                thread.start()
+                self._thread = thread
             elif call.ends_s < self._wakes_s:
                 self._changed.notify()
 
@@ -46,7 +49,7 @@ class _Watch:
                     call.is_stopped = True
                     call.stop()
                 self._wakes_s = min((call.ends_s for call in self._calls), default=math.inf)
-                self._changed.wait(None if self._wakes_s == math.inf else max(0.0, self._wakes_s - now))
+                self._changed.wait(None if self._wakes_s == math.inf else min(max(0.0, self._wakes_s - now), _LONGEST_WAIT_S))
 
 
 _watch = _Watch()
