@@ -48,11 +48,20 @@ def download(address: str, folder: Path, *, on_step: Callable[[str], None]) -> P
             forget(part)
             _fetch(address, part, on_step)
     except urllib.error.HTTPError as error:
-        raise InputError(f"{_shown(address)} must be there, the server answers {error.code} {error.reason}") from error
+        raise InputError(f"{shown(address)} must be there, the server answers {error.code} {error.reason}") from error
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
         reason = getattr(error, "reason", None) or type(error).__name__
-        raise InputError(f"{_shown(address)} must be reachable: {reason}; the same command goes on where it stopped") from error
+        raise InputError(f"{shown(address)} must be reachable: {reason}; {_advice(reason, part)}") from error
+    except KeyboardInterrupt:
+        on_step("stopped; the same command goes on with what is here, if the server knows parts")
+        raise
     return part
+
+
+def _advice(reason: object, part: Path) -> str:
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return "its certificate must be one that this machine trusts: check the clock, or name the authority's file with SSL_CERT_FILE"
+    return "the same command goes on where it stopped" if part.exists() else "check the address and the network"
 
 
 def _part(address: str, folder: Path) -> Path:
@@ -63,13 +72,13 @@ def _part(address: str, folder: Path) -> Path:
     """
     try:
         url = urlsplit(address)
-        is_address = url.scheme == "https" and bool(url.hostname) and (url.port is None or url.port > 0)
+        is_right = url.scheme == "https" and bool(url.hostname) and url.port != 0 and re.fullmatch(r"[!-~]+", address)
         (url.hostname or "").encode("idna")
     except ValueError:  # of a port or a host
-        is_address = False
-    if not is_address or not re.fullmatch(r"[!-~]+", address):
+        url, is_right = urlsplit(""), None
+    if not is_right:
         raise InputError(
-            f"a bundle is a path or an https:// address, in letters of ASCII and without spaces, found {_shown(address)}; "
+            f"a bundle is a path or an https:// address, in letters of ASCII and without spaces, found {shown(address)}; "
             "over http anybody between could change it"
         )
     name = hashlib.sha256(f"{url.netloc}{url.path}".encode()).hexdigest()[:16]
@@ -140,7 +149,7 @@ def _size(answer: Any, address: str) -> int:
     """
     length = answer.headers.get("Content-Length", "")
     if answer.status != http.HTTPStatus.OK or not re.fullmatch("[1-9][0-9]{0,14}", length):
-        raise InputError(f"{_shown(address)} must come with its size, the server answers {answer.status} without; use another server")
+        raise InputError(f"{shown(address)} must come with its size, the server answers {answer.status} without; use another server")
     return int(length)
 
 
@@ -163,8 +172,8 @@ def _read_notes(part: Path) -> dict[str, Any] | None:
     return None
 
 
-def _shown(address: str) -> str:
-    """The address without what may be secret in it."""
+def shown(address: str) -> str:
+    """An address in quotes, without what may be secret in it."""
     place, _, _ = address.partition("?")
     head, slashes, rest = place.partition("://")
     return ascii(f"{head}{slashes}{rest.rpartition('@')[2]}")
@@ -177,5 +186,5 @@ class _OnlyHttps(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage, newurl: str
     ) -> urllib.request.Request | None:
         if urlsplit(newurl).scheme != "https":
-            raise urllib.error.URLError(f"it leads to {_shown(newurl)}, which is not https")
+            raise urllib.error.URLError(f"it leads to {shown(newurl)}, which is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)

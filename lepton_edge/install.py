@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from lepton_edge.download import download, forget, is_address
+from lepton_edge.download import download, forget, is_address, shown
 from lepton_runtime.bundle import DIGEST_FILE, MANIFEST_FILE, SIGNATURE_FILE, Bundle, digest_line
 from lepton_runtime.durable import sync, write_durably
 from lepton_runtime.errors import BundleError, InputError, OutputError, ParityError, RegressionError, UnsupportedError
@@ -40,12 +40,14 @@ class Installed:
         slot: ``a`` or ``b``.
         file: The artifact that a session takes here.
         latency_ms: Of one of its calls, the median.
+        serial: Its serial number, or ``None``.
     """
 
     path: Path
     slot: str
     file: str
     latency_ms: float
+    serial: int | None
 
 
 def install(
@@ -95,7 +97,7 @@ def install(
         _use(folder, name)
         with suppress(OSError):  # it is done; the next install tidies up
             _remove(old)
-    return Installed(folder / _CURRENT, name, file, latency_ms)
+    return Installed(folder / _CURRENT, name, file, latency_ms, _serial_in_use(folder))
 
 
 def _trusted(path: Path | str, trusted_keys: TrustedKeys | None) -> Bundle:
@@ -110,8 +112,11 @@ def _downloaded(address: str, folder: Path, trusted_keys: TrustedKeys | None, on
     """The bundle at an address, as a zip that is there meanwhile; of a download that stops a part stays, of one that is wrong nothing."""
     path = download(address, folder, on_step=on_step)
     try:
-        bundle = _trusted(path, trusted_keys)
-        bundle.check()
+        try:
+            bundle = _trusted(path, trusted_keys)
+            bundle.check()
+        except BundleError as error:
+            raise type(error)(f"{shown(address)} must give a bundle: {str(error).replace(str(path), 'the download')}") from error
         yield bundle
     finally:
         forget(path)
@@ -142,7 +147,7 @@ def roll_back(folder: Path, *, trusted_keys: TrustedKeys | None = None, max_late
             trusted_keys.check_bundle(Bundle.open(slots / name))
         file, latency_ms = _tried(slots / name, max_latency_ms)
         _use(folder, name)
-    return Installed(folder / _CURRENT, name, file, latency_ms)
+    return Installed(folder / _CURRENT, name, file, latency_ms, _serial_in_use(folder))
 
 
 @contextmanager
@@ -250,7 +255,7 @@ def _tried(path: Path, max_latency_ms: float | None) -> tuple[str, float]:
         latency_ms = statistics.median(samples)
         if max_latency_ms is not None and not latency_ms <= max_latency_ms:  # nor where that is no number
             raise RegressionError(
-                f"{session.artifact.file} must answer within {max_latency_ms:g} ms here, it takes {latency_ms:.1f}; the other stays in use"
+                f"{session.artifact.file} must answer within {max_latency_ms:g} ms here, it takes {latency_ms:.3g}; the other stays in use"
             )
         return session.artifact.file, latency_ms
 

@@ -33,7 +33,7 @@ _MAX_GROWTH, _SMALL_BYTES = 100, 2**20  # of what is packed or declared, if it i
 _PART_BYTES = 16 * 2**20
 _CONFIG, _METADATA, _WEIGHTS, _ASSETS = "config.json", "metadata.json", "model.weights.h5", "assets/"
 _NOT_WEIGHTS = {b"optimizer", b"metrics", b"seed_generator"}  # what Keras saves beside them
-_HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
+_HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, SystemError)  # the last where h5py itself is confused
 
 
 def main() -> None:

@@ -108,7 +108,7 @@ def _batch(context: click.Context, parameter: click.Parameter, value: str) -> in
     help="What there is to say of the model, as `lepton-edge card` prints it; it becomes model-card.md, with what was measured.",
 )
 @click.option("--sbom", is_flag=True, help="Add a bill of materials, sbom.cdx.json (CycloneDX).")
-@click.option("--serial", type=click.IntRange(0), help="Recorded: a number that goes up from release to release; see install.")
+@click.option("--serial", type=click.IntRange(0, 10**15), help="Recorded: a number that goes up from release to release; see install.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything chosen at random.")
 @click.option("--signature", metavar="NAME", help="Which of a SavedModel's signatures. [default: serving_default, or the only one]")
 @custom_objects_option

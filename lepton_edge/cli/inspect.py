@@ -79,6 +79,8 @@ def _origin_lines(bundle: Bundle) -> Iterator[str]:
     source = bundle.manifest.source
     digest = source["sha256"]
     yield f"source         {source['file'] or 'a model in memory'}" + (f"  sha256 {digest[:16]}…" if digest else "")
+    if bundle.manifest.serial is not None:
+        yield f"serial         {bundle.manifest.serial}"
     if signatures := bundle.read_signatures():
         from lepton_runtime.signature import signers
 

@@ -50,4 +50,5 @@ def install(
                 allow_downgrade=allow_downgrade,
                 on_step=lambda step: click.echo(f"  {step}", err=True),
             )
-    click.echo(f"{found.path} is slot {found.slot}: {found.file}, {found.latency_ms:.1f} ms a call", err=True)
+    serial = "" if found.serial is None else f" with serial number {found.serial}"
+    click.echo(f"{found.path} is slot {found.slot}{serial}: {found.file}, {found.latency_ms:.3g} ms a call", err=True)

@@ -4,13 +4,11 @@ import glob
 import os
 import re
 import secrets
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PREFIX, _MARK = "lepton-edge-", ".lock"
-_YOUNG_S = 1.0  # a mark may not be locked yet
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -67,9 +65,10 @@ def _marked(folder: Path, prefix: str) -> Iterator[Path]:
     """A free name, and beside it a file that is locked as long as it is in use, however its process ends, on whatever machine."""
     name = f"{prefix}{secrets.token_hex(8)}"
     mark, temporary = folder / f"{name}{_MARK}", folder / name
-    descriptor = os.open(mark, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        _lock(descriptor)
+        _lock(descriptor)  # before it has the name by which others find it
+        os.rename(temporary, mark)
         yield temporary
     finally:
         _remove(temporary)
@@ -85,8 +84,7 @@ def _remove_unmarked(folder: Path, prefix: str) -> None:
         with suppress(OSError):
             descriptor = os.open(mark, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
             try:
-                is_stale = _lock(descriptor) and time.time() - os.fstat(descriptor).st_mtime > _YOUNG_S
-                if is_stale:
+                if _lock(descriptor):
                     _remove(mark.with_name(mark.name.removesuffix(_MARK)))
                     mark.unlink(missing_ok=True)
             finally:

@@ -54,7 +54,11 @@ class TensorSpec:
         Raises:
             InputError: Type, number type, rank, shape or (if asked) a value does not fit.
         """
-        if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        if isinstance(array, np.ma.MaskedArray):
+            raise InputError(
+                f"input {self.name!r} must be a plain numpy array, found MaskedArray; say what stands for masked values: array.filled(x)"
+            )
+        if not isinstance(array, np.ndarray):
             raise InputError(
                 f"input {self.name!r} must be a plain numpy array, found {type(array).__name__}; use numpy.asarray(values, {self.dtype!r})"
             )
@@ -71,6 +75,8 @@ class TensorSpec:
             raise InputError(f"input {self.name!r} must be finite, found {count} of {array.size} NaN or infinite; clean the data first")
 
     def _dtype_hint(self, array: Array) -> str:
+        if array.dtype == np.uint8 and self.dtype.startswith("float"):
+            return f"predict takes raw pixels, and preprocess makes this input of them; of other values array.astype({self.dtype!r})"
         if self.scale is None or self.zero_point is None or array.dtype.kind != "f":
             return f"convert it on purpose, for example array.astype({self.dtype!r})"
         return (

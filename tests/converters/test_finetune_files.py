@@ -157,7 +157,8 @@ def test_a_file_that_could_not_be_opened_is_not_written(keras, rows: Path, tmp_p
 
 
 def test_what_a_killed_run_left_is_removed_and_the_folder_is_made(keras, anything_counts, rows: Path, tmp_path: Path) -> None:
-    (tmp_path / ".tuned.keras.tmp-999999999").mkdir()
+    (tmp_path / ".tuned.keras.tmp-0123456789abcdef").mkdir()
+    (tmp_path / ".tuned.keras.tmp-0123456789abcdef.lock").touch()
     result = finetune(table(keras), tmp_path / "new" / "tuned.keras", data=rows, **SETTINGS)
     assert result.path.exists()
     finetune(table(keras), tmp_path / "tuned.keras", data=rows, **SETTINGS)

@@ -523,7 +523,7 @@ def test_sigkill_while_the_bundle_is_written(lepton_edge, small_model: Path, wor
     )
     done = subprocess.run([sys.executable, "-c", script], check=False)
     assert done.returncode == -signal.SIGKILL
-    assert [path.name.partition(".tmp-")[0] for path in work.glob(".*")] == [".b"]
+    assert {path.name.partition(".tmp-")[0] for path in work.glob(".*")} == {".b"}
     assert ({path.name: path.read_bytes() for path in Path("b").iterdir()} if existing else {}) == before
     assert Path("b").exists() == existing
     # and the next export takes the remains away

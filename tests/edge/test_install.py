@@ -195,7 +195,7 @@ def test_the_command_says_what_is_in_use(lepton_edge, releases: dict[int, Path],
     slot = ("--slot", tmp_path / "device")
     outcome = lepton_edge("install", releases[1], *slot)
     assert outcome.code == 0
-    assert "current is slot a: model.fp32.onnx, " in outcome.err.replace("\n", " ")
+    assert "current is slot a with serial number 1: model.fp32.onnx, " in outcome.err.replace("\n", " ")
     assert lepton_edge("install", releases[2], *slot, "--max-latency", 60_000).code == 0
     assert "is slot a" in lepton_edge("install", "--rollback", *slot).err.replace("\n", " ")
     for arguments, found in (((), "none"), ((releases[1], "--rollback"), "both")):

@@ -17,14 +17,6 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def age(folder: Path) -> None:
-    """Let marks be older than those of processes that have just begun."""
-    for path in folder.glob("*.lock"):
-        os.utime(path, (1e9, 1e9))
-    for path in folder.glob(".*.lock"):
-        os.utime(path, (1e9, 1e9))
-
-
 def killed(code: str, folder: Path) -> None:
     """Run code in a process that kills itself."""
     code = f"import os, signal\n{code}\n    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -39,7 +31,6 @@ def test_a_folder_of_a_process_that_was_killed_is_removed_by_the_next(temporary:
             "from lepton_runtime.durable import temporary_folder\nwith temporary_folder() as folder:\n    open(folder + '/x', 'w').close()"
         )
         killed(code, temporary)
-        age(temporary)
         assert len(list(temporary.iterdir())) == 5
         with temporary_folder():
             assert Path(own).is_dir()
@@ -58,7 +49,6 @@ def test_what_a_process_left_beside_its_output_is_removed(tmp_path: Path) -> Non
     code = "from pathlib import Path\nfrom lepton_runtime.durable import temporary_place\n"
     killed(code + "with temporary_place(Path('out')) as place:\n    place.mkdir()", tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
-    age(tmp_path)
     remove_stale(tmp_path / "out")
     assert not list(tmp_path.iterdir())
 

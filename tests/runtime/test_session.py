@@ -51,7 +51,7 @@ def test_named_inputs_give_named_outputs(session: Session, digit: np.ndarray) ->
     ("change", "message"),
     [
         (lambda array: array.astype(np.float64), r"must be float32, found float64; convert it on purpose"),
-        (lambda array: array.astype(np.uint8), r"must be float32, found uint8"),
+        (lambda array: array.astype(np.uint8), r"must be float32, found uint8; predict takes raw pixels, and preprocess makes this input"),
         (lambda array: array.astype(">f4"), r"must be float32, found >f4"),
         (lambda array: array.astype(np.float16), r"must be float32, found float16"),
         (lambda array: array.astype(np.int64), r"must be float32, found int64"),
@@ -69,7 +69,10 @@ def test_named_inputs_give_named_outputs(session: Session, digit: np.ndarray) ->
         (lambda array: array[:, :27], r"found \(1, 27, 28, 1\)"),
         (lambda array: np.repeat(array, 2, axis=0), r"found \(2, 28, 28, 1\)"),
         (lambda array: array[:0], r"found \(0, 28, 28, 1\)"),
-        (lambda array: np.ma.masked_array(array), r"plain numpy array, found MaskedArray"),
+        (
+            lambda array: np.ma.masked_array(array),
+            r"plain numpy array, found MaskedArray; say what stands for masked values: array.filled\(x\)",
+        ),
         (lambda array: array.tolist(), r"takes a numpy array .* found list"),
         (lambda array: None, r"found NoneType"),
         (lambda array: {"picture": array}, r"inputs are \['image'\], found \['picture'\]"),
