@@ -115,7 +115,13 @@ def checkout(device: Path, tmp_path_factory) -> Path:
 
 # All of tests/edge passes, too, and takes ten minutes for each board: what measures and reports is alike everywhere.
 TESTED = ("tests/runtime", *(f"tests/edge/test_{name}.py" for name in ("device", "selfcheck", "stream_command", "text_commands")))
-SKIPPED = {"its converter makes the files", "OpenVINO has no wheel here", "serving needs the [serve] extra", "needs OpenCV"}
+SKIPPED = {
+    "its converter makes the files",
+    "OpenVINO has no wheel here",
+    "serving needs the [serve] extra",
+    "needs OpenCV",
+    "needs hypothesis",
+}
 
 
 @pytest.mark.parametrize("cpu", ["pi4", "pi5"])

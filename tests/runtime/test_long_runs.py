@@ -40,7 +40,10 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("call", CALLS)
+ON_BOARDS = ("run", "out")  # a process of its own takes ten seconds where it is emulated
+
+
+@pytest.mark.parametrize("call", [name if name in ON_BOARDS else pytest.param(name, marks=pytest.mark.simulation) for name in CALLS])
 def test_a_process_ends_while_its_daemon_threads_compute(call: str) -> None:
     """Without a guard Python ends it with SIGABRT, each time."""
     code = """
@@ -55,6 +58,7 @@ time.sleep(0.2)
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.simulation
 def test_the_thread_that_ends_a_process_may_still_compute() -> None:
     code = """
 import atexit
@@ -160,6 +164,7 @@ def test_a_control_group_and_those_around_it_limit_what_is_free(tmp_path: Path, 
     assert found > 2**20
 
 
+@pytest.mark.simulation
 def test_who_ends_a_process_may_stop_a_thread_that_computes() -> None:
     """Also after the guard has run, which was registered later."""
     code = """
