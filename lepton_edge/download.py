@@ -49,7 +49,7 @@ def download(address: str, folder: Path, *, on_step: Callable[[str], None]) -> P
             _fetch(address, part, on_step)
     except urllib.error.HTTPError as error:
         raise InputError(f"{shown(address)} must be there, the server answers {error.code} {error.reason}") from error
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ssl.SSLError, ValueError) as error:
         reason = getattr(error, "reason", None) or type(error).__name__
         raise InputError(f"{shown(address)} must be reachable: {reason}; {_advice(reason, part)}") from error
     except KeyboardInterrupt:
@@ -61,7 +61,7 @@ def download(address: str, folder: Path, *, on_step: Callable[[str], None]) -> P
 def _advice(reason: object, part: Path) -> str:
     if isinstance(reason, ssl.SSLCertVerificationError):
         return "its certificate must be one that this machine trusts: check the clock, or name the authority's file with SSL_CERT_FILE"
-    return "the same command goes on where it stopped" if part.exists() else "check the address and the network"
+    return "the same command goes on where it stopped" if _notes(part).exists() else "check the address and the network"
 
 
 def _part(address: str, folder: Path) -> Path:
@@ -113,7 +113,7 @@ def _fetch(address: str, part: Path, on_step: Callable[[str], None]) -> bool:
         raise
     with answer:
         is_rest = answer.status == http.HTTPStatus.PARTIAL_CONTENT
-        if is_rest and notes and answer.headers.get("Content-Range") != f"bytes {have}-{notes['size'] - 1}/{notes['size']}":
+        if is_rest and notes and not _is_rest_of(answer.headers, have, notes):
             return False
         size = int(notes["size"]) if is_rest and notes else _size(answer, address)
         free = shutil.disk_usage(part.parent).free
@@ -135,8 +135,20 @@ def _fetch(address: str, part: Path, on_step: Callable[[str], None]) -> bool:
     return True
 
 
+def _is_rest_of(headers: Message, have: int, notes: dict[str, Any]) -> bool:
+    """Whether an answer is the part that was asked for, of the same file: some servers know parts, and nothing of versions."""
+    wanted = f"bytes {have}-{notes['size'] - 1}/{notes['size']}"
+    return headers.get("Content-Range") == wanted and _version(headers) in (None, notes["version"])
+
+
 def _receive(answer: Any, stream: IO[bytes], left: int) -> None:  # Any: what urllib opens
-    while left and (chunk := answer.read(min(_CHUNK_BYTES, left))):
+    while left:
+        try:
+            chunk = answer.read(min(_CHUNK_BYTES, left))
+        except OSError as error:  # of the network, not of the disk
+            raise urllib.error.URLError(error) from error
+        if not chunk:
+            break
         stream.write(chunk)
         left -= len(chunk)
 
@@ -176,7 +188,8 @@ def shown(address: str) -> str:
     """An address in quotes, without what may be secret in it."""
     place, _, _ = address.partition("?")
     head, slashes, rest = place.partition("://")
-    return ascii(f"{head}{slashes}{rest.rpartition('@')[2]}")
+    host, slash, path = rest.partition("/")
+    return ascii(f"{head}{slashes}{host.rpartition('@')[2]}{slash}{path}")
 
 
 class _OnlyHttps(urllib.request.HTTPRedirectHandler):

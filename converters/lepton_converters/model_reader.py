@@ -10,6 +10,7 @@ import errno
 import io
 import json
 import os
+import re
 import resource
 import sys
 import tempfile
@@ -196,16 +197,18 @@ class _Window(io.RawIOBase):
 
 @contextmanager
 def _room(copy: Path, path: Path) -> Iterator[None]:
-    """Say where there is no room for a copy."""
+    """Say where there is no room for a copy; HDF5 has the system's number in its text."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+    except _HDF5_ERRORS as error:
+        told = re.search(r"errno = (\d+)", str(error))
+        number = getattr(error, "errno", None) or (int(told[1]) if told else None)
+        if number not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
             raise
         megabytes = max(1, 2 * path.stat().st_size // 10**6)
-        reason = os.strerror(error.errno)
         raise OutputError(
-            f"the temporary folder {str(copy.parent.parent)!r} must have room for {megabytes:,} MB: {reason}; free some, or set TMPDIR"
+            f"the temporary folder {str(copy.parent.parent)!r} must have room for {megabytes:,} MB: {os.strerror(number)}; "
+            "free some, or set TMPDIR"
         ) from error
 
 
@@ -216,7 +219,8 @@ def _copied_zip(archive: zipfile.ZipFile, file: ModelFile, path: Path, copy: Pat
     with tempfile.TemporaryDirectory(dir=copy.parent) as folder, zipfile.ZipFile(copy, "w") as written:
         found = Path(archive.extract(_WEIGHTS, folder))
         try:
-            parameters = _copy_hdf5(found, found.with_suffix(".copy"), path)
+            with _room(copy, path):
+                parameters = _copy_hdf5(found, found.with_suffix(".copy"), path)
         except _HDF5_ERRORS as error:
             raise ValueError(f"{_WEIGHTS}: {error}") from error
         found.unlink()
@@ -261,11 +265,15 @@ def _copy_hdf5(path: Path, copy: Path, named: Path) -> int:
         _check_links(file, named)
         _copy_attributes(file, written)
 
+        room = max(_SMALL_BYTES, _MAX_GROWTH * path.stat().st_size)
+
         def visit(name: str, item: Any) -> None:  # each object once, groups before what is in them
+            nonlocal room
             if not isinstance(item, h5py.Dataset):
                 _copy_attributes(item, written.require_group(name))
                 return
-            _check_stored(name, item, named)
+            room -= item.nbytes if item.shape is not None else 0
+            _check_stored(name, item, named, room)
             if item.shape is None:
                 made = written.create_dataset(name, data=h5py.Empty(item.dtype))
             else:
@@ -297,13 +305,17 @@ def _parts(item: Any) -> Iterator[Any]:
 def _check_links(file: Any, path: Path) -> None:
     """Refuse weights that lie elsewhere: a file could take in any other that this user may read."""
     import h5py
+    from h5py import h5o  # pyright: ignore[reportAttributeAccessIssue]  # a compiled module without stubs
 
     def visit(name: str, link: Any) -> str | None:
         if not isinstance(link, h5py.HardLink):
             other = f" in {link.filename!r}" if isinstance(link, h5py.ExternalLink) else ""
             return f"{name!r} is a link to {link.path!r}{other}"
-        if isinstance(item := file[name], h5py.Dataset) and (item.external or item.is_virtual):
+        item = file[name]
+        if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
             return f"{name!r} is an array whose values are in another file"
+        if h5o.get_info(item.id).rc > 1:
+            return f"{name!r} is there by two names"
         return None
 
     found = file.visititems_links(visit)
@@ -311,12 +323,12 @@ def _check_links(file: Any, path: Path) -> None:
         raise InputError(f"all weights must be in {path.name!r} itself, {found}; save the model again with model.save")
 
 
-def _check_stored(name: str, item: Any, path: Path) -> None:
-    """Refuse weights that lie nowhere: arrays that are larger than what is stored of them."""
+def _check_stored(name: str, item: Any, path: Path, room: int) -> None:
+    """Refuse weights that lie nowhere: arrays that are larger than what is stored of them, or that together are too many for the file."""
     stored = item.id.get_storage_size()
     if item.id.get_create_plist().get_nfilters():
-        stored = max(_SMALL_BYTES, _MAX_GROWTH * stored)  # they are compressed
-    if item.shape is not None and item.nbytes > stored:
+        stored *= _MAX_GROWTH  # they are compressed
+    if item.shape is not None and (item.nbytes > stored or room < 0):
         raise InputError(
             f"all weights must be in {path.name!r} itself, {name!r} is to have {item.nbytes:,} bytes and the file holds "
             f"{item.id.get_storage_size():,} of them; save the model again with model.save"

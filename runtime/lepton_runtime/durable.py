@@ -62,7 +62,7 @@ def temporary_folder() -> Iterator[str]:
 
 @contextmanager
 def _marked(folder: Path, prefix: str) -> Iterator[Path]:
-    """A free name, and beside it a file that is locked as long as it is in use, however its process ends, on whatever machine."""
+    """A free name, and beside it a file that is locked as long as it is in use, however its process ends."""
     name = f"{prefix}{secrets.token_hex(8)}"
     mark, temporary = folder / f"{name}{_MARK}", folder / name
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -71,9 +71,11 @@ def _marked(folder: Path, prefix: str) -> Iterator[Path]:
         os.rename(temporary, mark)
         yield temporary
     finally:
-        _remove(temporary)
-        mark.unlink(missing_ok=True)
-        os.close(descriptor)
+        try:
+            _remove(temporary)
+            mark.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
 
 
 def _remove_unmarked(folder: Path, prefix: str) -> None:
@@ -99,7 +101,7 @@ def _lock(descriptor: int) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError:  # it is another's, or this file system has no locks
         return False
     return True
 

@@ -225,7 +225,7 @@ def weights_of(path: Path, change: Callable[[Any], None]) -> Path:
 
 
 @pytest.mark.parametrize("ending", ["keras", "h5"])
-@pytest.mark.parametrize("kind", ["huge", "crumbs", "packed", "external", "virtual", "link", "soft link"])
+@pytest.mark.parametrize("kind", ["huge", "crumbs", "packed", "promised", "twice", "external", "virtual", "link", "soft link"])
 def test_weights_are_in_the_file_itself(kind: str, ending: str, keras, plain: Path, tmp_path: Path) -> None:
     import h5py
 
@@ -242,6 +242,11 @@ def test_weights_are_in_the_file_itself(kind: str, ending: str, keras, plain: Pa
             file[group].create_dataset(name, (5000, 5000), "float32", chunks=(1, 1))
         elif kind == "packed":
             file[group].create_dataset(name, (2**14, 2**12), "float32", compression="gzip", fillvalue=0)[0, 0] = 1
+        elif kind == "promised":
+            file[group].create_dataset(name, (4, 3), "float32", compression="gzip")
+        elif kind == "twice":
+            file[group].create_dataset(name, data=np.zeros((4, 3), np.float32))
+            file["again"] = file[group][name]
         elif kind == "external":
             file[group].create_dataset(name, (4, 3), "float32", external=[(str(tmp_path / "secret"), 0, 48)])
         elif kind == "virtual":
@@ -259,6 +264,8 @@ def test_weights_are_in_the_file_itself(kind: str, ending: str, keras, plain: Pa
         "huge": size,
         "crumbs": r"is to have 100,000,000 bytes",
         "packed": r"is to have 268,435,456 bytes",
+        "promised": r"is to have 48 bytes and the file holds 0 of them",
+        "twice": "is there by two names",
         "external": "values are in another file",
         "virtual": "values are in another file",
     }.get(kind, "is a link to")

@@ -28,12 +28,12 @@ class _Watch:
 
     def add(self, call: _Call) -> None:
         with self._changed:
-            self._calls.add(call)
             if self._thread is None:
                 thread = threading.Thread(target=self._watch, name="lepton-deadlines", daemon=True)
                 thread.start()
                 self._thread = thread
-            elif call.ends_s < self._wakes_s:
+            self._calls.add(call)
+            if call.ends_s < self._wakes_s:
                 self._changed.notify()
 
     def remove(self, call: _Call) -> None:
@@ -53,6 +53,8 @@ class _Watch:
 
 
 _watch = _Watch()
+WATCHING = _Watch._watch.__code__
+"""By which the thread is known that watches."""
 
 
 @contextmanager
