@@ -127,6 +127,7 @@ SKIPPED = {
 @pytest.mark.parametrize("cpu", ["pi4", "pi5"])
 def test_the_tests_of_the_runtime_and_of_the_commands_pass(device: Path, checkout: Path, cpu: str) -> None:
     options = ("--quiet", "-m", "not workstation and not simulation", "-p", "no:cacheprovider", "--numprocesses=2")
+    options = (*options, "-o", "faulthandler_timeout=240", "-o", "faulthandler_exit_on_timeout=true")  # who hangs says where, and fails
     done = userland.run(device, cpu, "-m", "pytest", *options, *TESTED, cwd=checkout, timeout=600)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
     assert set(re.findall(r"^SKIPPED .*?: (.*)$", done.stdout, re.MULTILINE)) <= SKIPPED
