@@ -16,7 +16,7 @@ from time import perf_counter
 
 from lepton_edge.download import download, forget, is_address, shown
 from lepton_runtime.bundle import DIGEST_FILE, MANIFEST_FILE, SIGNATURE_FILE, Bundle, digest_line
-from lepton_runtime.durable import sync, write_durably
+from lepton_runtime.durable import remove, sync, write_durably
 from lepton_runtime.errors import BundleError, InputError, OutputError, ParityError, RegressionError, UnsupportedError
 from lepton_runtime.golden import Golden, golden_fault, golden_limit
 from lepton_runtime.manifest import Manifest
@@ -87,7 +87,7 @@ def install(
         on_step(f"copy to slot {name}")
         _copy(bundle, slots / _NEW)
         on_step("try it here")
-        file, latency_ms = _tried(slots / _NEW, max_latency_ms)
+        tried = _tried(slots / _NEW, max_latency_ms)
         old = slots / f"{_OLD}{name}"
         if os.path.lexists(slots / name):
             os.rename(slots / name, old)
@@ -96,8 +96,8 @@ def install(
         sync(slots)
         _use(folder, name)
         with suppress(OSError):  # it is done; the next install tidies up
-            _remove(old)
-    return Installed(folder / _CURRENT, name, file, latency_ms, _serial_in_use(folder))
+            remove(old)
+    return Installed(folder / _CURRENT, name, *tried)
 
 
 def _trusted(path: Path | str, trusted_keys: TrustedKeys | None) -> Bundle:
@@ -145,9 +145,9 @@ def roll_back(folder: Path, *, trusted_keys: TrustedKeys | None = None, max_late
             raise InputError(f"{str(folder)!r} must hold a bundle of before, to go back to, it has none; install one")
         if trusted_keys is not None:
             trusted_keys.check_bundle(Bundle.open(slots / name))
-        file, latency_ms = _tried(slots / name, max_latency_ms)
+        tried = _tried(slots / name, max_latency_ms)
         _use(folder, name)
-    return Installed(folder / _CURRENT, name, file, latency_ms, _serial_in_use(folder))
+    return Installed(folder / _CURRENT, name, *tried)
 
 
 @contextmanager
@@ -167,21 +167,21 @@ def _locked(folder: Path) -> Iterator[Path]:
                 yield slots
             finally:
                 with suppress(OSError):  # the next install tidies up
-                    _remove(slots / _NEW)
+                    remove(slots / _NEW)
     except OSError as error:
         raise OutputError(f"{str(folder)!r} must be writable: {error.strerror}; what was in use stays in use") from error
 
 
 def _tidy(folder: Path, slots: Path) -> None:
     """Take back what an install has begun and not brought to its end."""
-    _remove(slots / _NEW)
+    remove(slots / _NEW)
     (folder / f".{_CURRENT}.new").unlink(missing_ok=True)
     for name in _NAMES:
         old = slots / f"{_OLD}{name}"
         if os.path.lexists(old) and name != _used_name(folder):  # what came in its place was never used
-            _remove(slots / name)
+            remove(slots / name)
             os.rename(old, slots / name)
-        _remove(old)
+        remove(old)
 
 
 def _used_name(folder: Path) -> str | None:
@@ -237,8 +237,8 @@ def _copy(bundle: Bundle, target: Path) -> None:
     sync(target)
 
 
-def _tried(path: Path, max_latency_ms: float | None) -> tuple[str, float]:
-    """The artifact that a session takes here, once its answers are the golden ones, and how long a call takes in ms."""
+def _tried(path: Path, max_latency_ms: float | None) -> tuple[str, float, int | None]:
+    """The artifact that a session takes here, once its answers are the golden ones, how long a call takes in ms, and the serial number."""
     bundle = Bundle.open(path)
     bundle.check()
     golden = Golden.open(bundle)
@@ -257,7 +257,7 @@ def _tried(path: Path, max_latency_ms: float | None) -> tuple[str, float]:
             raise RegressionError(
                 f"{session.artifact.file} must answer within {max_latency_ms:g} ms here, it takes {latency_ms:.3g}; the other stays in use"
             )
-        return session.artifact.file, latency_ms
+        return session.artifact.file, latency_ms, bundle.manifest.serial
 
 
 def _opened(bundle: Bundle) -> Session:
@@ -274,10 +274,3 @@ def _use(folder: Path, name: str) -> None:
     link.symlink_to(Path(_SLOTS) / name)
     os.replace(link, folder / _CURRENT)
     sync(folder)
-
-
-def _remove(path: Path) -> None:
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
-    else:
-        shutil.rmtree(path)

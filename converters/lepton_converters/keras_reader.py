@@ -115,8 +115,7 @@ def _load_legacy(path: Path, file: ModelFile, *, trust_code: bool, custom_object
     if file.kind == ".h5":
         load_legacy_weights(model, path)
         return model
-    with temporary_folder() as folder:
-        model.load_weights(load_legacy_archive(path, Path(folder)))
+    model.load_weights(load_legacy_archive(path, path.parent))  # the copy's own folder
     return model
 
 

@@ -72,7 +72,7 @@ def _marked(folder: Path, prefix: str) -> Iterator[Path]:
         yield temporary
     finally:
         try:
-            _remove(temporary)
+            remove(temporary)
             mark.unlink(missing_ok=True)
         finally:
             os.close(descriptor)
@@ -87,7 +87,7 @@ def _remove_unmarked(folder: Path, prefix: str) -> None:
             descriptor = os.open(mark, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
             try:
                 if _lock(descriptor):
-                    _remove(mark.with_name(mark.name.removesuffix(_MARK)))
+                    remove(mark.with_name(mark.name.removesuffix(_MARK)))
                     mark.unlink(missing_ok=True)
             finally:
                 os.close(descriptor)
@@ -114,7 +114,8 @@ def existing_parent(path: Path) -> Path:
     return Path("/")
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with all that is in it; nothing if nothing is there."""
     import shutil
 
     if path.is_dir() and not path.is_symlink():
